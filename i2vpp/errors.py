@@ -1,0 +1,29 @@
+"""The exceptions that users of i2vpp may want to catch."""
+
+
+class I2VPPError(Exception):
+    """Base of all errors raised on purpose for bad input."""
+
+
+class ConfigError(I2VPPError, ValueError):
+    """A config file, key or value that does not fit the schema."""
+
+
+class CheckpointError(I2VPPError, ValueError):
+    """A checkpoint that is missing, unreadable or does not fit the network."""
+
+
+class VideoError(I2VPPError, ValueError):
+    """A video source that cannot be opened or decoded."""
+
+
+class FrameDecodeError(VideoError):
+    """A frame in the middle of a readable video cannot be decoded; results of earlier frames stay valid."""
+
+
+class PromptError(I2VPPError, ValueError):
+    """A prompt that makes no sense: wrong shapes, outside the frame, unknown object or frame."""
+
+
+class SessionError(I2VPPError, RuntimeError):
+    """A session used out of order, for example after it was closed."""

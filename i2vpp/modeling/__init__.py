@@ -1,0 +1,1 @@
+"""The network: parameters under their published names, and pure verbs over tensors."""

@@ -1,0 +1,1 @@
+"""From a frame and its two predecessors to one feature map."""

@@ -1,0 +1,256 @@
+"""The typed values that flow between the parts of i2vpp.
+
+Legend, used in every file: B objects, D model width (256), M memory width (64), h, w feature grid (image_size / 16),
+H, W image or video size, P points or pointers, Q memory prompts (3), K candidate masks, N memory tokens.
+Spatial sizes are read from tensors; nothing here knows an image size. Masks are float32 logits, positive = object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+ABSENT_LOGIT = -1024.0
+"""Mask logit of an object that is judged absent from a frame (SAM 2's value)."""
+
+
+def _check(owner: object, **expected: tuple[str, Tensor | None]) -> None:
+    """Check tensors against legends such as "B D h w": ranks, equal letters, literal digits; or raise ValueError."""
+    sizes: dict[str, int] = {}
+
+    def fits(legend: str, tensor: Tensor) -> bool:
+        letters = legend.split()
+        return tensor.ndim == len(letters) and all(
+            int(letter) == size if letter.isdigit() else sizes.setdefault(letter, size) == size
+            for letter, size in zip(letters, tensor.shape, strict=True)
+        )
+
+    if all(tensor is None or fits(legend, tensor) for legend, tensor in expected.values()):
+        return
+    got = ", ".join(
+        f"{name} [{legend.replace(' ', ', ')}] = {tuple(tensor.shape)}"
+        for name, (legend, tensor) in expected.items()
+        if tensor is not None
+    )
+    raise ValueError(f"{type(owner).__name__}: shapes do not fit together: {got}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameFeatures:
+    """What the image encoder says about a frame; shared by all objects of the video.
+
+    Args:
+        embedding: [B, D, h, w].
+        position: sine position map [1, D, h, w].
+    """
+
+    embedding: Tensor
+    position: Tensor
+
+    def __post_init__(self) -> None:
+        _check(self, embedding=("B D h w", self.embedding), position=("1 D h w", self.position))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """What the user drew on one frame, in pixels of the network's square input.
+
+    Args:
+        coords: [B, P, 2] x, y; None without clicks and box.
+        labels: [B, P] int32: 0 negative, 1 positive, 2 and 3 box corners (before the clicks), -1 padding.
+        mask: previous mask logits [B, 1, 4h, 4w] that the decoder starts from, or None.
+    """
+
+    coords: Tensor | None = None
+    labels: Tensor | None = None
+    mask: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if (self.coords is None) != (self.labels is None):
+            raise ValueError("Prompt: coords and labels go together")
+        _check(self, coords=("B P 2", self.coords), labels=("B P", self.labels), mask=("B 1 H W", self.mask))
+
+    @property
+    def num_points(self) -> int:
+        """Clicks per object; a box counts as two."""
+        return 0 if self.labels is None else self.labels.shape[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameMemory:
+    """What is remembered of one frame for each of B objects.
+
+    Args:
+        values: memory features [B, M, h, w], bfloat16.
+        foreground: [B, h, w] bool, the object's cells.
+        pointer: object pointer [B, D].
+    """
+
+    values: Tensor
+    foreground: Tensor
+    pointer: Tensor
+
+    def __post_init__(self) -> None:
+        _check(
+            self, values=("B M h w", self.values), foreground=("B h w", self.foreground), pointer=("B D", self.pointer)
+        )
+
+    def to(self, device: torch.device) -> FrameMemory:
+        """Return the same memory on `device`."""
+        return FrameMemory(
+            values=self.values.to(device), foreground=self.foreground.to(device), pointer=self.pointer.to(device)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpatialEntry:
+    """A remembered frame as memory attention reads it.
+
+    Args:
+        memory: of one object (B = 1) or of B objects.
+        slot: temporal slot, 0 for prompted frames, 1 (oldest) to 6 (newest) for tracked ones.
+        copies: how often the frame counts; n copies weigh as n equal frames at the cost of one.
+    """
+
+    memory: FrameMemory
+    slot: int
+    copies: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointerEntry:
+    """An object pointer as memory attention reads it.
+
+    Args:
+        pointer: [B, D].
+        offset: temporal position, normalised by the selector.
+        copies: how often the pointer counts.
+    """
+
+    pointer: Tensor
+    offset: float
+    copies: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recall:
+    """The memories that a selector chose for one tracked frame: the input of `I2VPP.read_memory`."""
+
+    spatial: tuple[SpatialEntry, ...]
+    pointers: tuple[PointerEntry, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(memory groups, pointers); recalls of equal shape can be read as one batch."""
+        return len(self.spatial), len(self.pointers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryTokens:
+    """Memory as attention keys; the pointer tokens are the last `num_pointer_tokens`.
+
+    Args:
+        values: [B, N, M].
+        position: [B, N, M].
+        foreground: [B, N] bool; pointer tokens are all True.
+        num_pointer_tokens: how many of the N tokens are pointer tokens.
+        log_copies: [B, N] to add to attention logits, or None when every token counts once.
+    """
+
+    values: Tensor
+    position: Tensor
+    foreground: Tensor
+    num_pointer_tokens: int
+    log_copies: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        _check(
+            self,
+            values=("B N M", self.values),
+            position=("B N M", self.position),
+            foreground=("B N", self.foreground),
+            log_copies=("B N", self.log_copies),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditioned:
+    """A frame's features after memory was read.
+
+    Args:
+        embedding: [B, D, h, w].
+        memory_prompts: [B, Q, D].
+        auxiliary: deep-supervision mask logits [B, L, H, W] of the L memory-attention layers, or None.
+    """
+
+    embedding: Tensor
+    memory_prompts: Tensor
+    auxiliary: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        _check(self, embedding=("B D h w", self.embedding), memory_prompts=("B Q D", self.memory_prompts),
+               auxiliary=("B L H W", self.auxiliary))  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskPrediction:
+    """What the decoder says about B objects on one frame.
+
+    Args:
+        logits: chosen mask [B, 1, 4h, 4w], holes not filled.
+        iou: predicted IoU of the chosen mask [B].
+        object_score: [B] logits, positive = the object is visible.
+        pointer: object pointer [B, D].
+        candidates: all predicted masks [B, K, 4h, 4w].
+        candidate_ious: [B, K].
+    """
+
+    logits: Tensor
+    iou: Tensor
+    object_score: Tensor
+    pointer: Tensor
+    candidates: Tensor
+    candidate_ious: Tensor
+
+    def __post_init__(self) -> None:
+        _check(
+            self,
+            logits=("B 1 H W", self.logits),
+            iou=("B", self.iou),
+            object_score=("B", self.object_score),
+            pointer=("B D", self.pointer),
+            candidates=("B K H W", self.candidates),
+            candidate_ious=("B K", self.candidate_ious),
+        )
+
+
+@dataclass(frozen=True)
+class FrameResult(Sequence[Any]):
+    """One frame's masks. Unpacks like SAM 2's tuple: `frame_idx, obj_ids, masks = result`.
+
+    Args:
+        frame_idx: index of the frame in the video.
+        obj_ids: the user's object ids, in the order of the masks.
+        masks: logits [len(obj_ids), 1, H, W] at the video's size, float32.
+        object_scores: [len(obj_ids)] logits, positive = visible; NaN where nothing is known on this frame yet.
+        predicted_ious: [len(obj_ids)] in [0, 1]; NaN where nothing is known on this frame yet.
+    """
+
+    frame_idx: int
+    obj_ids: list[int]
+    masks: Tensor
+    object_scores: Tensor
+    predicted_ious: Tensor
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.frame_idx, self.obj_ids, self.masks))
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: Any) -> Any:
+        return (self.frame_idx, self.obj_ids, self.masks)[index]

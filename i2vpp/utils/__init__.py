@@ -1,0 +1,1 @@
+"""Small helpers on masks, clicks and pictures that know nothing of the network."""
