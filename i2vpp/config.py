@@ -1,8 +1,45 @@
-"""Configuration: dataclasses that are the schema and hold the published values; YAML and overrides say what differs."""
+"""Configuration: dataclasses that are the schema and hold the published values; YAML and overrides say what differs.
+
+    config = load_config("i2vpp-512", ["model.selection.mode=top"])
+
+A config file is a mapping with the sections and keys of `Config`; keys that it leaves out keep the published value.
+Overrides and messages write keys with dots: `model.selection.mode`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from difflib import get_close_matches
+from importlib import resources
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
+
+from i2vpp.errors import ConfigError
+
+SELECTION_MODES = ("sample", "top", "recent")
+TRACKED_SLOTS = 6  # of the model's 7 temporal slots one belongs to the prompted frames
+
+# Keys that users of SAM 2 and of the published code write, and ours.
+_ALIASES = {
+    "model.num_maskmem_global_all": "model.selection.global_window",
+    "model.num_maskmem_global": "model.selection.num_global",
+    "model.num_maskmem_local_all": "model.selection.local_window",
+    "model.num_maskmem_local": "model.selection.num_local",
+    "model.sam_mask_decoder_extra_args.dynamic_multimask_via_stability": "model.dynamic_multimask_via_stability",
+}
+
+# Keys of theirs that are constants here, with the only value they can have.
+_CONSTANTS = {
+    "model.num_maskmem": 1 + TRACKED_SLOTS,
+    "model.sam_mask_decoder_extra_args.dynamic_multimask_stability_delta": 0.05,
+    "model.sam_mask_decoder_extra_args.dynamic_multimask_stability_thresh": 0.98,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,7 +49,7 @@ class SelectionConfig:
     Args:
         mode: `sample` draws frames by similarity (published), `top` takes the most similar, `recent` the latest ones.
         num_global: frames from the global window.
-        num_local: frames from the local window.
+        num_local: frames from the local window; at most 6 with those of the global one.
         global_window: length in frames of the window behind the local one.
         local_window: length in frames of the window behind the current frame.
         seed: of the draws in mode `sample`.
@@ -25,13 +62,25 @@ class SelectionConfig:
     local_window: int = 10
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        where = "model.selection"
+        if self.mode not in SELECTION_MODES:
+            raise ConfigError(f"{where}.mode must be one of {', '.join(SELECTION_MODES)}; got {self.mode!r}")
+        for name in ("num_global", "num_local", "global_window", "local_window", "seed"):
+            _check_count(f"{where}.{name}", getattr(self, name))
+        if self.num_global + self.num_local > TRACKED_SLOTS:
+            raise ConfigError(
+                f"{where}.num_global + {where}.num_local must be at most {TRACKED_SLOTS}, the temporal slots of the "
+                f"model for tracked frames; got {self.num_global} + {self.num_local}"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The network and how it is used.
 
     Args:
-        image_size: side in pixels of the square network input, a multiple of 16.
+        image_size: side in pixels of the square network input, a multiple of 16, at least 64.
         fill_hole_area: background holes of at most this many low-resolution pixels are filled; 0 switches it off.
         dynamic_multimask_via_stability: replace an unstable single mask by the best of three.
         binarize_mask_from_pts_for_mem_enc: remember masks of prompted frames as 0/1.
@@ -44,9 +93,164 @@ class ModelConfig:
     binarize_mask_from_pts_for_mem_enc: bool = True
     selection: SelectionConfig = field(default_factory=SelectionConfig)
 
+    def __post_init__(self) -> None:
+        if not _is_integer(self.image_size) or self.image_size < 64 or self.image_size % 16:
+            raise ConfigError(
+                f"model.image_size must be an integer, a multiple of 16 and at least 64; got {self.image_size!r}"
+            )
+        _check_count("model.fill_hole_area", self.fill_hole_area)
+        for name in ("dynamic_multimask_via_stability", "binarize_mask_from_pts_for_mem_enc"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"model.{name} must be true or false; got {getattr(self, name)!r}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """Root of a model config file."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
+
+
+def load_config(config_file: str | PathLike[str] = "i2vpp-infer", overrides: Sequence[str] = ()) -> Config:
+    """Read a config file and apply overrides to it.
+
+    Args:
+        config_file: path of a file, or the name of a shipped config (see `shipped_configs`), with or without `.yaml`
+            and with or without `configs/` or `i2vpp/configs/` in front. A file that exists wins over a shipped name.
+        overrides: `key=value` each, the value in YAML. As in Hydra, `+` or `++` may stand in front of the key.
+
+    Raises:
+        ConfigError: the file is not found or not YAML, or a key or value does not fit the schema.
+    """
+    text, source = _find(config_file)
+    values = dict(_flatten(_parse_yaml(text, source), source))
+    values.update(_parse_overrides(overrides))
+    if overrides:
+        source = f"{source} with the overrides {', '.join(overrides)}"
+    return _build(values, source)
+
+
+def config_from_mapping(values: Mapping[str, Any], source: str = "mapping") -> Config:
+    """Build a config from nested mappings, as a YAML file holds them; `source` is named in errors."""
+    return _build(dict(_flatten(values, source)), source)
+
+
+def to_yaml(config: Config) -> str:
+    """Write out the config with all its values; the text can be read back as a config file."""
+    return OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
+
+
+def shipped_configs() -> list[str]:
+    """Names of the configs that come with the package."""
+    return sorted(Path(entry.name).stem for entry in _shipped_folder().iterdir() if entry.name.endswith(".yaml"))
+
+
+def _shipped_folder() -> Any:
+    return resources.files("i2vpp") / "configs"
+
+
+def _find(config_file: str | PathLike[str]) -> tuple[str, str]:
+    """Text of the config file, and how to call it in messages."""
+    path = Path(config_file)
+    if path.is_file():
+        try:
+            return path.read_text(encoding="utf-8"), str(path)
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"cannot read the config file {path}: {error}") from error
+    shipped = shipped_configs()
+    name = path.name.removesuffix(".yaml")
+    if path.parent.parts in ((), ("configs",), ("i2vpp", "configs")) and name in shipped:
+        return (_shipped_folder() / f"{name}.yaml").read_text(encoding="utf-8"), f"{name}.yaml (shipped)"
+    raise ConfigError(
+        f"config {str(config_file)!r} is neither a file (looked from {Path.cwd()}) nor a shipped config; "
+        f"shipped are {', '.join(shipped)}{_nearest(name, shipped)}"
+    )
+
+
+def _parse_yaml(text: str, source: str) -> Mapping[Any, Any]:
+    try:
+        parsed = OmegaConf.to_container(OmegaConf.create(text))
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{source} is not valid YAML: {error}") from error
+    if not isinstance(parsed, Mapping):
+        raise ConfigError(f"{source} must hold a mapping such as 'model: {{image_size: 512}}'; got {parsed!r}")
+    return parsed
+
+
+def _parse_overrides(overrides: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Yield the key and value of every override, as `_flatten` does."""
+    if isinstance(overrides, str):
+        raise ConfigError(f"overrides must be a list of strings such as ['model.image_size=512']; got {overrides!r}")
+    for override in overrides:
+        key, equals, text = override.strip().partition("=")
+        if key.startswith("~"):
+            raise ConfigError(f"override {override!r}: '~' is refused, a key of the schema cannot be removed")
+        if not equals:
+            raise ConfigError(f"override {override!r} must be written key=value")
+        source = f"override {override!r}"
+        value = _parse_yaml(f"value: {text}", source)["value"]
+        yield from _flatten({key.lstrip("+").strip(): value}, source)
+
+
+def _flatten(values: Mapping[Any, Any], source: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield dotted keys of our schema and their values; published spellings are translated."""
+    valid = set(_leaves(Config()))
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        is_section = any(other.startswith(f"{key}.") for other in valid)
+        if isinstance(value, Mapping) and (value or is_section):
+            yield from _flatten(value, source, f"{key}.")
+        elif value is None and is_section:
+            continue  # `model:` with nothing behind it
+        elif key in _CONSTANTS:
+            if isinstance(value, bool) or value != _CONSTANTS[key]:
+                raise ConfigError(f"{key} is fixed at {_CONSTANTS[key]} in SAM-I2V++; got {value!r} ({source})")
+        elif _ALIASES.get(key, key) in valid:
+            yield _ALIASES.get(key, key), value
+        elif is_section:
+            raise ConfigError(f"{key} is a section with keys of its own; got {value!r} ({source})")
+        else:
+            hint = _nearest(key, valid) or f"; valid are {', '.join(sorted(valid))}"
+            raise ConfigError(f"unknown key {key!r} ({source}){hint}")
+
+
+def _leaves(section: Any, prefix: str = "") -> Iterator[str]:
+    for entry in fields(section):
+        value = getattr(section, entry.name)
+        if is_dataclass(value):
+            yield from _leaves(value, f"{prefix}{entry.name}.")
+        else:
+            yield f"{prefix}{entry.name}"
+
+
+def _build(values: Mapping[str, Any], source: str) -> Config:
+    def section(default: Any, prefix: str) -> Any:
+        arguments = {}
+        for entry in fields(default):
+            key, value = f"{prefix}{entry.name}", getattr(default, entry.name)
+            arguments[entry.name] = section(value, f"{key}.") if is_dataclass(value) else values.get(key, value)
+        return type(default)(**arguments)
+
+    try:
+        config: Config = section(Config(), "")
+    except ConfigError as error:
+        raise ConfigError(f"{error} ({source})") from None
+    return config
+
+
+def _nearest(name: str, valid: Iterable[str]) -> str:
+    """`; did you mean ...?`, or nothing where no valid name is near; the last part of a dotted key counts most."""
+    near = get_close_matches(name, list(valid), n=1)
+    if not near:
+        last = {key.rpartition(".")[2]: key for key in valid}
+        near = [last[match] for match in get_close_matches(name.rpartition(".")[2], last, n=1)]
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _check_count(key: str, value: int) -> None:
+    if not _is_integer(value) or value < 0:
+        raise ConfigError(f"{key} must be an integer and not negative; got {value!r}")

@@ -148,6 +148,11 @@ class Recall:
         """(memory groups, pointers); recalls of equal shape can be read as one batch."""
         return len(self.spatial), len(self.pointers)
 
+    @property
+    def counts_once(self) -> bool:
+        """Whether no entry stands for several."""
+        return all(e.copies == 1 for e in self.spatial) and all(e.copies == 1 for e in self.pointers)
+
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryTokens:

@@ -1,0 +1,67 @@
+# Everything runs in $(VENV), which the first call creates. `make` alone lists the targets.
+#
+#   make test ARGS="-k bank"       hand arguments to the command behind a target (test, demo, bench)
+#   make test PYTHON=python3.12    another interpreter; takes effect when $(VENV) is created
+#   make test CONSTRAINTS=         newest versions that pyproject.toml allows instead of the locked ones
+
+PYTHON ?= python3
+VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
+EXTRAS ?= dev,download
+ARGS ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMO_OUT := outputs/demo
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format types check wheel check-wheel bench clean distclean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+install: $(STAMP)  ## create the environment and install i2vpp into it, editable
+
+$(STAMP): pyproject.toml setup.py $(CONSTRAINTS)
+	@echo "Installing i2vpp and PyTorch into $(VENV); the first time this takes a few minutes."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		$(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e ".[$(EXTRAS)]"
+	@touch $@
+
+demo: $(STAMP)  ## segment the shipped clip; results go to outputs/demo
+	@$(BIN)/i2vpp demo -o $(DEMO_OUT) $(ARGS)
+
+test: $(STAMP)  ## run the tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP)  ## ruff: rules and formatting
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: $(STAMP)  ## let ruff fix what it can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+types: $(STAMP)  ## mypy
+	@$(BIN)/mypy
+
+check: lint types test  ## lint, types and test
+
+wheel: $(STAMP)  ## build the wheel into dist/
+	@rm -rf build dist
+	@$(BIN)/python -m build --quiet --wheel .
+	@ls dist/*.whl
+
+check-wheel: wheel  ## install that wheel into a new environment elsewhere and use it
+	@PYTHON=$(BIN)/python CONSTRAINTS=$(CONSTRAINTS) tools/clean_install.sh
+
+bench: $(STAMP)  ## measure speed and memory
+	@$(BIN)/python tools/benchmark.py $(ARGS)
+
+clean:  ## remove what was built, not the environment
+	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache $(DEMO_OUT)
+	@find i2vpp tools tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean  ## remove the environment as well
+	@rm -rf $(VENV)

@@ -1,0 +1,93 @@
+"""From a config and a checkpoint to a model or a predictor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from os import PathLike
+
+import torch
+
+from i2vpp.checkpoint import load_checkpoint
+from i2vpp.config import ModelConfig, load_config
+from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
+from i2vpp.memory.selection import MemorySelector
+from i2vpp.modeling.i2vpp import I2VPP
+
+MODES = ("eval", "train")
+
+
+def build_i2vpp(
+    config_file: str | PathLike[str] = "i2vpp-infer",
+    ckpt_path: str | PathLike[str] | None = None,
+    device: str | torch.device | None = None,
+    mode: str = "eval",
+    hydra_overrides_extra: Sequence[str] = (),
+    apply_postprocessing: bool = True,
+) -> I2VPP:
+    """Build the network; see `build_i2vpp_video_predictor` for the arguments."""
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}; got {mode!r}")
+    config = load_config(config_file, hydra_overrides_extra).model
+    if not apply_postprocessing:
+        config = _without_postprocessing(config)
+    model = I2VPP(config)
+    if ckpt_path is not None:
+        load_checkpoint(model, ckpt_path, image_size=config.image_size)
+    return model.to(best_device() if device is None else torch.device(device)).train(mode == "train")
+
+
+def build_i2vpp_video_predictor(
+    config_file: str | PathLike[str] = "i2vpp-infer",
+    ckpt_path: str | PathLike[str] | None = None,
+    device: str | torch.device | None = None,
+    mode: str = "eval",
+    hydra_overrides_extra: Sequence[str] = (),
+    apply_postprocessing: bool = True,
+    *,
+    dtype: torch.dtype | str | None = None,
+    selector: MemorySelector | None = None,
+) -> I2VPPVideoPredictor:
+    """Build a video predictor.
+
+    Args:
+        config_file: a shipped name (`i2vpp-infer`, `i2vpp-512`, `i2vpp-256`) or a path; see `load_config`.
+        ckpt_path: checkpoint; None for untrained weights, which find nothing.
+        device: None for the best there is: CUDA, then MPS, then the CPU.
+        mode: `eval`, or `train` to leave the network in training mode.
+        hydra_overrides_extra: such as `model.selection.mode=top`.
+        apply_postprocessing: fill holes, replace unstable masks, remember prompted masks as 0/1.
+        dtype: of the heavy arithmetic, a torch dtype or its name; None for bfloat16 where CUDA has it, else float32.
+        selector: which memories are read; None for what the config says.
+
+    Raises:
+        ConfigError: unknown config or key.
+        CheckpointError: the checkpoint is missing, unreadable or does not fit.
+    """
+    model = build_i2vpp(config_file, ckpt_path, device, mode, hydra_overrides_extra, apply_postprocessing)
+    return I2VPPVideoPredictor(model, dtype=_dtype(dtype, model.device), selector=selector)
+
+
+def best_device() -> torch.device:
+    """Return the fastest kind of device of this machine."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def _without_postprocessing(config: ModelConfig) -> ModelConfig:
+    return replace(
+        config, fill_hole_area=0, dynamic_multimask_via_stability=False, binarize_mask_from_pts_for_mem_enc=False
+    )
+
+
+def _dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype:
+    allowed = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype is None:
+        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    found = allowed.get(dtype, dtype) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or found not in allowed.values():
+        raise ValueError(f"dtype must be one of {', '.join(allowed)}; got {dtype!r}")
+    return found

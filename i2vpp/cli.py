@@ -1,0 +1,371 @@
+"""The `i2vpp` command."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from i2vpp.commands import prompts as prompt_args
+from i2vpp.errors import I2VPPError
+
+if TYPE_CHECKING:
+    from i2vpp.commands.track import ModelChoice, Summary
+
+EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+DEMO_FOLDER = Path("outputs/demo")
+DTYPES = ("float32", "bfloat16", "float16")
+DOWNLOADS = "sam-i2vpp_8gpu, sam-i2vpp_32gpu, tinysam, or all"
+UNTRAINED = "untrained weights: the masks mean nothing; pass --checkpoint"
+
+TRACK_TEXT = """\
+Track objects through a video. Say what to track with clicks, boxes or masks, in pixels of the video; frames count
+from 0, objects from 1, and both may be left out: frame 0, object 1. Clicks and boxes may be repeated; those of one
+object on one frame belong together.
+"""
+
+TRACK_EXAMPLES = """\
+examples:
+  i2vpp track dog.mp4 -o outputs/dog --point 420,310 --checkpoint checkpoints/sam-i2vpp_32gpu.pt
+  i2vpp track dog.mp4 -o outputs/two --box 90,40,400,360 --point 600,200,0,2 --negative 640,90,0,2
+  i2vpp track frames/ -o outputs/vos --mask first_frame.png --json --no-overlay
+
+A prompts file is a JSON list. "frame" is 0 and "object" is 1 where they are left out, "labels" are 1 (positive) or
+0 (negative), and a mask file lies beside the JSON file and goes without points and box:
+  [{"frame": 0, "object": 1, "points": [[420, 310], [90, 80]], "labels": [1, 0], "box": [90, 40, 400, 360]},
+   {"frame": 8, "object": 2, "mask": "cat.png"}]
+
+written to the output folder, frame by frame, so that Ctrl-C keeps what is finished:
+  masks/00000.png ...   pixel value = object id, with the palette of DAVIS; the stronger object wins an overlap
+  overlay.mp4           the tracked frames with tinted objects, in the order of the video
+  scores.csv            frame, object, object_score, predicted_iou, area; in the order of tracking
+  masks.json            with --json: {"video": {...}, "objects": {"1": {"0": {"size": [H, W], "counts": "..."}}}}
+
+exit status: 0 done, 1 error, 2 wrong usage, 130 interrupted.
+"""
+
+Run = Callable[[argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status: 0 done, 1 error, 2 wrong usage, 130 interrupted."""
+    parser = build_parser()
+    try:
+        arguments = parser.parse_args(argv)
+    except SystemExit as end:  # argparse has printed help or what is wrong
+        return int(end.code or 0)
+    run: Run = arguments.run
+    try:
+        return run(arguments)
+    except (I2VPPError, OSError) as error:
+        _complain(f"error: {error}")
+        return EXIT_ERROR
+    except KeyboardInterrupt:
+        _complain("interrupted, nothing was written")
+        return EXIT_INTERRUPTED
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all subcommands; the one chosen is in `run`."""
+    parser = argparse.ArgumentParser(
+        prog="i2vpp",
+        description="Promptable video segmentation with SAM-I2V++: click, box or mask an object, find it everywhere.",
+        epilog="example:\n  i2vpp track dog.mp4 -o outputs/dog --point 420,310\n\n`i2vpp COMMAND --help` says more.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"i2vpp {_version()}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_track(commands)
+    _add_demo(commands)
+    _add_info(commands)
+    _add_download(commands)
+    return parser
+
+
+def _version() -> str:
+    try:
+        return version("i2vpp")
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+def _add_command(
+    commands: Any, name: str, run: Run, *, usage: str, brief: str, text: str, examples: str
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        usage=f"i2vpp {name} {usage}",  # argparse cannot wrap a usage with brackets in its metavars
+        help=brief,
+        description=text,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run, usage_error=parser.error)
+    return parser
+
+
+def _add_track(commands: Any) -> None:
+    parser = _add_command(
+        commands,
+        "track",
+        run_track,
+        usage="VIDEO -o OUT (--point ... | --box ... | --mask ... | --prompts FILE.json) [options]",
+        brief="track objects through a video",
+        text=TRACK_TEXT,
+        examples=TRACK_EXAMPLES,
+    )
+    parser.add_argument("video", metavar="VIDEO", help="video file, URL or folder of images")
+    parser.add_argument("-o", "--output", metavar="OUT", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run in OUT")
+
+    what = parser.add_argument_group("what to track")
+    _repeatable(what, "--point", prompt_args.positive_point, prompt_args.POINT_FORM, "a click on the object")
+    _repeatable(what, "--negative", prompt_args.negative_point, prompt_args.POINT_FORM, "a click beside the object")
+    _repeatable(what, "--box", prompt_args.box, prompt_args.BOX_FORM, "a box around the object")
+    _repeatable(what, "--mask", prompt_args.mask_file, prompt_args.MASK_FORM,
+                "a mask image: with an object, the pixels that are not 0; else one object per pixel value")  # fmt: skip
+    what.add_argument("--prompts", metavar="FILE.json", type=Path, help="a file of prompts, described below")
+
+    where = parser.add_argument_group("which frames")
+    direction = where.add_mutually_exclusive_group()
+    direction.add_argument("--reverse", action="store_true", help="track towards the beginning")
+    direction.add_argument("--both", action="store_true", help="track towards the end, then towards the beginning")
+    where.add_argument("--start-frame", metavar="N", type=_count, help="start here, not at the first prompt")
+    where.add_argument("--max-frames", metavar="N", type=_count,
+                       help="track at most N frames beyond the first one, in each direction")  # fmt: skip
+
+    _add_model_options(parser, config="i2vpp-infer")
+
+    outputs = parser.add_argument_group("what to write")
+    switch = argparse.BooleanOptionalAction
+    outputs.add_argument("--masks", action=switch, default=True, help="indexed PNGs (on)")
+    outputs.add_argument("--overlay", action=switch, default=True, help="a video of tinted objects (on)")
+    outputs.add_argument("--scores", action=switch, default=True, help="a CSV table of scores (on)")
+    outputs.add_argument("--json", action="store_true", help='COCO RLE; needs pip install "i2vpp[coco]"')
+
+
+def _add_model_options(parser: argparse.ArgumentParser, *, config: str) -> None:
+    model = parser.add_argument_group("model")
+    model.add_argument("--checkpoint", metavar="FILE", type=Path, help="weights; `i2vpp download` fetches them")
+    model.add_argument("--config", default=config, help="name or path of a model config (%(default)s)")
+    model.add_argument("--device", help="cpu, cuda, cuda:1, ... (the best there is)")
+    model.add_argument("--dtype", choices=DTYPES, help="precision of the network")
+    model.add_argument("--override", metavar="KEY=VALUE", type=_override, action="append", default=[],
+                       help="change a config value, such as model.selection.mode=top; may be repeated")  # fmt: skip
+    model.add_argument("--seed", metavar="N", type=_count, help="of the memory selection: model.selection.seed=N")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _repeatable(group: Any, option: str, parse: Callable[[str], Any], form: str, text: str) -> None:
+    group.add_argument(option, metavar=form, type=parse, action="append", default=[], help=text)
+
+
+def _add_demo(commands: Any) -> None:
+    parser = _add_command(
+        commands,
+        "demo",
+        run_demo,
+        usage="[-o OUT] [options]",
+        brief="track two objects through the bundled clip",
+        text="Track two objects through the bundled clip and write masks, overlay.mp4, scores.csv and overlay.png.",
+        examples="example:\n  i2vpp demo -o outputs/demo",
+    )
+    parser.add_argument("-o", "--output", metavar="OUT", type=Path, default=DEMO_FOLDER,
+                        help="folder for the results (%(default)s, which is always replaced)")  # fmt: skip
+    parser.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run in OUT")
+    parser.add_argument("--frames", metavar="N", type=_positive, help="only the first N frames")
+    _add_model_options(parser, config="i2vpp-256")
+
+
+def _add_info(commands: Any) -> None:
+    parser = _add_command(
+        commands,
+        "info",
+        run_info,
+        usage="CHECKPOINT [--json]",
+        brief="say what a checkpoint holds",
+        text="Say what a checkpoint holds and whether it fits the network, without loading it into a model.",
+        examples="example:\n  i2vpp info checkpoints/sam-i2vpp_32gpu.pt",
+    )
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="file of weights")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_download(commands: Any) -> None:
+    parser = _add_command(
+        commands,
+        "download",
+        run_download,
+        usage="NAME [--folder FOLDER]",
+        brief="fetch the published checkpoints",
+        text=f"Fetch a published checkpoint and check it. NAME is {DOWNLOADS}.",
+        examples="example:\n  i2vpp download sam-i2vpp_32gpu",
+    )
+    parser.add_argument("name", metavar="NAME", help=DOWNLOADS)
+    parser.add_argument("--folder", type=Path, default=Path("checkpoints"), help="where to (%(default)s)")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected an integer of 0 or more, got {text!r}")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected an integer of 1 or more, got {text!r}")
+    return int(text)
+
+
+def _override(text: str) -> str:
+    key, equals, _ = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"expected KEY=VALUE, got {text!r}")
+    return text
+
+
+def default_checkpoint() -> Path | None:
+    """Return the trained checkpoint that comes with the repository, looked for beside the package and here."""
+    for root in (Path(__file__).resolve().parent.parent, Path.cwd()):
+        found = sorted((root / "checkpoints").glob("i2vpp-demo*.pt"))
+        if found:
+            return found[0]
+    return None
+
+
+def run_track(arguments: argparse.Namespace) -> int:
+    """Run `i2vpp track`."""
+    clicks = [*arguments.point, *arguments.negative, *arguments.box]
+    if not (clicks or arguments.mask or arguments.prompts):
+        arguments.usage_error("nothing to track: give --point, --box, --mask or --prompts")
+    if not (arguments.masks or arguments.overlay or arguments.scores or arguments.json):
+        arguments.usage_error("nothing to write: all of --masks, --overlay, --scores and --json are off")
+    given = [*clicks, *(prompt for file in arguments.mask for prompt in prompt_args.read_mask(file))]
+    if arguments.prompts is not None:
+        given += prompt_args.read_prompts_file(arguments.prompts)
+    prompts = prompt_args.merge(given)
+
+    from i2vpp.commands import track  # noqa: PLC0415 - PyTorch takes seconds to import
+    from i2vpp.utils.writers import OutputChoice  # noqa: PLC0415
+
+    choice = OutputChoice(masks=arguments.masks, overlay=arguments.overlay, rle=arguments.json, scores=arguments.scores)
+    span = track.Span(
+        start_frame=arguments.start_frame,
+        max_frames=arguments.max_frames,
+        reverse=arguments.reverse,
+        both=arguments.both,
+    )
+    track.check_folder(arguments.output, overwrite=arguments.overwrite)
+    track.check_outputs(choice, prompts)
+    predictor = track.build_predictor(_model_choice(arguments))
+    with predictor.init_state(arguments.video) as state:
+        summary = track.track(
+            predictor, state, prompts, arguments.output, choice=choice, span=span, quiet=arguments.quiet
+        )
+    return _report(summary, arguments.output)
+
+
+def run_demo(arguments: argparse.Namespace) -> int:
+    """Run `i2vpp demo`."""
+    from i2vpp.commands import demo, track  # noqa: PLC0415 - PyTorch takes seconds to import
+
+    track.check_folder(arguments.output, overwrite=arguments.overwrite or arguments.output == DEMO_FOLDER)
+    model = _model_choice(arguments)
+    summary = demo.run_demo(model, arguments.output, num_frames=arguments.frames, quiet=arguments.quiet)
+    return _report(summary, arguments.output)
+
+
+def _model_choice(arguments: argparse.Namespace) -> ModelChoice:
+    """Return the chosen model; which weights it runs with is said on stderr unless the user named them."""
+    from i2vpp.commands.track import ModelChoice  # noqa: PLC0415
+
+    checkpoint = arguments.checkpoint
+    if checkpoint is None:
+        checkpoint = default_checkpoint()
+        _complain(UNTRAINED if checkpoint is None else f"weights: {checkpoint}")
+    seed = () if arguments.seed is None else (f"model.selection.seed={arguments.seed}",)
+    return ModelChoice(
+        config=arguments.config,
+        checkpoint=checkpoint,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        overrides=(*seed, *arguments.override),
+    )
+
+
+def _report(summary: Summary, folder: Path) -> int:
+    """Print what was written and return the exit status."""
+    count, objects = len(summary.frames), len(summary.obj_ids)
+    if summary.stopped is None:
+        rate = count / summary.seconds if summary.seconds else 0.0
+        print(
+            f"wrote {count} frame{_s(count)} of {objects} object{_s(objects)} in {summary.seconds:.1f} s "
+            f"({rate:.1f} frames/s)"
+        )
+        for path in summary.paths:
+            print(f"  {path}")
+        return 0
+    interrupted = isinstance(summary.stopped, KeyboardInterrupt)
+    reason = "interrupted" if interrupted else f"error: {summary.stopped}"
+    _complain(f"{reason}; {count} frame{_s(count)} written to {folder}")
+    return EXIT_INTERRUPTED if interrupted else EXIT_ERROR
+
+
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"
+
+
+def run_info(arguments: argparse.Namespace) -> int:
+    """Run `i2vpp info`."""
+    from i2vpp.checkpoint import inspect_checkpoint  # noqa: PLC0415 - PyTorch takes seconds to import
+
+    fields = asdict(inspect_checkpoint(arguments.checkpoint))
+    if arguments.json:
+        print(json.dumps(fields, indent=2, default=str))
+    else:
+        width = max(map(len, fields)) + 2
+        for name, value in fields.items():
+            label = name.replace("_", " ")
+            for line in _lines(value):
+                print(f"{label:<{width}}{line}")
+                label = ""
+    return 0
+
+
+def _lines(value: Any) -> list[str]:
+    """Spell a value of the table out, in one or more lines."""
+    if isinstance(value, Mapping):
+        width = max((len(str(key)) for key in value), default=0)
+        return [f"{key:<{width}}  {_lines(entry)[0]:>14}" for key, entry in value.items()] or ["none"]
+    if isinstance(value, tuple | list):
+        shown = [str(entry) for entry in value[:8]]
+        more = [f"... and {len(value) - 8} more"] if len(value) > 8 else []
+        return shown + more or ["none"]
+    return [f"{value:,}" if isinstance(value, int) else "not known" if value is None else str(value)]
+
+
+def run_download(arguments: argparse.Namespace) -> int:
+    """Run `i2vpp download`."""
+    from i2vpp.download import download, download_all  # noqa: PLC0415 - imports PyTorch to check the file
+
+    if arguments.name == "all":
+        paths = download_all(arguments.folder)
+    else:
+        paths = [download(arguments.name, arguments.folder)]
+    for path in paths:
+        print(path)
+    return 0
+
+
+def _complain(text: str) -> None:
+    print(f"i2vpp: {text}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What the subcommands of `i2vpp` do; `i2vpp.cli` parses their arguments and prints."""

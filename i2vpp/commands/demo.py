@@ -1,0 +1,54 @@
+"""The bundled clip, tracked: what `i2vpp demo` shows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from i2vpp.commands.prompts import ObjectPrompt
+from i2vpp.commands.track import ModelChoice, Span, Summary, build_predictor, track
+from i2vpp.utils.visualize import contact_sheet, draw_prompt, overlay
+from i2vpp.utils.writers import MaskWriter, OutputChoice
+
+CLIP = "bunny.mp4"
+SHEET_FRAMES = 6
+SHEET_COLUMNS = 3
+
+PROMPTS = (
+    ObjectPrompt(obj_id=1, box=(118, 127, 262, 280)),  # the rabbit in its burrow
+    ObjectPrompt(obj_id=2, points=((72, 228), (88, 165)), labels=(1, 0)),  # the boulder in front, not the one behind
+)
+
+
+def run_demo(model: ModelChoice, folder: Path, *, num_frames: int | None = None, quiet: bool = False) -> Summary:
+    """Track the demo's objects through the first `num_frames` frames of the bundled clip.
+
+    Writes masks, overlay and scores into the folder, and `overlay.png`, which shows the prompts and six frames.
+    """
+    span = Span(start_frame=0, max_frames=None if num_frames is None else num_frames - 1)
+    with as_file(files("i2vpp") / "assets" / CLIP) as clip:
+        predictor = build_predictor(model)
+        with predictor.init_state(str(clip)) as state:
+            summary = track(predictor, state, PROMPTS, folder, choice=OutputChoice(), span=span, quiet=quiet)
+            if not summary.frames:
+                return summary
+            sheet = folder / "overlay.png"
+            _draw_sheet(state, folder / "masks", summary, sheet)
+    return replace(summary, paths=[*summary.paths, sheet])
+
+
+def _draw_sheet(state: Any, masks: Path, summary: Summary, path: Path) -> None:
+    spread = np.linspace(0, len(summary.frames) - 1, min(SHEET_FRAMES, len(summary.frames)))
+    chosen = [summary.frames[round(position)] for position in spread]
+    reader = MaskWriter(masks)
+    pictures = [overlay(state.frame(i), reader.read(i), summary.obj_ids, labels=True) for i in chosen]
+    for prompt in PROMPTS:
+        if prompt.frame_idx == chosen[0]:
+            pictures[0] = draw_prompt(pictures[0], prompt.points, prompt.labels, prompt.box)
+    captions = [f"frame {i}" for i in chosen]
+    captions[0] += ", prompts"
+    contact_sheet(pictures, SHEET_COLUMNS, captions=captions).save(path)

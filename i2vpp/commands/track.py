@@ -1,0 +1,183 @@
+"""Track prompted objects through a video and write what was asked for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from i2vpp.build_i2vpp import build_i2vpp_video_predictor
+from i2vpp.commands.prompts import ObjectPrompt
+from i2vpp.errors import I2VPPError
+from i2vpp.utils.writers import (
+    OutputChoice,
+    ResultWriter,
+    VideoInfo,
+    check_object_ids,
+    remove_results,
+    require_coco,
+)
+
+UNTRAINED_SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelChoice:
+    """Which network runs, and how.
+
+    Args:
+        config: name or path of a model config.
+        checkpoint: None for untrained weights, which are the same in every run.
+        device: None for the best there is.
+        dtype: `float32`, `bfloat16`, `float16`, or None for the predictor's own choice.
+        overrides: `key=value` on top of the config.
+    """
+
+    config: str
+    checkpoint: Path | None = None
+    device: str | None = None
+    dtype: str | None = None
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """Which frames are tracked: see `propagate_in_video`."""
+
+    start_frame: int | None = None
+    max_frames: int | None = None
+    reverse: bool = False
+    both: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What a run has written.
+
+    Args:
+        frames: the frames, in the order of the video.
+        obj_ids: the objects.
+        seconds: of tracking and writing.
+        paths: files and folders.
+        stopped: what ended the run early, if anything did.
+    """
+
+    frames: list[int]
+    obj_ids: list[int]
+    seconds: float
+    paths: list[Path]
+    stopped: BaseException | None = None
+
+
+def build_predictor(model: ModelChoice) -> Any:
+    """Build the predictor; without a checkpoint its weights are drawn from a fixed seed."""
+    if model.device is not None:
+        _check_device(model.device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(UNTRAINED_SEED)
+        return build_i2vpp_video_predictor(
+            config_file=model.config,
+            ckpt_path=None if model.checkpoint is None else str(model.checkpoint),
+            device=model.device,
+            hydra_overrides_extra=model.overrides,
+            dtype=model.dtype,
+        )
+
+
+def _check_device(name: str) -> None:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise I2VPPError(f"unknown device {name!r}; there are cpu, cuda, cuda:1, mps and the like") from error
+    missing_cuda = device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
+    if missing_cuda or (device.type == "mps" and not torch.backends.mps.is_available()):
+        raise I2VPPError(f"this machine has no device {name!r} that PyTorch can use")
+
+
+def check_folder(folder: Path, *, overwrite: bool) -> None:
+    """Raise I2VPPError unless results can go to the folder without mixing with what is there."""
+    if folder.exists() and not folder.is_dir():
+        raise I2VPPError(f"{folder} is a file, not a folder")
+    if not overwrite and folder.exists() and any(folder.iterdir()):
+        raise I2VPPError(f"{folder} is not empty; choose another folder or pass --overwrite")
+
+
+def check_outputs(choice: OutputChoice, prompts: Sequence[ObjectPrompt]) -> None:
+    """Raise I2VPPError for outputs that could not be written, before anything slow begins."""
+    if choice.rle:
+        require_coco()
+    if choice.masks or choice.overlay:
+        check_object_ids([prompt.obj_id for prompt in prompts])
+
+
+def add_prompts(predictor: Any, state: Any, prompts: Sequence[ObjectPrompt]) -> None:
+    """Hand all prompts to the predictor."""
+    for prompt in prompts:
+        where = {"frame_idx": prompt.frame_idx, "obj_id": prompt.obj_id}
+        if prompt.mask is not None:
+            predictor.add_new_mask(state, **where, mask=prompt.mask)
+        else:
+            points = [list(point) for point in prompt.points] or None
+            labels = list(prompt.labels) or None
+            box = None if prompt.box is None else list(prompt.box)
+            predictor.add_new_points_or_box(state, **where, points=points, labels=labels, box=box)
+
+
+def track(
+    predictor: Any,
+    state: Any,
+    prompts: Sequence[ObjectPrompt],
+    folder: Path,
+    *,
+    choice: OutputChoice,
+    span: Span,
+    quiet: bool = False,
+) -> Summary:
+    """Track the prompted objects and write results as they come; earlier results in the folder are deleted.
+
+    Ctrl-C and errors on the way end the run early: the finished frames stay, and the summary says why it stopped.
+
+    Raises:
+        I2VPPError: the prompts are not right; nothing is deleted or written then.
+    """
+    check_outputs(choice, prompts)
+    add_prompts(predictor, state, prompts)
+    results = predictor.propagate_in_video(
+        state,
+        start_frame_idx=span.start_frame,
+        max_frame_num_to_track=span.max_frames,
+        reverse=span.reverse,
+        both=span.both,
+        progress=not quiet,
+    )
+    remove_results(folder)
+    video = VideoInfo(height=state.video_height, width=state.video_width, fps=state.fps, num_frames=state.num_frames)
+    in_order = not (span.reverse or span.both)
+    writer = ResultWriter(folder, choice, video, state.frame, in_order=in_order)
+    begin = time.perf_counter()
+    stopped: BaseException | None = None
+    try:
+        with closing(results):
+            for result in results:
+                writer.add(result)
+    except (KeyboardInterrupt, I2VPPError, OSError) as error:
+        stopped = error
+    finally:
+        try:
+            writer.close(partial(tqdm, desc="overlay", unit="frame", disable=quiet))
+        except (KeyboardInterrupt, I2VPPError, OSError) as error:
+            stopped = stopped or error
+    return Summary(
+        frames=writer.frames,
+        obj_ids=sorted({prompt.obj_id for prompt in prompts}),
+        seconds=time.perf_counter() - begin,
+        paths=writer.paths(),
+        stopped=stopped,
+    )

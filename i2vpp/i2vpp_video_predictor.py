@@ -1,0 +1,296 @@
+"""The public API: SAM 2's video predictor methods over the SAM-I2V++ network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeAlias
+
+import torch
+from tqdm import tqdm
+
+from i2vpp.errors import PromptError
+from i2vpp.memory.bank import MemoryBank
+from i2vpp.memory.selection import MemorySelector, build_selector
+from i2vpp.modeling.i2vpp import I2VPP
+from i2vpp.prompts import merge_clicks, parse_clicks, parse_mask
+from i2vpp.session.frames import FrameStore
+from i2vpp.session.passes import Pass
+from i2vpp.session.state import InferenceState, ObjectTrack
+from i2vpp.session.video import FrameSource, LiveSource, open_source
+from i2vpp.stream import StreamSession
+from i2vpp.structures import FrameResult
+from i2vpp.tracking import Tracker
+
+Progress: TypeAlias = bool | Callable[..., Iterable[Any]]
+
+
+class I2VPPVideoPredictor:
+    """Segments prompted objects in videos; made by `build_i2vpp_video_predictor`.
+
+    The predictor holds the network only, every video has its own `InferenceState`: sessions can be used alternately and
+    from threads. Masks are float32 logits [objects, 1, H, W] at the video's size, positive = object.
+
+    Args:
+        model: the network, in eval mode on its device.
+        dtype: of the heavy arithmetic (float32, bfloat16 or float16). Autocast is handled here.
+        selector: which memories are read; default: as the model's config says.
+    """
+
+    def __init__(
+        self, model: I2VPP, *, dtype: torch.dtype = torch.float32, selector: MemorySelector | None = None
+    ) -> None:
+        self.model = model
+        self.selector = selector or build_selector(model.config.selection)
+        self._tracker = Tracker(model, dtype=dtype)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network runs."""
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the heavy arithmetic."""
+        return self._tracker.dtype
+
+    @property
+    def image_size(self) -> int:
+        """Side of the network's square input in pixels."""
+        return self.model.image_size
+
+    # Sessions
+
+    def init_state(
+        self,
+        video_path: Any,
+        offload_video_to_cpu: bool = False,
+        offload_state_to_cpu: bool = False,
+        async_loading_frames: bool = False,
+    ) -> InferenceState:
+        """Open a video. Nothing is decoded before it is needed.
+
+        Args:
+            video_path: video file, folder of images, URL, bytes, or images in a list or iterator; see `open_source`.
+            offload_video_to_cpu: accepted for SAM 2's users; frames always wait on the CPU.
+            offload_state_to_cpu: keep memories on the CPU: less GPU memory, slower.
+            async_loading_frames: accepted for SAM 2's users; the next frames are always decoded in the background.
+
+        Returns:
+            The session, a context manager.
+
+        Raises:
+            VideoError: the video cannot be opened.
+        """
+        return self._open(open_source(video_path), offload_state_to_cpu=offload_state_to_cpu)
+
+    def init_stream(self, *, offload_state_to_cpu: bool = False) -> StreamSession:
+        """Open a live session: frames are pushed by `step(frame)`, memory stays constant."""
+        source = LiveSource()
+        return StreamSession(self, self._open(source, offload_state_to_cpu=offload_state_to_cpu), source)
+
+    def _open(self, source: FrameSource, *, offload_state_to_cpu: bool) -> InferenceState:
+        frames = FrameStore(source, self.image_size, device=self.device)
+        device = torch.device("cpu") if offload_state_to_cpu else None
+        return InferenceState(source, frames, self.selector, device=device)
+
+    def reset_state(self, inference_state: InferenceState) -> None:
+        """Remove all objects and prompts; the video stays open."""
+        with inference_state.lock:
+            inference_state.reset()
+
+    # Prompts
+
+    def add_new_points_or_box(
+        self,
+        inference_state: InferenceState,
+        frame_idx: int,
+        obj_id: int,
+        points: Any = None,
+        labels: Any = None,
+        clear_old_points: bool = True,
+        normalize_coords: bool = True,
+        box: Any = None,
+    ) -> FrameResult:
+        """Prompt an object with clicks and/or a box on a frame; a new id adds an object, at any time.
+
+        The frame's mask changes at once, other frames at the next propagation. A mask prompted earlier on the frame is
+        replaced, and its mask (like that of earlier clicks) is where the decoder starts from.
+
+        Args:
+            inference_state: the session.
+            frame_idx: the frame.
+            obj_id: any integer.
+            points: [P, 2] x, y in pixels of the video.
+            labels: [P] 1 for positive, 0 for negative clicks.
+            clear_old_points: replace the frame's earlier clicks; False adds to them.
+            normalize_coords: False if points and box are already divided by the video's width and height.
+            box: x0, y0, x1, y1 in pixels of the video.
+
+        Returns:
+            Masks of all objects on this frame.
+
+        Raises:
+            PromptError: the prompt makes no sense; nothing was changed.
+        """
+        state = inference_state
+        with state.lock:
+            state.check_frame(frame_idx)
+            clicks = parse_clicks(
+                points,
+                labels,
+                box,
+                height=state.video_height,
+                width=state.video_width,
+                image_size=self.image_size,
+                normalize_coords=normalize_coords,
+            )
+            track = self._existing_or_new(state, obj_id)
+            earlier = track.clicks.get(frame_idx)
+            if not clear_old_points and earlier is not None:
+                if box is not None:
+                    raise PromptError("A box comes before clicks: pass it with clear_old_points=True, clicks included.")
+                clicks = merge_clicks(earlier, clicks)
+            track.clicks[frame_idx] = clicks
+            state.tracks[obj_id] = track
+            self._tracker.prompt_clicks(state, track, frame_idx)
+            return self._tracker.result(state, frame_idx)
+
+    def add_new_points(self, *args: Any, **kwargs: Any) -> FrameResult:
+        """Old name of `add_new_points_or_box`."""
+        return self.add_new_points_or_box(*args, **kwargs)
+
+    def add_new_mask(self, inference_state: InferenceState, frame_idx: int, obj_id: int, mask: Any) -> FrameResult:
+        """Prompt an object with its mask on a frame; it is taken as it is and replaces earlier prompts on the frame.
+
+        Args:
+            inference_state: the session.
+            frame_idx: the frame.
+            obj_id: any integer.
+            mask: [H, W] of the video's size, non-zero = object; an empty mask declares the object absent.
+
+        Returns:
+            Masks of all objects on this frame.
+
+        Raises:
+            PromptError: the mask does not fit; nothing was changed.
+        """
+        state = inference_state
+        with state.lock:
+            state.check_frame(frame_idx)
+            parsed = parse_mask(mask, height=state.video_height, width=state.video_width)
+            track = self._existing_or_new(state, obj_id)
+            track.clicks[frame_idx] = None
+            state.tracks[obj_id] = track
+            self._tracker.prompt_mask(state, track, frame_idx, parsed)
+            return self._tracker.result(state, frame_idx)
+
+    def clear_all_prompts_in_frame(
+        self, inference_state: InferenceState, frame_idx: int, obj_id: int, need_output: bool = True
+    ) -> FrameResult | None:
+        """Take back an object's prompts on a frame, and with them its mask there, until the next propagation.
+
+        Returns:
+            Masks of all objects on this frame, or None without `need_output`.
+        """
+        with inference_state.lock:
+            inference_state.check_frame(frame_idx)
+            inference_state.track(obj_id).forget(frame_idx)
+            return self._tracker.result(inference_state, frame_idx) if need_output else None
+
+    def remove_object(
+        self, inference_state: InferenceState, obj_id: int, strict: bool = False, need_output: bool = True
+    ) -> tuple[list[int], list[tuple[int, torch.Tensor]]]:
+        """Remove an object; the others stay as they are.
+
+        Args:
+            inference_state: the session.
+            obj_id: the object.
+            strict: raise PromptError if there is no such object.
+            need_output: return the masks of the remaining objects on the frames where this one was prompted.
+
+        Returns:
+            The remaining ids, and pairs of frame index and masks.
+        """
+        with inference_state.lock:
+            inference_state.check_open()
+            if strict:
+                inference_state.track(obj_id)
+            track = inference_state.tracks.pop(obj_id, None)
+            frames = sorted(track.clicks) if track is not None and need_output and inference_state.tracks else []
+            updated = [(f, self._tracker.result(inference_state, f).masks) for f in frames]
+            return inference_state.obj_ids, updated
+
+    @staticmethod
+    def _existing_or_new(state: InferenceState, obj_id: int) -> ObjectTrack:
+        return state.tracks.get(obj_id) or ObjectTrack(bank=MemoryBank(state.device))
+
+    # Tracking
+
+    def propagate_in_video(
+        self,
+        inference_state: InferenceState,
+        start_frame_idx: int | None = None,
+        max_frame_num_to_track: int | None = None,
+        reverse: bool = False,
+        *,
+        both: bool = False,
+        progress: Progress = True,
+    ) -> Iterator[FrameResult]:
+        """Track all objects through the video, frame by frame, as the caller asks for them.
+
+        Args:
+            inference_state: the session.
+            start_frame_idx: first frame; default: the earliest prompted one.
+            max_frame_num_to_track: how many frames to go on after the first, in each direction; default: to the end.
+            reverse: go towards frame 0.
+            both: go to the end, then from the frame before the first one towards frame 0.
+            progress: show a bar; or a function such as tqdm, called with the frame indices and `total`, `desc`.
+
+        Yields:
+            Masks of all objects on each frame, with object scores and predicted IoUs.
+
+        Raises:
+            PromptError: nothing is prompted yet, or the first frame does not exist.
+            FrameDecodeError: a frame cannot be decoded; the results before it stay valid.
+        """
+        state = inference_state
+        start = self._first_frame(state, start_frame_idx)
+        if both:
+            passes = [
+                Pass.forward(state.source, start, max_frame_num_to_track),
+                Pass.backward(start - 1, None if max_frame_num_to_track is None else max_frame_num_to_track - 1),
+            ]
+        elif reverse:
+            passes = [Pass.backward(start, max_frame_num_to_track)]
+        else:
+            passes = [Pass.forward(state.source, start, max_frame_num_to_track)]
+        return self._propagate(state, passes, progress)
+
+    def _propagate(self, state: InferenceState, passes: list[Pass], progress: Progress) -> Iterator[FrameResult]:
+        lengths = [p.length for p in passes if p.length is not None]
+        total = sum(lengths) if len(lengths) == len(passes) else None
+        plan: Any = ((p, frame_idx) for p in passes for frame_idx in p.frames())
+        if progress:
+            bar: Any = progress if callable(progress) else tqdm
+            plan = bar(plan, total=total, desc="propagate in video")
+        for current, frame_idx in plan:
+            state.frames.hint(current.announced)
+            yield self.track_frame(state, frame_idx, reverse=current.reverse)
+
+    def track_frame(self, inference_state: InferenceState, frame_idx: int, *, reverse: bool = False) -> FrameResult:
+        """Find all objects on one frame: a single step of `propagate_in_video`."""
+        with inference_state.lock:
+            inference_state.check_open()
+            self._tracker.track(inference_state, frame_idx, reverse=reverse)
+            return self._tracker.result(inference_state, frame_idx)
+
+    @staticmethod
+    def _first_frame(state: InferenceState, start_frame_idx: int | None) -> int:
+        state.check_open()
+        prompted = [f for track in state.tracks.values() for f in track.bank.conditioning]
+        if not prompted:
+            raise PromptError("Nothing to track: add points, a box or a mask for at least one object first.")
+        if start_frame_idx is None:
+            return min(prompted)
+        state.check_frame(start_frame_idx)
+        return start_frame_idx

@@ -1,0 +1,78 @@
+"""The store of one object's memories; which of them are read is a selector's business."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from i2vpp.memory.selection import Selection
+from i2vpp.structures import FrameMemory, PointerEntry, Recall, SpatialEntry
+
+
+class MemoryBank:
+    """Memories of one object by frame: prompted frames stay, tracked frames may be evicted.
+
+    An evicted frame still counts as tracked: it can be selected, and is then rebuilt by a function of the caller's.
+
+    Args:
+        device: where memories are kept; default: where they are made.
+    """
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self.device = device
+        self.conditioning: dict[int, FrameMemory] = {}
+        self._tracked: dict[int, FrameMemory] = {}
+        self._evicted: set[int] = set()
+
+    def __contains__(self, frame_idx: object) -> bool:
+        """Whether the frame is tracked (a prompted frame is not)."""
+        return frame_idx in self._tracked or frame_idx in self._evicted
+
+    def __len__(self) -> int:
+        return len(self.conditioning) + len(self._tracked)
+
+    def put(self, frame_idx: int, memory: FrameMemory, *, prompted: bool) -> None:
+        """Keep a memory, replacing what was known of the frame."""
+        self.drop(frame_idx)
+        store = self.conditioning if prompted else self._tracked
+        store[frame_idx] = memory if self.device is None else memory.to(self.device)
+
+    def drop(self, frame_idx: int) -> None:
+        """Forget a frame."""
+        self.conditioning.pop(frame_idx, None)
+        self._tracked.pop(frame_idx, None)
+        self._evicted.discard(frame_idx)
+
+    def evict(self, frame_idx: int, window: int) -> list[int]:
+        """Let go of the tracked memories more than `window` frames away from `frame_idx`; return their frames."""
+        far = [f for f in self._tracked if abs(f - frame_idx) > window]
+        for f in far:
+            del self._tracked[f]
+        self._evicted.update(far)
+        return far
+
+    def recall(self, selection: Selection, rebuild: Callable[[int], FrameMemory]) -> Recall:
+        """Fetch the selected memories.
+
+        Args:
+            selection: frames that were prompted or tracked.
+            rebuild: makes the memory of an evicted frame again.
+        """
+
+        def fetch(frame_idx: int) -> FrameMemory:
+            memory = self.conditioning.get(frame_idx) or self._tracked.get(frame_idx)
+            if memory is None:
+                memory = rebuild(frame_idx)
+                self.put(frame_idx, memory, prompted=False)
+            return memory
+
+        return Recall(
+            spatial=tuple(
+                SpatialEntry(memory=fetch(p.frame_idx), slot=p.slot, copies=p.copies) for p in selection.spatial
+            ),
+            pointers=tuple(
+                PointerEntry(pointer=fetch(p.frame_idx).pointer, offset=p.offset, copies=p.copies)
+                for p in selection.pointers
+            ),
+        )

@@ -1,0 +1,195 @@
+"""Policies that choose which remembered frames are read for the frame being tracked.
+
+A selector works on frame indices only: it is tested without tensors, and a new idea is a new selector. Time runs in the
+direction of tracking: in reverse, "before" means a higher frame index, and nothing else changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from i2vpp.config import TRACKED_SLOTS, SelectionConfig
+
+Similarity = Callable[[Sequence[int]], np.ndarray]
+"""Cosine similarities [n] between the current frame's embedding and those of n frames."""
+
+LOCAL_POOL, GLOBAL_POOL = 0, 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """The frame being tracked and the direction of time.
+
+    Args:
+        frame_idx: the frame.
+        last_frame: index of the video's last frame; needed in reverse only.
+        reverse: tracking runs towards frame 0.
+    """
+
+    frame_idx: int
+    last_frame: int | None = None
+    reverse: bool = False
+
+    def __post_init__(self) -> None:
+        if self.reverse and self.last_frame is None:
+            raise ValueError("Moment: last_frame is needed in reverse")
+
+    @property
+    def elapsed(self) -> int:
+        """Frames of the video that lie before this one."""
+        return self.last_frame - self.frame_idx if self.reverse and self.last_frame is not None else self.frame_idx
+
+    def age(self, frame_idx: int) -> int:
+        """How many frames ago `frame_idx` was; negative if it is yet to come."""
+        return frame_idx - self.frame_idx if self.reverse else self.frame_idx - frame_idx
+
+    def ago(self, age: int) -> int:
+        """Index of the frame `age` frames ago."""
+        return self.frame_idx + age if self.reverse else self.frame_idx - age
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpatialPick:
+    """A frame whose memory features are read: temporal slot 0 (prompted) or 1..6 (tracked), counted `copies` times."""
+
+    frame_idx: int
+    slot: int
+    copies: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointerPick:
+    """A frame whose object pointer is read, at a normalised temporal offset, counted `copies` times."""
+
+    frame_idx: int
+    offset: float
+    copies: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """The frames that are read for one object on one frame."""
+
+    spatial: tuple[SpatialPick, ...]
+    pointers: tuple[PointerPick, ...]
+
+
+class MemorySelector(Protocol):
+    """A policy.
+
+    `window` is how many frames back tracked frames may still be read (older ones may be dropped);
+    `uses_similarity` says whether the session has to compare frame embeddings at all.
+    """
+
+    window: int
+    uses_similarity: bool
+
+    def select(
+        self, moment: Moment, conditioning: Sequence[int], tracked: Container[int], similarity: Similarity
+    ) -> Selection:
+        """Choose memories.
+
+        Args:
+            moment: the frame being tracked.
+            conditioning: the object's prompted frames; never empty.
+            tracked: the object's tracked frames, prompted ones not among them.
+            similarity: of the current frame to others; asked only when there is something to choose.
+        """
+
+
+class SimilaritySampling:
+    """The published policy: all prompted frames, and tracked frames by similarity from a local and a global window.
+
+    Args:
+        config: sizes of windows and picks; mode `sample` draws without replacement with the softmax of the
+            similarities as probabilities, mode `top` takes the most similar. Draws depend on seed, frame and pool only.
+    """
+
+    uses_similarity = True
+
+    def __init__(self, config: SelectionConfig) -> None:
+        self.config = config
+        self.window = config.local_window + config.global_window
+
+    def select(
+        self, moment: Moment, conditioning: Sequence[int], tracked: Container[int], similarity: Similarity
+    ) -> Selection:
+        """See `MemorySelector`; the first prompted frame stands in for tracked frames that do not exist yet."""
+        config = self.config
+        prompted = sorted(conditioning, key=moment.age, reverse=True)
+        ages = range(self.window, 0, -1)
+        local = [f for f in map(moment.ago, ages[-config.local_window :]) if f in tracked]
+        distant = [f for f in map(moment.ago, ages[: config.global_window]) if f in tracked]
+        slots = {
+            **self._pick(distant, config.num_global, 1, moment, GLOBAL_POOL, similarity),
+            **self._pick(local, config.num_local, 1 + config.num_global, moment, LOCAL_POOL, similarity),
+        }
+        length = max(0, min(moment.elapsed - 1, config.num_global + config.num_local))
+        padding = max(0, length - len(slots))
+
+        spatial = [SpatialPick(frame_idx=f, slot=0) for f in prompted]
+        spatial[0] = SpatialPick(frame_idx=prompted[0], slot=0, copies=1 + padding)
+        spatial += [SpatialPick(frame_idx=f, slot=slot) for f, slot in slots.items()]
+
+        past = [f for f in prompted if moment.age(f) >= 0]
+        pointers = [PointerPick(frame_idx=f, offset=1.0) for f in past]
+        pointers += [PointerPick(frame_idx=f, offset=1 - slot / (length + 1)) for f, slot in slots.items()]
+        if not pointers:
+            pointers = [PointerPick(frame_idx=prompted[0], offset=1.0)]
+        missing = len(prompted) + len(slots) + padding - len(pointers)
+        first = pointers[0]
+        pointers[0] = PointerPick(frame_idx=first.frame_idx, offset=first.offset, copies=1 + missing)
+        return Selection(spatial=tuple(spatial), pointers=tuple(pointers))
+
+    def _pick(
+        self, frames: list[int], count: int, first_slot: int, moment: Moment, pool: int, similarity: Similarity
+    ) -> dict[int, int]:
+        """Choose `count` of `frames` (oldest first) and give them slots in time order."""
+        if len(frames) > count:
+            weight = np.asarray(similarity(frames), dtype=np.float64)
+            if self.config.mode == "sample":  # the Gumbel trick: top-k of noisy log-weights draws without replacement
+                rng = np.random.default_rng((self.config.seed, moment.elapsed, pool))
+                weight = weight + rng.gumbel(size=len(frames))
+            best = np.argsort(-weight, kind="stable")[:count]
+            frames = [frames[i] for i in sorted(best)]
+        return {f: slot for slot, f in enumerate(frames, start=first_slot)}
+
+
+class RecentFrames:
+    """SAM 2's policy, used in training: all prompted frames and the latest tracked ones; no similarity.
+
+    Args:
+        num_frames: how many frames back memory features are read.
+        max_pointers: object pointers reach `max_pointers - 1` frames back, and their distance is normalised by that:
+            the smaller of 16 and the length of a training clip (8 in the published recipe).
+    """
+
+    uses_similarity = False
+
+    def __init__(self, num_frames: int = TRACKED_SLOTS, *, max_pointers: int = 8) -> None:
+        self.num_frames = num_frames
+        self.pointer_span = max_pointers - 1
+        self.window = max(num_frames, self.pointer_span)
+
+    def select(
+        self, moment: Moment, conditioning: Sequence[int], tracked: Container[int], similarity: Similarity
+    ) -> Selection:
+        """See `MemorySelector`."""
+        prompted = sorted(conditioning, key=moment.age, reverse=True)
+        spatial = [SpatialPick(frame_idx=f, slot=0) for f in prompted]
+        for age in range(self.num_frames, 0, -1):
+            if moment.ago(age) in tracked:
+                spatial.append(SpatialPick(frame_idx=moment.ago(age), slot=TRACKED_SLOTS + 1 - age))
+        frames = [f for f in prompted if moment.age(f) >= 0]
+        frames += [f for f in map(moment.ago, range(1, self.pointer_span + 1)) if f in tracked]
+        pointers = (PointerPick(frame_idx=f, offset=moment.age(f) / self.pointer_span) for f in frames)
+        return Selection(spatial=tuple(spatial), pointers=tuple(pointers))
+
+
+def build_selector(config: SelectionConfig) -> MemorySelector:
+    """Return the selector of a configuration."""
+    return RecentFrames() if config.mode == "recent" else SimilaritySampling(config)

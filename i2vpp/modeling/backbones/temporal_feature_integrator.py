@@ -1,0 +1,149 @@
+"""The temporal feature integrator (TFI): merges motion from a short clip into the image trunk's maps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from i2vpp.modeling.layers import LayerNorm2d
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """Return x * sigmoid(1.702 x), the cheap approximation of GELU."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+# The two convolutions below are Conv3d layers with a kernel side of 1. They run as 2-D convolutions, several times as
+# fast; in channels_last_3d memory every reshape is a view.
+
+
+def _convolve_slices(x: Tensor, layer: nn.Conv3d) -> Tensor:
+    """Apply a layer of kernel (1, k, k), k odd, to x [B, C, T, h, w]."""
+    slices = x.transpose(1, 2).flatten(0, 1)  # [B * T, C, h, w]
+    out = F.conv2d(slices, layer.weight.squeeze(2), layer.bias, padding="same")
+    return out.unflatten(0, (-1, x.shape[2])).transpose(1, 2)
+
+
+def _convolve_time(x: Tensor, layer: nn.Conv3d) -> Tensor:
+    """Apply a layer of kernel (k, 1, 1), k odd, to x [B, C, T, h, w]."""
+    out = F.conv2d(x.flatten(3), layer.weight.squeeze(-1), layer.bias, padding="same")  # [B, C, T, h * w]
+    return out.unflatten(3, x.shape[3:])
+
+
+class TemporalNet(nn.Module):
+    """Residual steps of a spatial 3x3 and a temporal convolution of 3 slices."""
+
+    def __init__(self, width: int, *, steps: int = 3) -> None:
+        super().__init__()
+        self.lns = nn.ModuleList(nn.LayerNorm(width) for _ in range(steps))
+        self.temporal_net = nn.ModuleList(
+            nn.ModuleDict(
+                {
+                    f"c_fc1_{step}": nn.Conv3d(width, width, (1, 3, 3), padding=(0, 1, 1)),
+                    f"c_fc2_{step}": nn.Conv3d(width, width, (3, 1, 1), padding=(1, 0, 0)),
+                }
+            )
+            for step in range(steps)
+        )
+
+    def forward(self, x: Tensor, *, last_only: bool = False) -> Tensor:
+        """Map a clip [B, C, T, h, w] to the same shape; with `last_only`, just to its last slices [B, C, *, h, w].
+
+        Then only the very last slice is what it would be otherwise, and little more than it depends on is computed.
+        """
+        steps = len(self.lns)
+        for step, (norm, layers) in enumerate(zip(self.lns, self.temporal_net, strict=True)):
+            if last_only:
+                # A step looks one slice back. What the cut falsifies in its first slice, the next cut removes.
+                x = x[:, :, -(steps - step + 1) :]
+            spatial, temporal = cast("Iterator[nn.Conv3d]", layers.children())
+            hidden = norm(x.movedim(1, -1)).movedim(-1, 1)
+            hidden = quick_gelu(_convolve_slices(hidden, spatial))
+            x = quick_gelu(x + _convolve_time(hidden, temporal))
+        return x
+
+
+class Fuse(nn.Module):
+    """GELU(LN(1x1 convolution of two stacked maps))."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        self.fuse = nn.Sequential(nn.Conv2d(c_in, c_out, 1), LayerNorm2d(c_out), nn.GELU())
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Map [B, c, h, w] and [B, c', h, w] to [B, c_out, h, w]."""
+        return self.fuse(torch.cat([a, b], dim=1))
+
+
+class Integrate(nn.Module):
+    """GELU(LN(3x3 convolution))."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layer = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), LayerNorm2d(width), nn.GELU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, C, h, w] to the same shape."""
+        return self.layer(x)
+
+
+class TemporalFeatureIntegrator(nn.Module):
+    """Three levels, one for each map of the image trunk, from shallow to deep.
+
+    Args:
+        in_channels: channels of the maps.
+        width: channels of the result.
+        temporal_width: channels of the clip's features.
+        patch: side of the image patch behind one cell of the result.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: Sequence[int] = (160, 320, 256),
+        width: int = 256,
+        temporal_width: int = 64,
+        patch: int = 16,
+    ) -> None:
+        super().__init__()
+        levels, both = range(len(in_channels)), width + temporal_width
+        self.temporal_stem = nn.Conv3d(3, temporal_width, (3, patch, patch), (1, patch, patch), (1, 0, 0))
+        self.input_linears = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in in_channels)
+        # The last one is in every checkpoint and never read: no level follows that would use its result.
+        self.integration2temporal_nets = nn.ModuleList(Fuse(both, temporal_width) for _ in levels)
+        self.temporal2integration_nets = nn.ModuleList(Fuse(both, width) for _ in levels)
+        self.temporal_nets = nn.ModuleList(TemporalNet(temporal_width) for _ in levels)
+        self.integration_nets = nn.ModuleList(Integrate(width) for _ in levels)
+        self.apply(_initialise)
+
+    def forward(self, maps: Sequence[Tensor], clip: Tensor) -> Tensor:
+        """Return [B, width, h, w].
+
+        Args:
+            maps: the trunk's maps [B, in_channels[k], h, w].
+            clip: frames in video order, the current one last [B, 3, T, patch * h, patch * w].
+        """
+        motion = self.temporal_stem(clip).contiguous(memory_format=torch.channels_last_3d)  # [B, C, T, h, w]
+        residual: Tensor | int = 0
+        for level, features in enumerate(maps):
+            last = level == len(maps) - 1
+            motion = self.temporal_nets[level](motion, last_only=last)
+            now = motion[:, :, -1]
+            mid = self.input_linears[level](features) + residual
+            merged = self.temporal2integration_nets[level](mid, now)
+            residual = self.integration_nets[level](merged)
+            if not last:
+                updated = self.integration2temporal_nets[level](mid, now)
+                motion = torch.cat([motion[:, :, :-1], updated[:, :, None]], dim=2)
+        return merged + residual
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d | nn.Conv3d):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

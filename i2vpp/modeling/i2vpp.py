@@ -1,0 +1,249 @@
+"""The SAM-I2V++ network: every parameter under its published name, and the verbs that the loops call.
+
+A frame goes `encode` -> `read_memory` + `condition` -> `decode` (or `adopt_mask`) -> `memorise`. The model never sees a
+frame index, a memory bank, a video or an object id; prediction and training call the same verbs in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from i2vpp.config import TRACKED_SLOTS, ModelConfig
+from i2vpp.modeling.backbones.image_encoder import ImageEncoder
+from i2vpp.modeling.backbones.temporal_feature_integrator import TemporalFeatureIntegrator
+from i2vpp.modeling.backbones.tiny_vit import TinyViT
+from i2vpp.modeling.layers import MLP
+from i2vpp.modeling.memory_attention import MemoryAttention, to_tokens
+from i2vpp.modeling.memory_encoder import MemoryEncoder
+from i2vpp.modeling.memory_prompt_generator import MemoryPromptGenerator
+from i2vpp.modeling.position_encoding import sine_map, sine_vector
+from i2vpp.modeling.sam.mask_decoder import MaskDecoder
+from i2vpp.modeling.sam.prompt_encoder import PromptEncoder
+from i2vpp.structures import (
+    ABSENT_LOGIT,
+    Conditioned,
+    FrameFeatures,
+    FrameMemory,
+    MaskPrediction,
+    MemoryTokens,
+    Prompt,
+    Recall,
+)
+
+WIDTH = 256
+MEMORY_WIDTH = 64
+NUM_SLOTS = TRACKED_SLOTS + 1  # temporal slots: 0 for prompted frames, 1 (oldest) to 6 (newest) for tracked ones
+MEMORY_MASK_SCALE = 20.0
+MEMORY_MASK_BIAS = -10.0
+
+
+class I2VPP(nn.Module):
+    """SAM-I2V++.
+
+    Args:
+        config: image size and how masks are chosen and remembered; selection is not the model's business.
+    """
+
+    def __init__(self, config: ModelConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or ModelConfig()
+        self.image_encoder = ImageEncoder(TinyViT(), TemporalFeatureIntegrator())
+        self.memory_attention = MemoryAttention(WIDTH)
+        self.memory_encoder = MemoryEncoder()
+        self.memory_prompt_generator = MemoryPromptGenerator(WIDTH, memory_width=MEMORY_WIDTH)
+        self.sam_prompt_encoder = PromptEncoder(WIDTH)
+        self.sam_mask_decoder = MaskDecoder(WIDTH, stability_fallback=config.dynamic_multimask_via_stability)
+        self.mask_downsample = nn.Conv2d(1, 1, 4, stride=4)
+        self.obj_ptr_proj = MLP((WIDTH,) * 4)
+        self.obj_ptr_tpos_proj = nn.Linear(WIDTH, MEMORY_WIDTH)
+
+        def learned(*shape: int) -> nn.Parameter:
+            return nn.Parameter(nn.init.trunc_normal_(torch.empty(shape), std=0.02))
+
+        self.maskmem_tpos_enc = learned(NUM_SLOTS, 1, 1, MEMORY_WIDTH)
+        self.no_mem_embed = learned(1, 1, WIDTH)
+        self.no_mem_pos_enc = learned(1, 1, WIDTH)  # in every checkpoint, read by nothing
+        self.no_obj_ptr = learned(1, WIDTH)
+        self.no_obj_embed_spatial = learned(1, MEMORY_WIDTH)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters lie."""
+        return self.no_mem_embed.device
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square input in pixels."""
+        return self.config.image_size
+
+    def encode(self, clip: Tensor) -> FrameFeatures:
+        """Encode the last frame of clips [B, 3, T, H, W] in the light of those before it."""
+        features: FrameFeatures = self.image_encoder(clip[:, :, -1], clip)
+        return features
+
+    def read_memory(self, recalls: Sequence[Recall]) -> MemoryTokens:
+        """Turn recalled memories of equal shape, concatenated along the batch, into attention keys.
+
+        Spatial tokens come first, frame by frame; then every pointer as WIDTH / MEMORY_WIDTH tokens.
+        """
+        parts = [self._spatial_tokens(recalls)]
+        if recalls[0].pointers:
+            parts.append(self._pointer_tokens(recalls))
+        values, position, copies = (torch.cat(columns, dim=1) for columns in zip(*parts, strict=True))
+        foreground = _stack([[e.memory.foreground for e in recall.spatial] for recall in recalls]).flatten(1)
+        num_pointer_tokens = values.shape[1] - foreground.shape[1]
+        once = all(recall.counts_once for recall in recalls)
+        return MemoryTokens(
+            values=values,
+            position=position,
+            foreground=F.pad(foreground.to(values.device), (0, num_pointer_tokens), value=True),
+            num_pointer_tokens=num_pointer_tokens,
+            log_copies=None if once else copies.log(),
+        )
+
+    def _spatial_tokens(self, recalls: Sequence[Recall]) -> tuple[Tensor, Tensor, Tensor]:
+        """Values, positions [B, G * h * w, M] and copies [B, G * h * w] of G remembered frames."""
+        values = _stack([[e.memory.values for e in recall.spatial] for recall in recalls])  # [B, G, M, h, w]
+        values = values.to(self.device, self.no_mem_embed.dtype)
+        batches = [recall.spatial[0].memory.values.shape[0] for recall in recalls]
+        slots = _numbers([[e.slot for e in recall.spatial] for recall in recalls], batches, self.device)
+        copies = _numbers([[e.copies for e in recall.spatial] for recall in recalls], batches, self.device)
+        slot_position = self.maskmem_tpos_enc[NUM_SLOTS - 1 - slots.long(), 0, 0]  # [B, G, M]
+        grid_position = to_tokens(sine_map(MEMORY_WIDTH, *values.shape[-2:], self.device))
+        position = (slot_position[:, :, None] + grid_position).flatten(1, 2)
+        tokens = values.flatten(3).transpose(2, 3).flatten(1, 2)
+        return tokens, position, copies.repeat_interleave(grid_position.shape[1], dim=1)
+
+    def _pointer_tokens(self, recalls: Sequence[Recall]) -> tuple[Tensor, Tensor, Tensor]:
+        """Values, positions [B, P * split, M] and copies [B, P * split] of P pointers, each split into tokens."""
+        split = WIDTH // MEMORY_WIDTH
+        pointers = _stack([[e.pointer for e in recall.pointers] for recall in recalls]).to(self.device)  # [B, P, D]
+        batches = [recall.pointers[0].pointer.shape[0] for recall in recalls]
+        offsets = _numbers([[e.offset for e in recall.pointers] for recall in recalls], batches, self.device)
+        copies = _numbers([[e.copies for e in recall.pointers] for recall in recalls], batches, self.device)
+        position = self.obj_ptr_tpos_proj(sine_vector(offsets, WIDTH)).repeat_interleave(split, dim=1)
+        return (
+            pointers.unflatten(2, (split, MEMORY_WIDTH)).flatten(1, 2),
+            position,
+            copies.repeat_interleave(split, dim=1),
+        )
+
+    def condition(
+        self, features: FrameFeatures, memory: MemoryTokens | None, *, auxiliary: bool = False
+    ) -> Conditioned:
+        """Read memory into a frame's features; without memory say so.
+
+        Args:
+            features: of the frame, B = 1 for all objects or one per object.
+            memory: of B objects, or None for objects of which nothing is remembered.
+            auxiliary: also compute the deep-supervision masks (only with memory).
+        """
+        if memory is None:
+            embedding = features.embedding + self.no_mem_embed.flatten()[:, None, None]
+            prompts = self.memory_prompt_generator.without_memory(embedding.shape[0])
+            return Conditioned(embedding=embedding, memory_prompts=prompts)
+        embedding, masks = self.memory_attention(features, memory, auxiliary=auxiliary)
+        prompts = self.memory_prompt_generator(memory, features.embedding.shape[-2:])
+        return Conditioned(embedding=embedding, memory_prompts=prompts, auxiliary=masks)
+
+    def decode(self, conditioned: Conditioned, prompt: Prompt, *, multimask: bool | None = None) -> MaskPrediction:
+        """Predict the masks of B objects.
+
+        Args:
+            conditioned: features and memory prompts.
+            prompt: clicks, box and previous mask; `Prompt()` for a frame without any.
+            multimask: choose the best of three masks; default: where there are fewer than two points.
+        """
+        embedding = conditioned.embedding
+        if multimask is None:
+            multimask = prompt.num_points <= 1
+        encoder = self.sam_prompt_encoder
+        sparse = encoder.sparse(prompt, batch=embedding.shape[0], image_size=self.image_size)
+        dense = encoder.dense(prompt, grid=embedding.shape[-2:])
+        masks = self.sam_mask_decoder(
+            embedding + dense,
+            encoder.pe_layer.grid(*embedding.shape[-2:]),
+            torch.cat([sparse, conditioned.memory_prompts.to(sparse.dtype)], dim=1),
+            multimask=multimask,
+        )
+        rows = torch.arange(embedding.shape[0], device=embedding.device)
+        best = masks.ious.argmax(dim=1)
+        visible = masks.object_score > 0
+        logits = torch.where(visible[:, None, None, None], masks.logits, ABSENT_LOGIT)
+        pointer = self.obj_ptr_proj(masks.tokens[rows, best]).float()
+        return MaskPrediction(
+            logits=logits[rows, best][:, None],
+            iou=masks.ious[rows, best],
+            object_score=masks.object_score,
+            pointer=torch.where(visible[:, None], pointer, self.no_obj_ptr),
+            candidates=logits,
+            candidate_ious=masks.ious,
+        )
+
+    def adopt_mask(self, features: FrameFeatures, mask: Tensor) -> MaskPrediction:
+        """Take the user's masks as they are; only the object pointers are computed.
+
+        Args:
+            features: of the frame, B = 1 or one per object.
+            mask: float32 [B, 1, H, W] of 0 and 1 at the network's input size; an empty mask declares the object absent.
+        """
+        batch = mask.shape[0]
+        drawn = mask * MEMORY_MASK_SCALE + MEMORY_MASK_BIAS
+        size = [side // 4 for side in mask.shape[-2:]]
+        logits = F.interpolate(drawn, size, mode="bilinear", align_corners=False, antialias=True)
+        plain = Conditioned(
+            embedding=features.embedding.expand(batch, -1, -1, -1),
+            memory_prompts=self.memory_prompt_generator.without_memory(batch),
+        )
+        pointer = self.decode(plain, Prompt(mask=self.mask_downsample(mask)), multimask=False).pointer
+        visible = (mask > 0.5).flatten(1).any(dim=1)
+        iou = torch.ones(batch, device=mask.device)
+        return MaskPrediction(
+            logits=logits,
+            iou=iou,
+            object_score=torch.where(visible, -MEMORY_MASK_BIAS, MEMORY_MASK_BIAS),
+            pointer=torch.where(visible[:, None], pointer, self.no_obj_ptr),
+            candidates=logits,
+            candidate_ious=iou[:, None],
+        )
+
+    def memorise(
+        self, features: FrameFeatures, prediction: MaskPrediction, stored: Tensor, *, prompted: bool
+    ) -> FrameMemory:
+        """Remember the masks of B objects on one frame.
+
+        Args:
+            features: of the frame, B = 1 or one per object.
+            prediction: what was decoded.
+            stored: mask logits [B, 1, 4h, 4w] as they are kept and returned (holes filled).
+            prompted: the user prompted this frame: the stored mask is remembered, as 0/1; otherwise the decoded one,
+                as probability.
+        """
+        grid = features.embedding.shape[-2:]
+        logits = F.interpolate(
+            stored if prompted else prediction.logits,
+            (self.image_size, self.image_size),
+            mode="bilinear",
+            align_corners=False,
+        )
+        binary = prompted and self.config.binarize_mask_from_pts_for_mem_enc
+        mask = (logits > 0).float() if binary else logits.sigmoid()
+        values = self.memory_encoder(features.embedding, mask * MEMORY_MASK_SCALE + MEMORY_MASK_BIAS)
+        absent = (prediction.object_score <= 0)[:, None, None, None]
+        values = values + torch.where(absent, self.no_obj_embed_spatial[..., None, None], 0.0)
+        share = F.interpolate(stored.sigmoid(), grid, mode="bilinear", align_corners=False)
+        return FrameMemory(values=values.to(torch.bfloat16), foreground=share[:, 0] >= 0.5, pointer=prediction.pointer)
+
+
+def _stack(rows: list[list[Tensor]]) -> Tensor:
+    """Tensors [b, ...] by recall and entry as one tensor [B, entries, ...]; B sums the b of all recalls."""
+    return torch.cat([torch.stack(row, dim=1) for row in rows])
+
+
+def _numbers(rows: Sequence[Sequence[float]], batches: list[int], device: torch.device) -> Tensor:
+    """Numbers by recall and entry as [B, entries], repeated for the objects of each recall."""
+    return torch.tensor(rows, dtype=torch.float32).repeat_interleave(torch.tensor(batches), dim=0).to(device)

@@ -1,0 +1,137 @@
+"""Memory attention: a frame's features read what is remembered of an object."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from i2vpp.modeling.attention import Attention, CrissCrossAttention
+from i2vpp.modeling.layers import LayerNorm2d
+from i2vpp.modeling.position_encoding import rotary_table
+from i2vpp.structures import FrameFeatures, MemoryTokens
+
+DROPOUT = 0.1
+POSITION_WEIGHT = 0.1
+STRIDE = 16
+
+
+def to_tokens(x: Tensor) -> Tensor:
+    """Turn a map [B, C, h, w] into tokens [B, h * w, C]."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def to_map(tokens: Tensor, grid: torch.Size) -> Tensor:
+    """Turn tokens [B, h * w, C] into a map [B, C, h, w]."""
+    return tokens.transpose(1, 2).unflatten(2, grid)
+
+
+class ScaleAdapter(nn.Module):
+    """Residual mix of four depthwise convolutions of growing size (3, 5, 7, 9), one per quarter of the channels."""
+
+    def __init__(self, width: int = 256) -> None:
+        super().__init__()
+        quarter = width // 4
+        self.norm = nn.LayerNorm(width)
+        self.gamma = nn.Parameter(torch.full((width,), 1e-6))
+        self.gammax = nn.Parameter(torch.ones(width))
+
+        def depthwise(size: int) -> nn.Conv2d:
+            return nn.Conv2d(quarter, quarter, size, padding=size // 2, groups=quarter, bias=False)
+
+        self.local_conv_1, self.local_conv_2 = depthwise(3), depthwise(5)
+        self.local_conv_3, self.local_conv_4 = depthwise(7), depthwise(9)
+        self.proj0 = nn.Conv2d(width, 2 * width, 1, groups=quarter, bias=False)
+        self.ln0 = LayerNorm2d(2 * width)
+        self.proj1 = nn.Conv2d(2 * width, width, 1)
+
+    def forward(self, x: Tensor, grid: torch.Size) -> Tensor:
+        """Map tokens [B, h * w, C] of a grid (h, w) to the same shape."""
+        y = to_map(self.norm(x) * self.gamma + x * self.gammax, grid)
+        convs = (self.local_conv_1, self.local_conv_2, self.local_conv_3, self.local_conv_4)
+        local = [conv(part) for conv, part in zip(convs, y.chunk(4, dim=1), strict=True)]
+        mixed = torch.stack(local, dim=2).flatten(1, 2)  # channel = 4 * c + conv
+        return x + to_tokens(self.proj1(F.gelu(self.ln0(self.proj0(mixed)))))
+
+
+class MemoryAttentionLayer(nn.Module):
+    """Criss-cross self-attention, cross-attention to memory and an MLP, each after a scale adapter."""
+
+    def __init__(self, width: int = 256, *, memory_width: int = 64, inner_width: int = 128) -> None:
+        super().__init__()
+        narrow = width // 4
+        self.cross_attn_image = Attention(
+            width, heads=1, inner_width=inner_width, kv_width=memory_width, dropout=DROPOUT
+        )
+        self.linear1 = nn.Linear(width, width)
+        self.linear2 = nn.Linear(width, width)
+        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
+        self.dropout = nn.Dropout(DROPOUT)
+
+        def block(c_in: int, c_out: int, size: int) -> nn.Sequential:
+            conv = nn.Conv2d(c_in, c_out, size, padding=size // 2, bias=False)
+            return nn.Sequential(conv, LayerNorm2d(c_out), nn.GELU())
+
+        self.conva = block(width, narrow, 3)
+        self.cca = CrissCrossAttention(narrow, narrow // 4)
+        self.convb = block(narrow, narrow, 3)
+        self.bottleneck = block(width + narrow, width, 1)
+        self.scaleadapter_sa, self.scaleadapter_ca, self.scaleadapter_mlp = (ScaleAdapter(width) for _ in range(3))
+        self.mask_conv = nn.Conv2d(width, 1, 5, padding=2)
+
+    def forward(self, x: Tensor, grid: torch.Size, memory: MemoryTokens) -> Tensor:
+        """Map tokens [B or 1, h * w, C] to [B, h * w, C]; what does not depend on memory keeps a batch of 1."""
+        x = self._self_attention(self.scaleadapter_sa(x, grid), grid)
+        x = self.scaleadapter_ca(x, grid)
+        x = x + self.dropout(self._cross_attention(self.norm2(x), grid, memory))
+        x = self.scaleadapter_mlp(x, grid)
+        return x + self.dropout(self.linear2(self.dropout(F.relu(self.linear1(self.norm3(x))))))
+
+    def _self_attention(self, x: Tensor, grid: torch.Size) -> Tensor:
+        x = self.norm1(x)
+        z = to_map(x, grid)
+        narrow = self.convb(self.cca(self.cca(self.conva(z))))
+        return x + to_tokens(self.bottleneck(torch.cat([z, narrow], dim=1)))
+
+    def _cross_attention(self, x: Tensor, grid: torch.Size, memory: MemoryTokens) -> Tensor:
+        table = rotary_table(self.cross_attn_image.q_proj.out_features, grid[0], grid[1], x.device)
+        bias = None if memory.log_copies is None else memory.log_copies[:, None, None, :]
+        keys = memory.values + memory.position
+        return self.cross_attn_image(x, keys, memory.values, bias=bias, q_rotary=table, k_rotary=table)
+
+    def auxiliary_mask(self, x: Tensor, grid: torch.Size) -> Tensor:
+        """Deep-supervision mask logits [B, 1, 16h, 16w] of the layer's output tokens."""
+        mask = self.mask_conv(to_map(x, grid)).float()
+        return F.interpolate(mask, scale_factor=STRIDE, mode="bilinear", align_corners=False)
+
+
+class MemoryAttention(nn.Module):
+    """A stack of memory-attention layers and a last normalisation."""
+
+    def __init__(self, width: int = 256, *, num_layers: int = 4) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(MemoryAttentionLayer(width) for _ in range(num_layers))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(
+        self, features: FrameFeatures, memory: MemoryTokens, *, auxiliary: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Read memory into a frame's features.
+
+        Args:
+            features: of the frame; a batch of 1 serves all B objects of `memory`.
+            memory: of B objects.
+            auxiliary: also compute the deep-supervision masks.
+
+        Returns:
+            Embedding [B, D, h, w], and mask logits [B, layers, 16h, 16w] or None.
+        """
+        grid = features.embedding.shape[-2:]
+        x = to_tokens(features.embedding + POSITION_WEIGHT * features.position)
+        masks = []
+        for layer in self.layers:
+            assert isinstance(layer, MemoryAttentionLayer)
+            x = layer(x, grid, memory)
+            if auxiliary:
+                masks.append(layer.auxiliary_mask(x, grid))
+        return to_map(self.norm(x), grid), torch.cat(masks, dim=1) if auxiliary else None

@@ -1,0 +1,101 @@
+"""SAM's mask decoder with an object-score token and memory prompts; no high-resolution features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from i2vpp.modeling.layers import MLP, LayerNorm2d
+from i2vpp.modeling.sam.transformer import TwoWayTransformer
+
+STABILITY_DELTA = 0.05
+STABILITY_THRESHOLD = 0.98
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodedMasks:
+    """K candidate masks of B objects.
+
+    Args:
+        logits: [B, K, 4h, 4w].
+        ious: predicted IoU [B, K].
+        tokens: the masks' output tokens [B, K, D].
+        object_score: [B] logits, positive = visible.
+    """
+
+    logits: Tensor
+    ious: Tensor
+    tokens: Tensor
+    object_score: Tensor
+
+
+class MaskDecoder(nn.Module):
+    """Predict one mask for clear prompts and three for ambiguous ones, their IoU, and whether the object is there.
+
+    Args:
+        width: of tokens and image.
+        num_masks: all mask tokens: the single one and the ambiguous ones.
+        stability_fallback: in evaluation, replace an unstable single mask by the best of the others.
+    """
+
+    def __init__(self, width: int = 256, *, num_masks: int = 4, stability_fallback: bool = True) -> None:
+        super().__init__()
+        self.stability_fallback = stability_fallback
+        self.transformer = TwoWayTransformer(width)
+        self.iou_token = nn.Embedding(1, width)
+        self.mask_tokens = nn.Embedding(num_masks, width)
+        self.obj_score_token = nn.Embedding(1, width)
+        self.output_upscaling = nn.Sequential(
+            nn.ConvTranspose2d(width, width // 4, 2, stride=2),
+            LayerNorm2d(width // 4),
+            nn.GELU(),
+            nn.ConvTranspose2d(width // 4, width // 8, 2, stride=2),
+            nn.GELU(),
+        )
+        self.output_hypernetworks_mlps = nn.ModuleList(MLP((width, width, width, width // 8)) for _ in range(num_masks))
+        self.iou_prediction_head = MLP((width, width, width, num_masks), sigmoid_output=True)
+        self.pred_obj_score_head = MLP((width, width, width, 1))
+
+    def forward(self, image: Tensor, position: Tensor, prompts: Tensor, *, multimask: bool) -> DecodedMasks:
+        """Decode masks.
+
+        Args:
+            image: [B, D, h, w], the dense prompt already added.
+            position: of the image grid [1, D, h, w].
+            prompts: sparse and memory prompts [B, T, D].
+            multimask: the three ambiguous masks instead of the single one.
+
+        Returns:
+            3 masks, or 1; the token of a single mask is always that of the first mask token.
+        """
+        own = torch.cat([self.obj_score_token.weight, self.iou_token.weight, self.mask_tokens.weight])
+        prompts = torch.cat([own.expand(prompts.shape[0], -1, -1), prompts], dim=1)
+        tokens, cells = self.transformer(image, position, prompts)
+        mask_tokens = tokens[:, 2 : len(own)]
+        upscaled = self.output_upscaling(cells.transpose(1, 2).unflatten(2, image.shape[-2:]))
+        weights = torch.stack([mlp(mask_tokens[:, i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1)
+        logits = (weights @ upscaled.flatten(2)).unflatten(2, upscaled.shape[-2:]).float()
+        ious = self.iou_prediction_head(tokens[:, 1]).float()
+        score = self.pred_obj_score_head(tokens[:, 0])[:, 0].float()
+        if multimask:
+            return DecodedMasks(logits=logits[:, 1:], ious=ious[:, 1:], tokens=mask_tokens[:, 1:], object_score=score)
+        single, iou = logits[:, :1], ious[:, :1]
+        if self.stability_fallback and not self.training:
+            single, iou = replace_unstable(logits, ious)
+        return DecodedMasks(logits=single, ious=iou, tokens=mask_tokens[:, :1], object_score=score)
+
+
+def replace_unstable(logits: Tensor, ious: Tensor) -> tuple[Tensor, Tensor]:
+    """Of masks [B, 4, H, W] and IoUs [B, 4] take the first, or the best of the others where the first is unstable.
+
+    Stability is the area above +0.05 over the area above -0.05 (1 if there is none).
+    """
+    first = logits[:, 0].flatten(1)
+    inner = (first > STABILITY_DELTA).sum(1)
+    outer = (first > -STABILITY_DELTA).sum(1)
+    stable = (outer == 0) | (inner >= STABILITY_THRESHOLD * outer)
+    chosen = torch.where(stable, 0, 1 + ious[:, 1:].argmax(1))
+    rows = torch.arange(len(chosen), device=chosen.device)
+    return logits[rows, chosen][:, None], ious[rows, chosen][:, None]

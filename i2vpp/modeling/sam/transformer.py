@@ -1,0 +1,63 @@
+"""SAM's two-way transformer: prompt tokens and image cells attend to each other."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from i2vpp.modeling.attention import Attention
+from i2vpp.modeling.layers import MLP
+from i2vpp.modeling.memory_attention import to_tokens
+
+MLP_WIDTH = 2048
+
+
+class TwoWayBlock(nn.Module):
+    """Self-attention of the tokens, tokens to image, MLP, image to tokens; post-norm."""
+
+    def __init__(self, width: int, *, heads: int, first: bool) -> None:
+        super().__init__()
+        self.self_attn = Attention(width, heads=heads)
+        self.norm1, self.norm2, self.norm3, self.norm4 = (nn.LayerNorm(width) for _ in range(4))
+        self.cross_attn_token_to_image = Attention(width, heads=heads, inner_width=width // 2)
+        self.mlp = MLP((width, MLP_WIDTH, width))
+        self.cross_attn_image_to_token = Attention(width, heads=heads, inner_width=width // 2)
+        self.first = first
+
+    def forward(
+        self, tokens: Tensor, image: Tensor, token_position: Tensor, image_position: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Update tokens [B, T, D] and image cells [B, h * w, D]; the positions are the prompt tokens and the grid."""
+        if self.first:  # the tokens are their own positions, and there is nothing to add them to yet
+            tokens = self.self_attn(tokens, tokens, tokens)
+        else:
+            q = tokens + token_position
+            tokens = tokens + self.self_attn(q, q, tokens)
+        tokens = self.norm1(tokens)
+        k = image + image_position
+        tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + token_position, k, image))
+        tokens = self.norm3(tokens + self.mlp(tokens))
+        image = self.norm4(image + self.cross_attn_image_to_token(k, tokens + token_position, tokens))
+        return tokens, image
+
+
+class TwoWayTransformer(nn.Module):
+    """Two-way blocks and a last attention from tokens to image."""
+
+    def __init__(self, width: int = 256, *, depth: int = 2, heads: int = 8) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(TwoWayBlock(width, heads=heads, first=i == 0) for i in range(depth))
+        self.final_attn_token_to_image = Attention(width, heads=heads, inner_width=width // 2)
+        self.norm_final_attn = nn.LayerNorm(width)
+
+    def forward(self, image: Tensor, image_position: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
+        """Let prompts [B, T, D] and an image [B, D, h, w] with position [1, D, h, w] attend to each other.
+
+        Returns:
+            Tokens [B, T, D] and image cells [B, h * w, D].
+        """
+        cells, position = to_tokens(image), to_tokens(image_position)
+        tokens = prompts
+        for layer in self.layers:
+            tokens, cells = layer(tokens, cells, prompts, position)
+        attended = self.final_attn_token_to_image(tokens + prompts, cells + position, cells)
+        return self.norm_final_attn(tokens + attended), cells

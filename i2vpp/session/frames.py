@@ -1,0 +1,143 @@
+"""The network's view of a video: clips of three frames, resized, normalised, and decoded ahead in the background."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from concurrent.futures import Future
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from i2vpp.errors import SessionError
+from i2vpp.session.sources import FrameSource
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+class FrameStore:
+    """Clips for the image encoder from a video, through a cache of resized frames.
+
+    Memory: `capacity` frames of 3 x S x S bytes on the CPU. The source is not closed with the store.
+
+    Args:
+        source: the video.
+        image_size: side S of the network's square input; the aspect ratio is not kept.
+        device: where clips are made.
+        capacity: how many resized frames are kept.
+        prefetch: how many clips ahead the background thread decodes what `hint` announced; 0 for no thread.
+    """
+
+    def __init__(
+        self, source: FrameSource, image_size: int, *, device: torch.device, capacity: int = 16, prefetch: int = 2
+    ) -> None:
+        if prefetch < 0:
+            raise ValueError(f"prefetch = {prefetch}; allowed: 0 or more")
+        if capacity < 3 + prefetch:
+            raise ValueError(f"capacity = {capacity}; allowed: at least 3 + prefetch = {3 + prefetch}")
+        self._source = source
+        self._image_size = image_size
+        self._capacity = capacity
+        self._prefetch = prefetch
+        self._mean = torch.tensor(MEAN, device=device).view(1, 3, 1, 1, 1)
+        self._std = torch.tensor(STD, device=device).view(1, 3, 1, 1, 1)
+        self._lock = threading.Lock()
+        self._frames: OrderedDict[int, Future[Tensor]] = OrderedDict()  # uint8 [3, S, S], the latest used last
+        self._announced = range(0)
+        self._ahead: list[int] = []  # frames that the background thread shall decode, in this order
+        self._worker: threading.Thread | None = None
+        self._closed = False
+
+    def clip(self, t: int) -> Tensor:
+        """Return frames t-2, t-1, t as float32 [1, 3, 3, S, S] = [batch, channel, time, H, W], ImageNet-normalised.
+
+        Frame t is last, whatever the tracking direction; in place of frames before the first one, it is repeated at the
+        end: 0, 0, 0 and 0, 1, 1.
+
+        Raises:
+            IndexError: the video has no frame t.
+            VideoError: one of the frames cannot be read.
+            SessionError: the store is closed.
+        """
+        if t < 0:
+            raise IndexError(f"frame {t}: indices start at 0")
+        self._look_ahead(t)
+        frames = [self._frame(i) for i in clip_indices(t)]
+        clip = torch.stack(frames, dim=1).unsqueeze(0).to(self._mean.device)
+        return (clip.float() / 255 - self._mean) / self._std
+
+    def hint(self, upcoming: range) -> None:
+        """Announce the clips that will be asked for, in order; the thread never reads a frame that they do not need."""
+        with self._lock:
+            self._announced = upcoming
+        self._look_ahead(None)
+
+    def close(self) -> None:
+        """Let go of all frames, and of the background thread as soon as its present frame is done."""
+        with self._lock:
+            self._closed = True
+            self._ahead = []
+            self._frames.clear()
+
+    def _frame(self, i: int) -> Tensor:
+        future, is_mine = self._claim(i)
+        if is_mine:
+            self._load(i, future)
+        return future.result()
+
+    def _claim(self, i: int) -> tuple[Future[Tensor], bool]:
+        """Return where frame i is or will be, and whether the caller is the one who has to load it."""
+        with self._lock:
+            if self._closed:
+                raise SessionError("the frame store is closed")
+            is_mine = i not in self._frames
+            future = self._frames.setdefault(i, Future())
+            self._frames.move_to_end(i)
+            while len(self._frames) > self._capacity:
+                self._frames.popitem(last=False)
+            return future, is_mine
+
+    def _load(self, i: int, future: Future[Tensor]) -> None:
+        try:
+            size = (self._image_size, self._image_size)
+            image = Image.fromarray(self._source[i]).resize(size, Image.Resampling.BICUBIC)
+            future.set_result(torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous())
+        except BaseException as error:  # noqa: BLE001 - not swallowed: raised by whoever asks for the frame
+            with self._lock:
+                self._frames.pop(i, None)
+            future.set_exception(error)
+
+    # ---- decoding ahead
+
+    def _look_ahead(self, t: int | None) -> None:
+        """Have the background thread decode what the announced clips after t need; all of them if t is none of them."""
+        with self._lock:
+            clips = self._announced
+            if t is not None and t in clips:
+                clips = clips[clips.index(t) + 1 :]
+            needed = dict.fromkeys(i for clip in clips[: self._prefetch] for i in clip_indices(clip))
+            current = () if t is None else clip_indices(t)
+            self._ahead = [i for i in needed if i not in current]
+            if self._ahead and self._worker is None and not self._closed:
+                self._worker = threading.Thread(target=self._work, name="i2vpp-prefetch", daemon=True)
+                self._worker.start()
+
+    def _work(self) -> None:
+        """Load what is wanted ahead, then end: an idle store has no thread."""
+        while True:
+            with self._lock:
+                wanted = [i for i in self._ahead if i not in self._frames]
+                self._ahead = wanted[1:]
+                if not wanted:
+                    self._worker = None
+                    return
+                future = self._frames[wanted[0]] = Future()
+            self._load(wanted[0], future)
+
+
+def clip_indices(t: int) -> tuple[int, int, int]:
+    """Return the frames of clip t in order; the clips of frames 0 and 1 repeat frame t."""
+    return (t - 2, t - 1, t) if t >= 2 else (0, t, t)

@@ -1,0 +1,59 @@
+"""One pass over a video in one direction: which frames, how many, and what may be decoded ahead."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from i2vpp.session.sources import FrameSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """Frames to visit in order.
+
+    Args:
+        order: the frames; those past the end of a source of unknown length are left out.
+        ending: the source whose end is not known yet, or None if all frames of `order` exist.
+        reverse: tracking runs towards frame 0.
+    """
+
+    order: range
+    ending: FrameSource | None = None
+    reverse: bool = False
+
+    @classmethod
+    def forward(cls, source: FrameSource, first: int, limit: int | None) -> Pass:
+        """Visit `first` and at most `limit` frames after it; None for as many as there are."""
+        stop = sys.maxsize if limit is None else first + limit + 1
+        length = source.known_length
+        if length is None:
+            return cls(order=range(first, stop), ending=source)
+        return cls(order=range(first, min(stop, length)))
+
+    @classmethod
+    def backward(cls, first: int, limit: int | None) -> Pass:
+        """Visit `first` and at most `limit` frames before it; None for all down to frame 0."""
+        last = 0 if limit is None else max(0, first - limit)
+        return cls(order=range(first, last - 1, -1), reverse=True)
+
+    @property
+    def length(self) -> int | None:
+        """How many frames, if that is known."""
+        return None if self.ending else len(self.order)
+
+    @property
+    def announced(self) -> range:
+        """Frames that may be decoded ahead: none where the caller may stop before a source of unknown length ends."""
+        return range(0) if self.ending else self.order
+
+    def frames(self) -> Iterator[int]:
+        """Iterate over the frames that exist."""
+        for frame_idx in self.order:
+            if self.ending is not None:
+                try:
+                    self.ending[frame_idx]
+                except IndexError:
+                    return
+            yield frame_idx

@@ -1,0 +1,302 @@
+"""Videos as `len` and `[i]`: the interface of all frame sources, and the sources that hold images."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import os
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image
+
+from i2vpp.errors import FrameDecodeError, VideoError
+
+FrameLike: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray | torch.Tensor"
+"""What is accepted as one frame: an image file or an image; see `to_rgb`."""
+
+FRAME_TYPES = (
+    "an image path, a PIL image, or an array or tensor [H, W, 3], [3, H, W] or grey [H, W], uint8 or float in [0, 1]"
+)
+
+
+class FrameSource(abc.ABC):
+    """A video: `source[i]` is frame i as uint8 RGB [H, W, 3], and IndexError past the end. Nothing is decoded early.
+
+    Reading 0, 1, 2, ... is cheap and needs no length; `len` may have to read through the source once. All sources may
+    be read by several threads. Returned frames belong to the source: copy before writing into them.
+
+    Args:
+        name: what error messages call the source.
+    """
+
+    fps: float | None = None
+    """Mean frames per second, where the source says so."""
+
+    seekable = True
+    """False if old frames are gone for good."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._size: tuple[int, int] | None = None
+
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @abc.abstractmethod
+    def __getitem__(self, i: int) -> np.ndarray: ...
+
+    @property
+    def known_length(self) -> int | None:
+        """The number of frames, or None as long as `len` would have to read ahead to find it."""
+        return len(self)
+
+    @property
+    def height(self) -> int:
+        """Display height in pixels; the first use may decode frame 0."""
+        return self._first_size()[0]
+
+    @property
+    def width(self) -> int:
+        """Display width in pixels; the first use may decode frame 0."""
+        return self._first_size()[1]
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Let go of files and frames; the source cannot be read afterwards."""
+
+    def _first_size(self) -> tuple[int, int]:
+        if self._size is None:
+            try:
+                self._fit(self[0], f"frame 0 of {self.name}")
+            except IndexError as error:
+                raise VideoError(f"{self.name} holds no frame") from error
+        assert self._size is not None
+        return self._size
+
+    def _try_first_size(self) -> None:
+        """Learn the size before a later frame is read; if frame 0 is damaged, the first one that is read has it."""
+        with contextlib.suppress(FrameDecodeError):
+            self._first_size()
+
+    def _fit(self, frame: np.ndarray, name: str) -> np.ndarray:
+        """Return `frame` if it has the size of the first one."""
+        size = (frame.shape[0], frame.shape[1])
+        self._size = self._size or size
+        if size != self._size:
+            raise VideoError(
+                f"{name} is {size[1]} x {size[0]} pixels, but the first frame is {self._size[1]} x {self._size[0]}; "
+                "all frames of a video must have one size"
+            )
+        return frame
+
+
+def to_rgb(frame: FrameLike, name: str) -> np.ndarray:
+    """Convert one frame to uint8 RGB [H, W, 3].
+
+    Grey, 16-bit, palette and RGBA images are converted (alpha is dropped). EXIF orientation is ignored, as in SAM 2 and
+    as the masks of the datasets assume.
+
+    Args:
+        frame: see `FrameLike`.
+        name: what error messages call the frame.
+
+    Raises:
+        VideoError: of another type, dtype or shape.
+        FrameDecodeError: an image file that cannot be read.
+    """
+    if isinstance(frame, (str, os.PathLike)):
+        return _read_image(Path(frame), name)
+    if isinstance(frame, Image.Image):
+        return _image_to_rgb(frame)
+    if isinstance(frame, torch.Tensor):
+        return _array_to_rgb(frame.detach().cpu().numpy(), name)
+    if isinstance(frame, np.ndarray):
+        return _array_to_rgb(frame, name)
+    raise VideoError(f"{name} is of type {type(frame).__name__}; allowed: {FRAME_TYPES}")
+
+
+def _read_image(path: Path, name: str) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            return _image_to_rgb(image)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise FrameDecodeError(f"{name} cannot be read from {path}: {error}") from error
+
+
+def _image_to_rgb(image: Image.Image) -> np.ndarray:
+    if image.mode.startswith("I"):  # 16 bits; Pillow would clip them to 255
+        grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+        image = Image.fromarray(grey)
+    return np.array(image.convert("RGB"))
+
+
+def _array_to_rgb(array: np.ndarray, name: str) -> np.ndarray:
+    if array.ndim == 2:
+        array = np.stack([array] * 3, axis=-1)
+    elif array.ndim == 3 and array.shape[-1] != 3 and array.shape[0] == 3:
+        array = array.transpose(1, 2, 0)
+    if array.ndim != 3 or array.shape[-1] != 3 or 0 in array.shape:
+        raise VideoError(f"{name} has shape {list(array.shape)}; allowed: {FRAME_TYPES}")
+    if array.dtype == np.uint8:
+        return np.ascontiguousarray(array)
+    if not np.issubdtype(array.dtype, np.floating):
+        raise VideoError(f"{name} has dtype {array.dtype}; allowed: {FRAME_TYPES}")
+    low, high = array.min(), array.max()
+    if not (low >= 0 and high <= 1):  # also catches NaN
+        raise VideoError(f"{name} holds floats from {low:g} to {high:g}; allowed: {FRAME_TYPES}")
+    return np.ascontiguousarray((array * 255).round().astype(np.uint8))
+
+
+class FrameList(FrameSource):
+    """Frames that are at hand: a list of frames of any kind, an array [T, H, W, 3] or a tensor [T, 3, H, W].
+
+    Args:
+        frames: see `FrameLike`; image files are read when their frame is asked for.
+        name: what error messages call the source.
+    """
+
+    def __init__(self, frames: Sequence[FrameLike] | np.ndarray | torch.Tensor, name: str) -> None:
+        super().__init__(name)
+        self._frames: Any = frames
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        if not 0 <= i < len(self._frames):
+            raise IndexError(f"{self.name} has {len(self._frames)} frames, not a frame {i}")
+        if i > 0:
+            self._try_first_size()
+        item, name = self._frames[i], f"frame {i} of {self.name}"
+        if isinstance(item, (str, os.PathLike)):
+            name += f" ({Path(item).name})"
+        return self._fit(to_rgb(item, name), name)
+
+    def close(self) -> None:
+        """Let go of the frames."""
+        self._frames = ()
+
+
+class FrameIterator(FrameSource):
+    """Frames that a generator or another iterator makes, fetched only as far as they are asked for.
+
+    All fetched frames are kept, so that tracking can go back: use `LiveSource` for streams without end.
+
+    Args:
+        frames: yields frames, see `FrameLike`.
+        name: what error messages call the source.
+    """
+
+    def __init__(self, frames: Iterator[FrameLike], name: str) -> None:
+        super().__init__(name)
+        self._iterator: Iterator[FrameLike] | None = frames
+        self._fetched: list[FrameLike] = []
+        self._failure: BaseException | None = None
+        self._lock = threading.RLock()
+
+    def __len__(self) -> int:
+        with self._lock:
+            while self._fetch():
+                pass
+            return len(self._fetched)
+
+    @property
+    def known_length(self) -> int | None:
+        """The number of frames once the iterator has ended."""
+        return None if self._iterator is not None or self._failure is not None else len(self._fetched)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        with self._lock:
+            while i >= len(self._fetched):
+                if not self._fetch():
+                    raise IndexError(f"{self.name} has {len(self._fetched)} frames, not a frame {i}")
+            if i < 0:
+                raise IndexError(f"frame {i} of {self.name}: indices start at 0")
+            if i > 0:
+                self._try_first_size()
+            name = f"frame {i} of {self.name}"
+            return self._fit(to_rgb(self._fetched[i], name), name)
+
+    def close(self) -> None:
+        """Let go of the iterator and of all frames."""
+        with self._lock:
+            self._iterator = None
+            self._fetched.clear()
+
+    def _fetch(self) -> bool:
+        """Fetch one more frame; False at the end. A failure of the iterator is final: it is raised on each attempt."""
+        if self._failure is not None:
+            raise self._failure
+        if self._iterator is None:
+            return False
+        try:
+            frame = next(self._iterator)
+        except StopIteration:
+            self._iterator = None
+            return False
+        except BaseException as error:
+            self._failure = error
+            raise
+        if not isinstance(frame, (str, os.PathLike)):  # the maker may use its array again for the next frame
+            frame = to_rgb(frame, f"frame {len(self._fetched)} of {self.name}").copy()
+        self._fetched.append(frame)
+        return True
+
+
+class LiveSource(FrameSource):
+    """A stream without known end: `append` each frame as it arrives; only the newest ones are kept.
+
+    Args:
+        keep: how many frames are kept; the network looks at three.
+        name: what error messages call the source.
+    """
+
+    seekable = False
+
+    def __init__(self, *, keep: int = 3, name: str = "the live stream") -> None:
+        super().__init__(name)
+        if keep < 1:
+            raise VideoError(f"keep = {keep}; a live stream must keep at least 1 frame")
+        self._newest: deque[np.ndarray] = deque(maxlen=keep)
+        self._count = 0
+        self._lock = threading.Lock()
+
+    def append(self, frame: FrameLike) -> int:
+        """Add the next frame (see `FrameLike`) and return its index."""
+        with self._lock:
+            name = f"frame {self._count} of {self.name}"
+            self._newest.append(self._fit(to_rgb(frame, name).copy(), name))
+            self._count += 1
+            return self._count - 1
+
+    def __len__(self) -> int:
+        """Return how many frames have arrived so far."""
+        return self._count
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        with self._lock:
+            oldest = self._count - len(self._newest)
+            if not 0 <= i < self._count:
+                raise IndexError(f"{self.name} has {self._count} frames so far, not a frame {i}")
+            if i < oldest:
+                raise VideoError(
+                    f"frame {i} has left {self.name}: it holds frames {oldest} to {self._count - 1}; "
+                    "raise LiveSource(keep=...) to look further back"
+                )
+            return self._newest[i - oldest]
+
+    def close(self) -> None:
+        """Let go of the kept frames."""
+        with self._lock:
+            self._newest.clear()
+
+    def _first_size(self) -> tuple[int, int]:
+        if self._size is None:
+            raise VideoError(f"{self.name} holds no frame yet: append one first")
+        return self._size

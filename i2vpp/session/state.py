@@ -1,0 +1,222 @@
+"""The state of one video being worked on: frames, features, and per object what was prompted and found."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from i2vpp.errors import PromptError, SessionError
+from i2vpp.memory.bank import MemoryBank
+from i2vpp.memory.selection import MemorySelector, Moment
+from i2vpp.memory.similarity import SimilarityTable
+from i2vpp.session.frames import FrameStore
+from i2vpp.session.video import FrameSource
+from i2vpp.structures import FrameFeatures, MaskPrediction
+
+FEATURE_CAPACITY = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameRecord:
+    """What was found of one object on one frame.
+
+    Args:
+        logits: mask [1, 1, 4h, 4w], holes filled.
+        object_score: [1] logits.
+        iou: predicted IoU [1].
+        pointer: object pointer [1, D].
+        reverse: direction in which the frame was tracked.
+    """
+
+    logits: Tensor
+    object_score: Tensor
+    iou: Tensor
+    pointer: Tensor
+    reverse: bool = False
+
+    def compact(self) -> FrameRecord:
+        """Return the same in little memory: on the CPU, logits as bfloat16."""
+        return replace(
+            self,
+            logits=self.logits.to("cpu", torch.bfloat16),
+            object_score=self.object_score.cpu(),
+            iou=self.iou.cpu(),
+            pointer=self.pointer.to("cpu", torch.bfloat16),
+        )
+
+    def prediction(self, device: torch.device) -> MaskPrediction:
+        """Return the record in the form of a prediction."""
+        logits, iou = self.logits.to(device, torch.float32), self.iou.to(device)
+        return MaskPrediction(
+            logits=logits,
+            iou=iou,
+            object_score=self.object_score.to(device),
+            pointer=self.pointer.to(device, torch.float32),
+            candidates=logits,
+            candidate_ious=iou[:, None],
+        )
+
+
+@dataclass(kw_only=True)
+class Clicks:
+    """The clicks and box of one object on one frame, in pixels of the network's input.
+
+    Args:
+        coords: [P, 2] float32.
+        labels: [P] int32, box corners (2, 3) first.
+    """
+
+    coords: Tensor
+    labels: Tensor
+
+
+@dataclass(kw_only=True)
+class ObjectTrack:
+    """One object.
+
+    Args:
+        bank: its memories.
+        clicks: by prompted frame, the clicks on it; empty for a mask.
+        records: by frame, what was found; prompted and tracked frames alike.
+        visited: frames that a propagation has passed since the object exists.
+    """
+
+    bank: MemoryBank
+    clicks: dict[int, Clicks | None] = field(default_factory=dict)
+    records: dict[int, FrameRecord] = field(default_factory=dict)
+    visited: set[int] = field(default_factory=set)
+
+    def forget(self, frame_idx: int) -> None:
+        """Forget everything about a frame."""
+        self.bank.drop(frame_idx)
+        self.clicks.pop(frame_idx, None)
+        self.records.pop(frame_idx, None)
+        self.visited.discard(frame_idx)
+
+    def evict(self, frame_idx: int, window: int, *, keep_records: bool) -> None:
+        """Shrink what selection cannot read from `frame_idx`; prompted frames stay whole."""
+        for f in self.bank.evict(frame_idx, window):
+            if keep_records:
+                self.records[f] = self.records[f].compact()
+            else:
+                self.forget(f)
+
+
+class InferenceState:
+    """One video and the objects tracked in it; made by `I2VPPVideoPredictor.init_state`.
+
+    A context manager: after `close` it holds no memory and refuses to be used.
+
+    Args:
+        source: where frames come from.
+        frames: the same frames as network input.
+        selector: which memories are read.
+        device: where memories are kept; None for where they are made.
+    """
+
+    def __init__(
+        self, source: FrameSource, frames: FrameStore, selector: MemorySelector, *, device: torch.device | None = None
+    ) -> None:
+        self.source = source
+        self.frames = frames
+        self.selector = selector
+        self.device = device
+        self.lock = threading.RLock()
+        self.tracks: dict[int, ObjectTrack] = {}
+        self.features: OrderedDict[int, FrameFeatures] = OrderedDict()
+        self.similarity = SimilarityTable(selector.window, forget=not source.seekable)
+        self._closed = False
+
+    def __enter__(self) -> InferenceState:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def obj_ids(self) -> list[int]:
+        """Ids of all objects, in the order in which they were added."""
+        return list(self.tracks)
+
+    @property
+    def num_frames(self) -> int:
+        """Length of the video; may have to read it through when first asked."""
+        return len(self.source)
+
+    @property
+    def video_height(self) -> int:
+        """Height of the frames in pixels."""
+        return self.source.height
+
+    @property
+    def video_width(self) -> int:
+        """Width of the frames in pixels."""
+        return self.source.width
+
+    @property
+    def fps(self) -> float | None:
+        """Frames per second, where the source knows."""
+        return self.source.fps
+
+    def frame(self, frame_idx: int) -> np.ndarray:
+        """Return a frame as uint8 RGB [H, W, 3]."""
+        self.check_open()
+        return self.source[frame_idx]
+
+    def check_open(self) -> None:
+        """Raise SessionError if the session is closed."""
+        if self._closed:
+            raise SessionError("This session is closed; start a new one with predictor.init_state(video).")
+
+    def check_frame(self, frame_idx: int) -> None:
+        """Raise PromptError if the video has no such frame."""
+        self.check_open()
+        if not isinstance(frame_idx, int | np.integer) or frame_idx < 0:
+            raise PromptError(f"frame_idx must be a whole number from 0 on; got {frame_idx!r}.")
+        try:
+            self.source[frame_idx]
+        except IndexError:
+            raise PromptError(
+                f"frame_idx={frame_idx} is past the end: the video has {len(self.source)} frames."
+            ) from None
+
+    def track(self, obj_id: int) -> ObjectTrack:
+        """Return an object, or raise PromptError if there is none of that id."""
+        if obj_id not in self.tracks:
+            raise PromptError(f"There is no object {obj_id!r} in this session; known objects: {self.obj_ids}.")
+        return self.tracks[obj_id]
+
+    def moment(self, frame_idx: int, *, reverse: bool) -> Moment:
+        """Return a frame together with a direction of time."""
+        return Moment(frame_idx=frame_idx, last_frame=self.num_frames - 1 if reverse else None, reverse=reverse)
+
+    def keep_features(self, frame_idx: int, features: FrameFeatures) -> None:
+        """Cache a frame's features, the latest few."""
+        self.features[frame_idx] = features
+        while len(self.features) > FEATURE_CAPACITY:
+            self.features.popitem(last=False)
+
+    def evict(self, frame_idx: int) -> None:
+        """Shrink what the selector cannot read from `frame_idx` on."""
+        for track in self.tracks.values():
+            track.evict(frame_idx, self.selector.window, keep_records=self.source.seekable)
+
+    def reset(self) -> None:
+        """Remove all objects; the video stays open."""
+        self.check_open()
+        self.tracks.clear()
+
+    def close(self) -> None:
+        """Let go of the video and of everything known about it; a second call does nothing."""
+        self._closed = True
+        self.tracks.clear()
+        self.features.clear()
+        self.similarity = SimilarityTable(0)
+        self.frames.close()
+        self.source.close()

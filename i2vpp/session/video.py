@@ -1,0 +1,88 @@
+"""`open_source` turns whatever a user calls a video into a `FrameSource`."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import BinaryIO, TypeAlias, cast
+
+import numpy as np
+import torch
+from PIL import Image
+
+from i2vpp.errors import VideoError
+from i2vpp.session.decoder import VideoFile
+from i2vpp.session.sources import FrameIterator, FrameLike, FrameList, FrameSource, LiveSource
+
+__all__ = ["FrameLike", "FrameSource", "LiveSource", "VideoLike", "open_source"]
+
+VideoLike: TypeAlias = (
+    "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | np.ndarray | torch.Tensor"
+    " | Iterable[FrameLike] | FrameSource"
+)
+"""What is accepted as a video; see `open_source`."""
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+
+
+def open_source(video: VideoLike) -> FrameSource:
+    """Open a video; frames are decoded later, one by one.
+
+    Args:
+        video: path or URL of a video file; its bytes, or a binary file object; a folder of images (jpg, jpeg, png, bmp
+            or webp, in natural order: `frame_2` before `frame_10`); a list or an iterator of frames (image paths, PIL
+            images, arrays, tensors); one array or tensor [T, H, W, 3] or [T, 3, H, W]; or a FrameSource, which is
+            returned.
+
+    Raises:
+        VideoError: there is nothing there, or nothing that can be read as a video.
+    """
+    if isinstance(video, FrameSource):
+        return video
+    if isinstance(video, (str, os.PathLike)):
+        return _open_path(os.fspath(video))
+    if isinstance(video, (bytes, bytearray, memoryview)):
+        return VideoFile(io.BytesIO(video), "the video in memory")
+    if hasattr(video, "read"):
+        return VideoFile(cast(BinaryIO, video), str(getattr(video, "name", "the video file object")))
+    if isinstance(video, (np.ndarray, torch.Tensor, Sequence)):
+        return _open_list(cast("Sequence[FrameLike]", video))
+    if isinstance(video, Iterable) and not isinstance(video, Image.Image):
+        return FrameIterator(iter(video), "the frame iterator")
+    raise VideoError(
+        f"video is of type {type(video).__name__}; allowed: a path or URL, bytes or a binary file, a folder of images, "
+        "a list or iterator of frames, one array or tensor [T, H, W, 3] or [T, 3, H, W]"
+    )
+
+
+def _open_path(path: str) -> FrameSource:
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path):
+        return VideoFile(path, path)
+    if not path or not Path(path).exists():
+        raise VideoError(f"video {path!r} does not exist; give a video file, a folder of images or a URL")
+    if not Path(path).is_dir():
+        return VideoFile(str(Path(path).absolute()), path)  # absolute: FFmpeg takes "a:b" for a protocol
+    images = [file for file in Path(path).iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
+    if not images:
+        raise VideoError(f"folder {path} holds no image; frames must be files with suffix {', '.join(IMAGE_SUFFIXES)}")
+    images.sort(key=_natural)
+    return FrameList(images, f"folder {path}")
+
+
+def _open_list(frames: Sequence[FrameLike] | np.ndarray | torch.Tensor) -> FrameSource:
+    if isinstance(frames, (np.ndarray, torch.Tensor)) and frames.ndim != 4:
+        raise VideoError(
+            f"video is one array or tensor of shape {list(frames.shape)}; allowed: [T, H, W, 3] or [T, 3, H, W]; "
+            "put a single frame into a list"
+        )
+    if not len(frames):
+        raise VideoError("video is empty; it must hold at least one frame")
+    return FrameList(frames, "the video in memory")
+
+
+def _natural(path: Path) -> tuple[list[str | int], str]:
+    parts = re.split(r"(\d+)", path.name.lower())  # text and digits take turns, so that like compares with like
+    return [int(part) if part.isdigit() else part for part in parts], path.name

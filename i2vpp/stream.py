@@ -1,0 +1,81 @@
+"""Live sessions: frames are pushed one by one, masks come back at once, memory stays constant."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from i2vpp.errors import PromptError
+from i2vpp.session.state import InferenceState
+from i2vpp.session.video import FrameLike, LiveSource
+from i2vpp.structures import FrameResult
+
+if TYPE_CHECKING:
+    from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
+
+
+class StreamSession:
+    """A camera's session; made by `I2VPPVideoPredictor.init_stream`, a context manager.
+
+    It gives the masks that tracking a recording of the same frames gives. Prompts go to the current frame; `state` is an
+    ordinary session, so that all other methods of the predictor work on it, as far as its frames are still held.
+
+    Args:
+        predictor: does the work.
+        state: over `source`.
+        source: takes the frames.
+    """
+
+    def __init__(self, predictor: I2VPPVideoPredictor, state: InferenceState, source: LiveSource) -> None:
+        self.state = state
+        self._predictor = predictor
+        self._source = source
+
+    def __enter__(self) -> StreamSession:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def frame_idx(self) -> int:
+        """Index of the current frame, or -1 before the first one."""
+        return len(self._source) - 1
+
+    def step(self, frame: FrameLike) -> FrameResult:
+        """Push the next frame and find all objects on it.
+
+        Args:
+            frame: uint8 RGB [H, W, 3], PIL image, tensor or path; all of one size.
+
+        Returns:
+            Masks of all objects; none before the first prompt.
+        """
+        with self.state.lock:
+            self.state.check_open()
+            self._source.append(frame)
+            return self._predictor.track_frame(self.state, self.frame_idx)
+
+    def add_new_points_or_box(self, obj_id: int, **prompt: Any) -> FrameResult:
+        """Prompt an object on the current frame; see `I2VPPVideoPredictor.add_new_points_or_box`."""
+        with self.state.lock:
+            return self._predictor.add_new_points_or_box(self.state, self._current(), obj_id, **prompt)
+
+    def add_new_mask(self, obj_id: int, mask: Any) -> FrameResult:
+        """Prompt an object with its mask on the current frame; see `I2VPPVideoPredictor.add_new_mask`."""
+        with self.state.lock:
+            return self._predictor.add_new_mask(self.state, self._current(), obj_id, mask)
+
+    def remove_object(self, obj_id: int) -> None:
+        """Stop tracking an object."""
+        self._predictor.remove_object(self.state, obj_id, strict=True, need_output=False)
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self.state.close()
+
+    def _current(self) -> int:
+        self.state.check_open()
+        if self.frame_idx < 0:
+            raise PromptError("There is no frame to prompt yet: push one with step(frame) first.")
+        return self.frame_idx

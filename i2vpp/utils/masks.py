@@ -1,0 +1,41 @@
+"""Operations on mask logits that give the same result on every device."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FILLED_LOGIT = 0.1
+
+
+def fill_holes(logits: Tensor, max_area: int) -> Tensor:
+    """Fill small holes: 8-connected components of background (logits <= 0) of at most `max_area` pixels.
+
+    Every background pixel takes the largest pixel number within `max_area` steps in its component. A component that
+    small then carries one number throughout; where neighbours still differ, the component is larger.
+
+    Args:
+        logits: [B, 1, H, W] float32, H * W < 2^24.
+        max_area: in pixels; 0 fills nothing.
+
+    Returns:
+        The logits with the holes' pixels at 0.1; the same tensor where `max_area` is 0.
+    """
+    if max_area == 0:
+        return logits
+    background = logits <= 0
+    numbers = torch.arange(1, logits[0].numel() + 1, dtype=torch.float32, device=logits.device).view_as(logits[0])
+    labels = numbers * background
+    for _ in range(max_area):
+        labels = F.max_pool2d(labels, 3, stride=1, padding=1) * background
+    # A pixel next to a background pixel with another number: its number belongs to no small component.
+    highest = F.max_pool2d(labels, 3, stride=1, padding=1)
+    lowest = -F.max_pool2d(torch.where(background, -labels, -torch.inf), 3, stride=1, padding=1)
+    torn = background & (highest != lowest)
+    index = labels.flatten(1).long()
+    area = index.new_zeros(len(index), logits[0].numel() + 1).scatter_add_(1, index, torch.ones_like(index))
+    tears = torch.zeros_like(area).scatter_add_(1, index, torn.flatten(1).long())
+    small = (area <= max_area) & (tears == 0)
+    hole = small.gather(1, index).view_as(background) & background
+    return torch.where(hole, FILLED_LOGIT, logits)

@@ -1,0 +1,49 @@
+"""Fixtures shared by all tests. Nothing here touches global state such as seeds or thread counts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+REPO = Path(__file__).resolve().parent.parent
+
+
+def _devices() -> list[str]:
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    return ["cpu", *(name for name, available in there.items() if available)]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests marked `gpu` where there is no CUDA device."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session", params=_devices())
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Each kind of device of this machine; the CPU is always among them."""
+    return torch.device(request.param)
+
+
+@pytest.fixture(scope="session")
+def parity() -> Path:
+    """The folder of inputs and outputs recorded from the published model."""
+    return Path(__file__).resolve().parent / "parity"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """A folder of real data that is no part of the project; tests that ask for it are skipped where there is none."""
+    named = os.environ.get("I2VPP_SHARED")
+    folder = Path(named) if named else REPO.parent / "shared"
+    if folder.is_dir():
+        return folder
+    if named:
+        pytest.fail(f"I2VPP_SHARED names {named!r}, which is not a folder")
+    pytest.skip("optional local data is not here; I2VPP_SHARED can name its folder")

@@ -1,0 +1,187 @@
+"""The rules between the parts, checked on the source: who may import whom, and what may not be written where."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+CODE_FOLDERS = ("i2vpp", "training", "tools", "test_pvs", "sav_dataset")
+
+# part of i2vpp -> the other parts it may import; parts that are not listed may import any
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "structures": set(),
+    "config": {"errors"},
+    "memory": {"structures", "config", "errors"},
+    "modeling": {"structures", "config", "errors"},
+    "session": {"structures", "memory", "errors", "utils"},
+    "utils": {"structures", "errors"},
+}
+# part of i2vpp -> the only packages beside the standard library that it may import
+THIRD_PARTY: dict[str, set[str]] = {"errors": set(), "structures": {"torch"}}
+# the library must work without these
+NEVER_FROM_I2VPP = {"training", "tools", "test_pvs", "sav_dataset", "tests"}
+
+MAX_LINES = 450
+PRINTING = {"cli", "commands"}  # modules or packages of i2vpp that speak to a terminal
+BROAD = {"Exception", "BaseException"}
+
+Rule = Callable[[PurePosixPath, str], Iterator[str]]
+
+
+def part_of(path: PurePosixPath) -> str | None:
+    """Name the part of i2vpp that a file belongs to: a subpackage or a top-level module; None outside i2vpp."""
+    if path.parts[0] != "i2vpp":
+        return None
+    return path.parts[1] if len(path.parts) > 2 else path.stem
+
+
+def imported(path: PurePosixPath, source: str) -> Iterator[tuple[int, str]]:
+    """Yield line and dotted name of every import, wherever it stands; relative ones are made absolute."""
+    for node in ast.walk(ast.parse(source, str(path))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = path.parts[: -node.level] if node.level else ()
+            base = ".".join([*parents, *([node.module] if node.module else [])])
+            yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
+
+
+def parts_keep_to_their_imports(path: PurePosixPath, source: str) -> Iterator[str]:
+    part = part_of(path)
+    if part not in MAY_IMPORT:
+        return
+    allowed = {part, *MAY_IMPORT[part]}
+    for line, name in imported(path, source):
+        top, _, rest = name.partition(".")
+        if top == "i2vpp" and rest.split(".")[0] not in allowed:
+            yield f"{path}:{line} imports {name}; `{part}` may import only {', '.join(sorted(allowed))} of i2vpp"
+
+
+def some_parts_need_few_packages(path: PurePosixPath, source: str) -> Iterator[str]:
+    part = part_of(path)
+    if part not in THIRD_PARTY:
+        return
+    allowed = {"i2vpp", *THIRD_PARTY[part], *sys.stdlib_module_names}
+    for line, name in imported(path, source):
+        if name.split(".")[0] not in allowed:
+            packages = ", ".join(sorted(THIRD_PARTY[part])) or "nothing"
+            yield f"{path}:{line} imports {name}; `{part}` may import only {packages} beside the standard library"
+
+
+def library_stands_alone(path: PurePosixPath, source: str) -> Iterator[str]:
+    if part_of(path) is None:
+        return
+    for line, name in imported(path, source):
+        if name.split(".")[0] in NEVER_FROM_I2VPP:
+            yield f"{path}:{line} imports {name}; the library never imports {', '.join(sorted(NEVER_FROM_I2VPP))}"
+
+
+def files_stay_short(path: PurePosixPath, source: str) -> Iterator[str]:
+    if (lines := len(source.splitlines())) > MAX_LINES:
+        yield f"{path} has {lines} lines; at most {MAX_LINES} are allowed"
+
+
+def only_commands_print(path: PurePosixPath, source: str) -> Iterator[str]:
+    if part_of(path) is None or PRINTING & {path.stem, *path.parts}:
+        return
+    for node in ast.walk(ast.parse(source, str(path))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
+            yield f"{path}:{node.lineno} prints; only {', '.join(sorted(PRINTING))} may"
+
+
+def hands_on(handler: ast.ExceptHandler) -> bool:
+    """Whether a handler ends by raising, or gives the exception to a future that will raise it."""
+    ends_in_raise = isinstance(handler.body[-1], ast.Raise)
+    return ends_in_raise or any(isinstance(x, ast.Attribute) and x.attr == "set_exception" for x in ast.walk(handler))
+
+
+def nothing_is_swallowed(path: PurePosixPath, source: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse(source, str(path))):
+        if not isinstance(node, ast.ExceptHandler):
+            continue
+        caught = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
+        broad = any(isinstance(kind, ast.Name) and kind.id in BROAD for kind in caught)
+        if node.type is None or (broad and not hands_on(node)):
+            yield f"{path}:{node.lineno} catches everything; name the exceptions that are expected, or raise again"
+
+
+RULES: list[Rule] = [
+    parts_keep_to_their_imports,
+    some_parts_need_few_packages,
+    library_stands_alone,
+    files_stay_short,
+    only_commands_print,
+    nothing_is_swallowed,
+]
+
+
+@pytest.fixture(scope="module")
+def sources() -> dict[PurePosixPath, str]:
+    files = sorted(file for folder in CODE_FOLDERS for file in (REPO / folder).rglob("*.py"))
+    return {PurePosixPath(file.relative_to(REPO).as_posix()): file.read_text(encoding="utf-8") for file in files}
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_rule(rule: Rule, sources: dict[PurePosixPath, str]) -> None:
+    problems = [problem for path, source in sources.items() for problem in rule(path, source)]
+    assert not problems, "\n" + "\n".join(problems)
+
+
+def test_the_tables_name_parts_that_exist(sources: dict[PurePosixPath, str]) -> None:
+    there = {part_of(path) for path in sources}
+    named = {*MAY_IMPORT, *THIRD_PARTY, *(other for allowed in MAY_IMPORT.values() for other in allowed)}
+    assert named <= there, f"rules for parts of i2vpp that are gone: {sorted(named - there)}"
+
+
+BAD = [
+    (parts_keep_to_their_imports, "i2vpp/memory/bank.py", "import i2vpp.modeling.i2vpp", "i2vpp.modeling.i2vpp"),
+    (parts_keep_to_their_imports, "i2vpp/memory/bank.py", "import i2vpp", "imports i2vpp;"),
+    (parts_keep_to_their_imports, "i2vpp/memory/bank.py", "from i2vpp import session", "i2vpp.session"),
+    (parts_keep_to_their_imports, "i2vpp/session/state.py", "from ..modeling.layers import MLP", "modeling.layers.MLP"),
+    (parts_keep_to_their_imports, "i2vpp/session/state.py", "def f():\n    from .. import modeling", "i2vpp.modeling"),
+    (parts_keep_to_their_imports, "i2vpp/modeling/sam/x.py", "from ...memory import bank", "i2vpp.memory.bank"),
+    (parts_keep_to_their_imports, "i2vpp/modeling/i2vpp.py", "from i2vpp.session.video import FrameSource", "session"),
+    (parts_keep_to_their_imports, "i2vpp/structures.py", "from i2vpp.config import Config", "i2vpp.config.Config"),
+    (parts_keep_to_their_imports, "i2vpp/memory/__init__.py", "from ..session import state", "i2vpp.session.state"),
+    (some_parts_need_few_packages, "i2vpp/structures.py", "import numpy as np", "numpy"),
+    (library_stands_alone, "i2vpp/cli.py", "from training.train import main", "training.train.main"),
+    (library_stands_alone, "i2vpp/annotate/app.py", "import tools.benchmark", "tools.benchmark"),
+    (files_stay_short, "training/trainer.py", "x = 1\n" * (MAX_LINES + 1), f"{MAX_LINES + 1} lines"),
+    (only_commands_print, "i2vpp/session/video.py", "if True:\n    print('hello')", "video.py:2"),
+    (nothing_is_swallowed, "i2vpp/checkpoint.py", "try:\n    pass\nexcept:\n    pass", "checkpoint.py:3"),
+    (nothing_is_swallowed, "tools/benchmark.py", "try:\n    pass\nexcept Exception:\n    pass", "benchmark.py:3"),
+    (nothing_is_swallowed, "i2vpp/cli.py", "try:\n    pass\nexcept (OSError, BaseException):\n    pass", "cli.py:3"),
+]
+
+
+@pytest.mark.parametrize(("rule", "path", "source", "named"), BAD)
+def test_a_violation_is_found_and_named(rule: Rule, path: str, source: str, named: str) -> None:
+    problems = list(rule(PurePosixPath(path), source))
+    assert len(problems) == 1
+    assert path in problems[0]
+    assert named in problems[0]
+
+
+GOOD = [
+    ("i2vpp/memory/bank.py", "from __future__ import annotations\nimport math\nfrom ..structures import FrameMemory"),
+    ("i2vpp/memory/selection.py", "from i2vpp.memory.bank import MemoryBank\nfrom .bank import MemoryBank"),
+    ("i2vpp/structures.py", "from dataclasses import dataclass\nfrom torch import Tensor"),
+    ("i2vpp/i2vpp_video_predictor.py", "from i2vpp.modeling.i2vpp import I2VPP\nfrom i2vpp.session import state"),
+    ("i2vpp/cli.py", "print('hello')"),
+    ("i2vpp/commands/demo.py", "print('hello')"),
+    ("tools/benchmark.py", "from i2vpp import build_i2vpp_video_predictor\nprint('hello')"),
+    ("i2vpp/checkpoint.py", "try:\n    pass\nexcept (OSError, ValueError):\n    pass"),
+    ("i2vpp/checkpoint.py", "try:\n    pass\nexcept Exception as error:\n    raise ValueError from error"),
+    ("i2vpp/session/frames.py", "try:\n    pass\nexcept BaseException as e:\n    future.set_exception(e)"),
+]
+
+
+@pytest.mark.parametrize(("path", "source"), GOOD)
+def test_honest_code_passes(path: str, source: str) -> None:
+    assert not [problem for rule in RULES for problem in rule(PurePosixPath(path), source)]

@@ -1,0 +1,618 @@
+"""The `i2vpp` command, with a predictor that finds discs where the test puts them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+from media import moving_disc, write_video
+from PIL import Image
+
+import i2vpp.checkpoint
+import i2vpp.download
+from i2vpp import cli
+from i2vpp.commands import demo, track
+from i2vpp.commands.prompts import (
+    MaskFile,
+    ObjectPrompt,
+    box,
+    mask_file,
+    merge,
+    negative_point,
+    positive_point,
+    read_mask,
+    read_prompts_file,
+)
+from i2vpp.errors import FrameDecodeError, PromptError
+from i2vpp.structures import FrameResult
+from i2vpp.utils.visualize import davis_palette
+
+FRAMES, HEIGHT, WIDTH = 6, 48, 64
+
+
+@dataclass
+class FakeState:
+    frames: list[np.ndarray]
+    prompts: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    fps: float | None = 24.0
+
+    def __enter__(self) -> FakeState:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closed = True
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.frames)
+
+    @property
+    def video_height(self) -> int:
+        return self.frames[0].shape[0]
+
+    @property
+    def video_width(self) -> int:
+        return self.frames[0].shape[1]
+
+    def frame(self, frame_idx: int) -> np.ndarray:
+        return self.frames[frame_idx]
+
+
+class FakePredictor:
+    """Object n is the disc of `moving_disc`, n - 1 rows further down; `raises` at a frame if it is told to."""
+
+    def __init__(self, raises: dict[int, BaseException] | None = None) -> None:
+        self.raises = raises or {}
+        self.calls: list[dict[str, Any]] = []
+        self.built: dict[str, Any] = {}
+        self.span: dict[str, Any] = {}
+
+    def build(self, **arguments: Any) -> FakePredictor:
+        self.built = arguments
+        return self
+
+    def init_state(self, video_path: str) -> FakeState:
+        self.video = video_path
+        if Path(video_path).suffix == ".mp4":
+            with av.open(video_path) as container:
+                return FakeState([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+        return FakeState(moving_disc(FRAMES, HEIGHT, WIDTH)[0])
+
+    def add_new_points_or_box(self, state: FakeState, *, frame_idx: int, obj_id: int, **prompt: Any) -> None:
+        if any(x >= state.video_width for x, _ in prompt["points"] or ()):
+            raise PromptError("points must lie inside the frame")
+        self._add(state, frame_idx=frame_idx, obj_id=obj_id, **prompt)
+
+    def add_new_mask(self, state: FakeState, *, frame_idx: int, obj_id: int, mask: np.ndarray) -> None:
+        self._add(state, frame_idx=frame_idx, obj_id=obj_id, mask=mask)
+
+    def _add(self, state: FakeState, **call: Any) -> None:
+        self.calls.append(call)
+        state.prompts.setdefault(call["obj_id"], []).append(call)
+
+    def propagate_in_video(self, state: FakeState, **span: Any) -> Iterator[FrameResult]:
+        self.span = span
+        start = span["start_frame_idx"] or 0
+        reach = state.num_frames if span["max_frame_num_to_track"] is None else span["max_frame_num_to_track"]
+        forward = list(range(start, min(start + reach + 1, state.num_frames)))
+        backward = list(range(start, max(start - reach - 1, -1), -1))
+        order = forward + backward[1:] if span["both"] else backward if span["reverse"] else forward
+        return (self._result(state, frame_idx) for frame_idx in order)
+
+    def _result(self, state: FakeState, frame_idx: int) -> FrameResult:
+        if frame_idx in self.raises:
+            raise self.raises[frame_idx]
+        ids = list(state.prompts)
+        discs = expected_masks(frame_idx, ids, state)
+        logits = torch.tensor(np.stack(discs))[:, None] * 10.0 - 5 + torch.arange(len(ids)).view(-1, 1, 1, 1)
+        return FrameResult(frame_idx, ids, logits, torch.full((len(ids),), 3.0), torch.full((len(ids),), 0.75))
+
+
+def expected_masks(frame_idx: int, ids: list[int], state: FakeState | None = None) -> list[np.ndarray]:
+    size = (FRAMES, HEIGHT, WIDTH) if state is None else (state.num_frames, state.video_height, state.video_width)
+    mask = moving_disc(size[0], 1, 1)[1] if size[1] > 200 else moving_disc(*size)[1]
+    disc = mask[frame_idx] if size[1] <= 200 else np.add.outer(np.arange(size[1]), np.arange(size[2])) < 100 + frame_idx
+    return [np.roll(disc, obj_id - 1, 0) for obj_id in ids]
+
+
+@pytest.fixture
+def predictor(monkeypatch: pytest.MonkeyPatch) -> FakePredictor:
+    fake = FakePredictor()
+    monkeypatch.setattr(track, "build_i2vpp_video_predictor", fake.build)
+    monkeypatch.setattr(cli, "default_checkpoint", lambda: None)
+    return fake
+
+
+@pytest.fixture
+def run(tmp_path: Path, predictor: FakePredictor) -> Callable[..., int]:
+    def run(*arguments: str) -> int:
+        return cli.main(["track", "a folder", "-o", str(tmp_path / "out"), "--quiet", *arguments])
+
+    return run
+
+
+def index_masks(folder: Path) -> dict[int, np.ndarray]:
+    return {int(path.stem): np.array(Image.open(path)) for path in sorted((folder / "masks").glob("*.png"))}
+
+
+def video_length(path: Path) -> int:
+    with av.open(str(path)) as container:
+        return sum(1 for _ in container.decode(video=0))
+
+
+# Parsing
+
+
+@pytest.mark.parametrize(
+    ("text", "frame_idx", "obj_id"), [("3,4.5", 0, 1), ("3,4.5,7", 7, 1), (" 3, 4.5, 7, 12", 7, 12)]
+)
+def test_points_have_an_optional_frame_and_object(text: str, frame_idx: int, obj_id: int) -> None:
+    point = positive_point(text)
+    assert (point.points, point.labels) == (((3.0, 4.5),), (1,))
+    assert (point.frame_idx, point.obj_id) == (frame_idx, obj_id)
+    assert negative_point(text).labels == (0,)
+
+
+def test_boxes_and_masks_have_an_optional_frame_and_object() -> None:
+    corners = box("1,2,30,40.5,5,6")
+    assert (corners.box, corners.frame_idx, corners.obj_id) == ((1, 2, 30, 40.5), 5, 6)
+    assert mask_file("a,b.png") == MaskFile(path=Path("a,b.png"))
+    assert mask_file("m.png,3") == MaskFile(path=Path("m.png"), frame_idx=3)
+    assert mask_file("m.png,3,9") == MaskFile(path=Path("m.png"), frame_idx=3, obj_id=9)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "form"),
+    [
+        ("--point", "3", "x,y[,frame[,object]], got '3'"),
+        ("--point", "3,x", "x,y[,frame[,object]] in numbers, got '3,x'"),
+        ("--point", "3,4,5,6,7", "got '3,4,5,6,7'"),
+        ("--point", "3,nan", "finite"),
+        ("--point", "3,4,1.5", "in numbers"),
+        ("--negative", "3,4,0,0", "object id of 1 or more"),
+        ("--negative", "3,4,-1", "frame of 0 or more"),
+        ("--box", "1,2,3", "x0,y0,x1,y1[,frame[,object]]"),
+        ("--box", "5,2,3,9", "x0 < x1 and y0 < y1"),
+        ("--mask", "m.png,0,0", "FILE[,frame[,object]]"),
+        ("--override", "model.image_size", "KEY=VALUE"),
+        ("--seed", "one", "integer of 0 or more"),
+        ("--max-frames", "-3", "expected"),
+        ("--dtype", "int8", "float32"),
+    ],
+)
+def test_a_bad_value_names_its_option_and_the_form(
+    run: Callable[..., int], capsys: pytest.CaptureFixture[str], option: str, value: str, form: str
+) -> None:
+    assert run("--point", "1,1", option, value) == cli.EXIT_USAGE
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert option in message
+    assert form in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "nothing to track"),
+        (["--point", "1,1", "--no-masks", "--no-overlay", "--no-scores"], "nothing to write"),
+        (["--point", "1,1", "--reverse", "--both"], "not allowed with"),
+    ],
+)
+def test_wrong_usage(
+    run: Callable[..., int], capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert run(*arguments) == cli.EXIT_USAGE
+    assert message in capsys.readouterr().err
+
+
+def test_every_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ([], ["track"], ["demo"], ["info"], ["download"]):
+        assert cli.main([*command, "--help"]) == 0
+        text = capsys.readouterr().out
+        assert " ".join(["  i2vpp", *command]) in text.partition("example")[2]
+
+
+def test_help_does_not_import_pytorch() -> None:
+    code = (
+        "import sys, i2vpp.cli; i2vpp.cli.main(['--help']); sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+# Prompts
+
+
+def test_prompts_of_one_object_and_frame_are_given_in_one_call(
+    run: Callable[..., int], predictor: FakePredictor
+) -> None:
+    arguments = ["--point", "3,4,0,2", "--negative", "5,6,0,2", "--box", "1,1,9,9,0,2", "--point", "7,8"]
+    assert run(*arguments) == 0
+    assert predictor.calls == [
+        {"frame_idx": 0, "obj_id": 1, "points": [[7.0, 8.0]], "labels": [1], "box": None},
+        {"frame_idx": 0, "obj_id": 2, "points": [[3, 4], [5, 6]], "labels": [1, 0], "box": [1, 1, 9, 9]},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ([box("1,1,2,2"), box("1,1,3,3")], "object 1 on frame 0 has 2 boxes"),
+        ([ObjectPrompt(mask=np.ones((2, 2), bool)), positive_point("1,1")], "a mask and also clicks"),
+        ([ObjectPrompt(mask=np.ones((2, 2), bool))] * 2, "2 masks"),
+    ],
+)
+def test_prompts_that_exclude_each_other(prompts: list[ObjectPrompt], message: str) -> None:
+    with pytest.raises(PromptError, match=message):
+        merge(prompts)
+
+
+def save_image(path: Path, pixels: np.ndarray, mode: str) -> Path:
+    image = Image.fromarray(pixels).convert("P") if mode == "P" else Image.fromarray(pixels, mode)
+    if mode == "P":
+        image.putpalette(davis_palette())
+    image.save(path)
+    return path
+
+
+def test_mask_images_are_one_object_per_value_or_the_object_named(tmp_path: Path) -> None:
+    pixels = np.zeros((HEIGHT, WIDTH), np.uint8)
+    pixels[:5], pixels[10:20] = 3, 7
+    for mode in ("P", "L"):
+        path = save_image(tmp_path / f"{mode}.png", pixels, mode)
+        three, seven = read_mask(MaskFile(path=path, frame_idx=2))
+        assert (three.obj_id, three.frame_idx, seven.obj_id) == (3, 2, 7)
+        assert seven.mask is not None
+        assert (seven.mask == (pixels == 7)).all()
+        (named,) = read_mask(MaskFile(path=path, obj_id=9))
+        assert named.obj_id == 9
+        assert named.mask is not None
+        assert (named.mask == (pixels > 0)).all()
+
+
+def test_mask_images_of_one_value(tmp_path: Path) -> None:
+    pixels = np.zeros((HEIGHT, WIDTH), np.uint8)
+    pixels[:5] = 4
+    assert [p.obj_id for p in read_mask(MaskFile(path=save_image(tmp_path / "p.png", pixels, "P")))] == [4]
+    assert [p.obj_id for p in read_mask(MaskFile(path=save_image(tmp_path / "l.png", pixels * 60, "L")))] == [1]
+    colour = np.dstack([pixels, pixels * 0, pixels, 255 - pixels])
+    (found,) = read_mask(MaskFile(path=save_image(tmp_path / "c.png", colour, "RGBA")))
+    assert found.mask is not None
+    assert (found.mask == (pixels > 0)).all()
+
+
+def test_mask_images_that_cannot_be_used(tmp_path: Path) -> None:
+    soft = np.arange(HEIGHT * WIDTH, dtype=np.uint8).reshape(HEIGHT, WIDTH)
+    with pytest.raises(PromptError, match="255 grey values"):
+        read_mask(MaskFile(path=save_image(tmp_path / "soft.png", soft, "L")))
+    with pytest.raises(PromptError, match="is empty"):
+        read_mask(MaskFile(path=save_image(tmp_path / "none.png", soft * 0, "L")))
+    (tmp_path / "text.png").write_text("no image")
+    for name in ("text.png", "missing.png"):
+        with pytest.raises(PromptError, match=f"cannot read the mask .*{name}"):
+            read_mask(MaskFile(path=tmp_path / name))
+
+
+def test_a_prompts_file(run: Callable[..., int], predictor: FakePredictor, tmp_path: Path) -> None:
+    save_image(tmp_path / "cat.png", np.eye(HEIGHT, WIDTH, dtype=np.uint8) * 255, "L")
+    entries = [
+        {"points": [[1, 2], [3, 4]], "labels": [1, 0], "box": [0, 0, 9, 9]},
+        {"frame": 3, "object": 1, "points": [[5, 6]]},
+        {"frame": 2, "object": 4, "mask": "cat.png"},
+    ]
+    (tmp_path / "prompts.json").write_text(json.dumps(entries))
+    assert run("--prompts", str(tmp_path / "prompts.json"), "--point", "7,8,3") == 0
+    first, second, third = predictor.calls
+    assert first == {"frame_idx": 0, "obj_id": 1, "points": [[1, 2], [3, 4]], "labels": [1, 0], "box": [0, 0, 9, 9]}
+    assert second == {"frame_idx": 3, "obj_id": 1, "points": [[7, 8], [5, 6]], "labels": [1, 1], "box": None}
+    assert (third["frame_idx"], third["obj_id"], third["mask"].sum()) == (2, 4, HEIGHT)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not JSON"),
+        ('{"frame": 0}', "must hold a list of prompts, got dict"),
+        ("[3]", "entry 0: expected an object with the keys frame, object"),
+        ('[{"points": [[1, 2]]}, {"point": [[1, 2]]}]', "entry 1: unknown key 'point'; did you mean 'points'?"),
+        ('[{"zzz": 1}]', "unknown key 'zzz'; the keys are frame"),
+        ("[{}]", "there must be points, a box or a mask"),
+        ('[{"frame": -1, "points": [[1, 2]]}]', "frame must be an integer of 0 or more, got -1"),
+        ('[{"object": "dog", "points": [[1, 2]]}]', 'object must be an integer of 1 or more, got "dog"'),
+        ('[{"points": [1, 2]}]', r"points: expected \[x, y\], got 1"),
+        ('[{"points": [["a", 2]]}]', r"points: expected \[x, y\] in numbers"),
+        ('[{"points": 3}]', "points must be a list"),
+        ('[{"points": [[1, 2]], "labels": [1, 1]}]', "labels must hold 1 .* for each of 1 points"),
+        ('[{"points": [[1, 2]], "labels": [2]}]', "labels must hold 1"),
+        ('[{"box": [1, 2, 3]}]', r"box: expected \[x0, y0, x1, y1\]"),
+        ('[{"box": [9, 2, 3, 4]}]', "x0 < x1"),
+        ('[{"mask": "a.png", "points": [[1, 2]]}]', "cannot be combined"),
+        ('[{"mask": 3}]', "mask must be the name of an image file"),
+        ('[{"mask": "missing.png"}]', "cannot read the mask"),
+    ],
+)
+def test_a_prompts_file_that_is_not_right(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "prompts.json"
+    path.write_text(content)
+    with pytest.raises(PromptError, match=message) as caught:
+        read_prompts_file(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_prompts_file(run: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--prompts", "missing.json") == cli.EXIT_ERROR
+    assert capsys.readouterr().err == "i2vpp: error: cannot read missing.json: No such file or directory\n"
+
+
+# Tracking
+
+
+def test_all_outputs(run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    coco = pytest.importorskip("pycocotools.mask")
+    assert run("--point", "1,1", "--point", "9,9,0,3", "--json") == 0
+    out = tmp_path / "out"
+    masks = index_masks(out)
+    assert list(masks) == list(range(FRAMES))
+    content = json.loads((out / "masks.json").read_text())
+    rows = list(csv.DictReader((out / "scores.csv").open()))
+    assert len(rows) == 2 * FRAMES
+    for frame_idx, index in masks.items():
+        one, three = expected_masks(frame_idx, [1, 3])
+        assert (index == np.where(three, 3, np.where(one, 1, 0))).all()  # the fake is surer of the later object
+        for obj_id, mask in ((1, one), (3, three)):
+            assert (coco.decode(content["objects"][str(obj_id)][str(frame_idx)]) == mask).all()
+            row = rows[2 * frame_idx + (obj_id == 3)]
+            assert (int(row["frame"]), int(row["object"]), int(row["area"])) == (frame_idx, obj_id, mask.sum())
+    assert (rows[0]["object_score"], rows[0]["predicted_iou"]) == ("3", "0.75")
+    assert video_length(out / "overlay.mp4") == FRAMES
+    printed = capsys.readouterr()
+    assert printed.out.startswith(f"wrote {FRAMES} frames of 2 objects in ")
+    assert "frames/s" in printed.out
+    for name in ("masks", "overlay.mp4", "masks.json", "scores.csv"):
+        assert str(out / name) in printed.out
+    assert printed.err == f"i2vpp: {cli.UNTRAINED}\n"
+
+
+def test_outputs_can_be_switched_off(run: Callable[..., int], tmp_path: Path) -> None:
+    assert run("--point", "1,1,0,1000", "--no-masks", "--no-overlay") == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["scores.csv"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "frames"),
+    [
+        (["--reverse", "--start-frame", "3"], [0, 1, 2, 3]),
+        (["--both", "--start-frame", "3"], [0, 1, 2, 3, 4, 5]),
+        (["--both", "--start-frame", "3", "--max-frames", "1"], [2, 3, 4]),
+        (["--start-frame", "4"], [4, 5]),
+    ],
+)
+def test_spans(run: Callable[..., int], tmp_path: Path, arguments: list[str], frames: list[int]) -> None:
+    assert run("--point", "1,1", *arguments) == 0
+    assert list(index_masks(tmp_path / "out")) == frames
+    with av.open(str(tmp_path / "out/overlay.mp4")) as container:
+        shown = [frame.to_ndarray(format="rgb24").astype(float) for frame in container.decode(video=0)]
+    video = moving_disc(FRAMES, HEIGHT, WIDTH)[0]
+    nearest = [int(np.argmin([np.abs(picture - frame).mean() for frame in video])) for picture in shown]
+    assert nearest == frames
+
+
+def test_the_model_is_built_as_told(run: Callable[..., int], predictor: FakePredictor) -> None:
+    options = ["--config", "i2vpp-512", "--device", "cpu", "--dtype", "bfloat16", "--seed", "7"]
+    assert run("--point", "1,1", *options, "--override", "a=1", "--override", "b=2", "--checkpoint", "w.pt") == 0
+    assert predictor.built == {
+        "config_file": "i2vpp-512",
+        "ckpt_path": "w.pt",
+        "device": "cpu",
+        "dtype": "bfloat16",
+        "hydra_overrides_extra": ("model.selection.seed=7", "a=1", "b=2"),
+    }
+    assert predictor.span["progress"] is False
+
+
+@pytest.mark.parametrize("device", ["warp", "cuda:99"])
+def test_devices_that_are_not_there(run: Callable[..., int], capsys: pytest.CaptureFixture[str], device: str) -> None:
+    assert run("--point", "1,1", "--device", device) == cli.EXIT_ERROR
+    assert f"device '{device}'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("direction", [[], ["--both"]])
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (KeyboardInterrupt(), cli.EXIT_INTERRUPTED, "i2vpp: interrupted; 4 frames written to"),
+        (FrameDecodeError("frame 4 is broken"), cli.EXIT_ERROR, "i2vpp: error: frame 4 is broken; 4 frames written to"),
+    ],
+)
+def test_what_is_finished_stays(  # noqa: PLR0917
+    run: Callable[..., int],
+    predictor: FakePredictor,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    direction: list[str],
+    error: BaseException,
+    status: int,
+    message: str,
+) -> None:
+    pytest.importorskip("pycocotools")
+    predictor.raises[4] = error
+    assert run("--point", "1,1", "--json", *direction) == status
+    out = tmp_path / "out"
+    assert list(index_masks(out)) == [0, 1, 2, 3]
+    assert video_length(out / "overlay.mp4") == 4
+    assert len(json.loads((out / "masks.json").read_text())["objects"]["1"]) == 4
+    assert len((out / "scores.csv").read_text().splitlines()) == 5
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.splitlines()[-1] == f"{message} {out}"
+
+
+def test_a_bug_is_not_hidden_but_the_files_are_finished(
+    run: Callable[..., int], predictor: FakePredictor, tmp_path: Path
+) -> None:
+    predictor.raises[2] = ZeroDivisionError("a bug")
+    with pytest.raises(ZeroDivisionError):
+        run("--point", "1,1")
+    assert video_length(tmp_path / "out/overlay.mp4") == 2
+
+
+def test_ctrl_c_before_tracking(
+    run: Callable[..., int], predictor: FakePredictor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def interrupted(_: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(predictor, "init_state", interrupted)
+    assert run("--point", "1,1") == cli.EXIT_INTERRUPTED
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_prompt_that_the_predictor_refuses(
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--point", "999,1") == cli.EXIT_ERROR
+    assert capsys.readouterr().err.splitlines()[-1] == "i2vpp: error: points must lie inside the frame"
+    assert not (tmp_path / "out").exists()
+
+
+def test_results_are_not_overwritten_unasked(
+    run: Callable[..., int], predictor: FakePredictor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--point", "1,1") == 0
+    (tmp_path / "out/mine.txt").write_text("keep")
+    predictor.built = {}
+    assert run("--point", "1,1") == cli.EXIT_ERROR
+    assert "is not empty; choose another folder or pass --overwrite" in capsys.readouterr().err
+    assert not predictor.built  # found before the slow part
+    assert run("--point", "999,1", "--overwrite") == cli.EXIT_ERROR
+    assert len(index_masks(tmp_path / "out")) == FRAMES  # a run that never began deletes nothing
+    assert run("--point", "1,1", "--overwrite", "--max-frames", "1", "--no-scores") == 0
+    assert list(index_masks(tmp_path / "out")) == [0, 1]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["masks", "mine.txt", "overlay.mp4"]
+
+
+def test_an_empty_folder_is_fine_and_a_file_is_not(
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    assert run("--point", "1,1") == 0
+    assert cli.main(["track", "v", "-o", str(tmp_path / "out/scores.csv"), "--point", "1,1"]) == cli.EXIT_ERROR
+    assert "is a file, not a folder" in capsys.readouterr().err
+
+
+def test_object_ids_beyond_a_png_are_refused_before_the_slow_part(
+    run: Callable[..., int], predictor: FakePredictor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--point", "1,1,0,300", "--point", "1,1,0,256", "--point", "1,1") == cli.EXIT_ERROR
+    assert "must be 1 to 255 in mask PNGs and overlays, got 256, 300" in capsys.readouterr().err
+    assert not predictor.built
+
+
+def test_a_missing_pycocotools_is_said_before_the_slow_part(
+    run: Callable[..., int],
+    predictor: FakePredictor,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "pycocotools.mask", None)
+    assert run("--point", "1,1", "--json") == cli.EXIT_ERROR
+    assert 'pip install "i2vpp[coco]"' in capsys.readouterr().err
+    assert not predictor.built
+
+
+def test_a_video_file_end_to_end(predictor: FakePredictor, tmp_path: Path) -> None:
+    clip = write_video(tmp_path / "disc.mp4", moving_disc(5, HEIGHT, WIDTH)[0])
+    assert cli.main(["track", str(clip), "-o", str(tmp_path / "deep/out"), "--box", "0,0,9,9", "--quiet"]) == 0
+    assert predictor.video == str(clip)
+    assert len(index_masks(tmp_path / "deep/out")) == 5
+
+
+# The other commands
+
+
+def test_the_default_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "__file__", str(tmp_path / "repo/i2vpp/cli.py"))
+    (tmp_path / "here/checkpoints").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    assert cli.default_checkpoint() is None
+    for root in ("here", "repo"):
+        (tmp_path / root / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (tmp_path / root / "checkpoints/i2vpp-demo-v1.pt").write_bytes(b"")
+        assert cli.default_checkpoint() == tmp_path / root / "checkpoints/i2vpp-demo-v1.pt"
+
+
+def test_the_demo_clip_and_its_prompts() -> None:
+    clip = files("i2vpp") / "assets" / demo.CLIP
+    assert len(clip.read_bytes()) < 600_000
+    assert "Blender Foundation" in (files("i2vpp") / "assets" / "README.md").read_text()
+    with av.open(str(clip)) as container:
+        frame = next(container.decode(video=0))
+    for prompt in demo.PROMPTS:
+        inside = [*prompt.points, *([prompt.box[:2], prompt.box[2:]] if prompt.box else [])]
+        assert all(0 <= x < frame.width and 0 <= y < frame.height for x, y in inside)
+
+
+def test_demo(predictor: FakePredictor, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "demo"
+    assert cli.main(["demo", "-o", str(out), "--frames", "8", "--quiet"]) == 0
+    assert predictor.built["config_file"] == "i2vpp-256"
+    assert len(index_masks(out)) == video_length(out / "overlay.mp4") == 8
+    with Image.open(out / "overlay.png") as sheet:
+        assert sheet.width > sheet.height > 300
+    printed = capsys.readouterr()
+    assert str(out / "overlay.png") in printed.out
+    assert cli.UNTRAINED in printed.err
+    assert cli.main(["demo", "-o", str(out), "--frames", "8", "--quiet"]) == cli.EXIT_ERROR
+
+
+def test_the_demo_replaces_its_own_folder(
+    predictor: FakePredictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["demo", "--frames", "3", "--quiet"]) == 0
+    assert cli.main(["demo", "--frames", "1", "--quiet"]) == 0
+    assert len(index_masks(cli.DEMO_FOLDER)) == 1
+
+
+def test_untrained_weights_are_the_same_in_every_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(track, "build_i2vpp_video_predictor", lambda **_: torch.rand(3))
+    before = torch.random.get_rng_state()
+    first, second = (track.build_predictor(track.ModelChoice(config="i2vpp-256")) for _ in range(2))
+    assert torch.equal(first, second)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_info(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "w.pt"
+    torch.save({"model": {"image_encoder.weight": torch.zeros(1000, 2), "other": torch.zeros(3)}}, path)
+    assert cli.main(["info", str(path)]) == 0
+    table = capsys.readouterr().out
+    for line in (f"path            {path}", "num parameters  2,003", "image size      not known", "... and "):
+        assert line in table
+    assert cli.main(["info", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_entries"] == 2
+    assert cli.main(["info", str(tmp_path / "missing.pt")]) == cli.EXIT_ERROR
+    assert "missing.pt" in capsys.readouterr().err
+
+
+def test_download(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(i2vpp.download, "download", lambda name, folder: Path(folder) / f"{name}.pt")
+    monkeypatch.setattr(i2vpp.download, "download_all", lambda folder: [Path(folder) / "a.pt", Path(folder) / "b.pt"])
+    assert cli.main(["download", "sam-i2vpp_32gpu"]) == 0
+    assert capsys.readouterr().out == "checkpoints/sam-i2vpp_32gpu.pt\n"
+    assert cli.main(["download", "all", "--folder", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'a.pt'}\n{tmp_path / 'b.pt'}\n"
+
+
+def test_an_unknown_download(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["download", "sam3"]) == cli.EXIT_ERROR
+    assert "unknown checkpoint 'sam3'" in capsys.readouterr().err

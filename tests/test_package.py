@@ -1,0 +1,172 @@
+"""The package as others meet it: its metadata, its data files, and an import that does nothing but import."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+REPO = Path(__file__).resolve().parent.parent
+PACKAGE = REPO / "i2vpp"
+TOP_LEVEL = ["README.md", "LICENSE", "setup.py", "i2vpp", "tools", "checkpoints"]
+CONFIGS = ["i2vpp-infer", "i2vpp-512", "i2vpp-256"]
+MAX_IMPORT_SECONDS = 3.0
+
+
+@pytest.fixture(scope="module")
+def pyproject() -> dict[str, Any]:
+    return tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def run_python(code: str) -> str:
+    """Run code in a new interpreter, away from the checkout's root, and return what it printed."""
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPO / "tests", capture_output=True, text=True, check=False, timeout=300
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+@pytest.mark.parametrize("name", TOP_LEVEL)
+def test_top_level_names_stay(name: str) -> None:
+    assert (REPO / name).exists(), f"{name} is part of the project's fixed tree"
+
+
+def test_versions_agree(pyproject: dict[str, Any]) -> None:
+    import i2vpp
+
+    declared = pyproject["project"]["version"]
+    assert metadata.version("i2vpp") == declared, "installed metadata is stale: make install"
+    assert getattr(i2vpp, "__version__", declared) == declared
+    cited = re.search(r"^version: *(\S+)$", (REPO / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE)
+    assert cited
+    assert cited[1] == declared
+
+
+def test_the_command_is_declared_and_callable(pyproject: dict[str, Any]) -> None:
+    target = pyproject["project"]["scripts"]["i2vpp"]
+    (installed,) = metadata.entry_points(group="console_scripts", name="i2vpp")
+    assert installed.value == target
+    module, function = target.split(":")
+    assert callable(getattr(importlib.import_module(module), function))
+
+
+def test_every_data_file_is_shipped(pyproject: dict[str, Any]) -> None:
+    patterns = pyproject["tool"]["setuptools"]["package-data"]["i2vpp"]
+    shipped = {file for pattern in patterns for file in PACKAGE.glob(pattern) if file.is_file()}
+    found = {file for file in PACKAGE.rglob("*") if file.is_file() and file.suffix not in {".py", ".pyc"}}
+    assert found == shipped, f"not matched by package-data: {sorted(map(str, found - shipped))}"
+    assert PACKAGE / "py.typed" in shipped
+    assert {file.stem for file in shipped if file.parent.name == "configs"} >= set(CONFIGS)
+    assert any(file.parent == PACKAGE / "assets" for file in shipped)
+
+
+def test_every_folder_with_code_is_a_package() -> None:
+    folders = {file.parent for file in PACKAGE.rglob("*.py")}
+    bare = [str(folder.relative_to(REPO)) for folder in folders if not (folder / "__init__.py").is_file()]
+    assert not bare, f"setuptools leaves out folders without __init__.py: {bare}"
+
+
+def test_the_lock_fits_the_ranges(pyproject: dict[str, Any]) -> None:
+    lines = (REPO / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    locked = {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in pins}
+    project = pyproject["project"]
+    texts = [*project["dependencies"], *(text for extra in project["optional-dependencies"].values() for text in extra)]
+    lockers = {**default_environment(), "python_version": "3.11"}  # the lock is made for 3.11 and newer
+    for wanted in map(Requirement, texts):
+        if wanted.marker and not wanted.marker.evaluate(lockers):
+            continue
+        version = locked.get(canonicalize_name(wanted.name))
+        assert version, f"constraints.txt does not lock {wanted.name}"
+        assert wanted.specifier.contains(version), f"constraints.txt locks {wanted.name} {version}, not in {wanted}"
+
+
+# Third-party packages are imported first, so that what they do to global state is not blamed on i2vpp.
+BEFORE_AND_AFTER = """
+import importlib, json, logging, os, pkgutil, random, threading, warnings
+import av, hydra, numpy, omegaconf, PIL.Image, torch, torchvision, tqdm
+
+def state():
+    return {
+        "random": random.getstate(),
+        "numpy random": repr(numpy.random.get_state()),
+        "torch random": (torch.initial_seed(), torch.get_rng_state().tolist()),
+        "torch threads": torch.get_num_threads(),
+        "torch dtype": torch.get_default_dtype(),
+        "torch gradients": torch.is_grad_enabled(),
+        "torch determinism": torch.are_deterministic_algorithms_enabled(),
+        "torch matmul": torch.get_float32_matmul_precision(),
+        "cudnn": (torch.backends.cudnn.enabled, torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic),
+        "cuda": torch.cuda.is_initialized(),
+        "warnings": list(warnings.filters),
+        "log level": (logging.root.level, logging.root.manager.disable),
+        "log handlers": [(str(logger), list(getattr(logger, "handlers", [])))
+                         for name, logger in [("", logging.root), *logging.root.manager.loggerDict.items()]
+                         if name.split(".")[0] in ("", "i2vpp") and getattr(logger, "handlers", [])],
+        "environment": dict(os.environ),
+        "working directory": os.getcwd(),
+        "threads": threading.active_count(),
+    }
+
+before = state()
+{statements}
+after = state()
+print(json.dumps([key for key in before if before[key] != after[key]]))
+"""
+
+IMPORT_EVERYTHING = """
+import i2vpp
+names = [module.name for module in pkgutil.walk_packages(i2vpp.__path__, "i2vpp.") if "__main__" not in module.name]
+assert len(names) > 10, names
+for name in names:
+    importlib.import_module(name)
+"""
+
+
+def changed_by(statements: str) -> list[str]:
+    """Name the pieces of global state that statements change in a new interpreter."""
+    return json.loads(run_python(BEFORE_AND_AFTER.replace("{statements}", statements)))
+
+
+def test_importing_any_module_changes_nothing() -> None:
+    assert changed_by(IMPORT_EVERYTHING) == []
+
+
+def test_a_change_would_be_noticed() -> None:
+    guilty = """
+torch.manual_seed(1); numpy.random.seed(1); random.seed(1)
+warnings.simplefilter("ignore"); logging.basicConfig(); logging.getLogger("i2vpp.x").addHandler(logging.StreamHandler())
+"""
+    assert changed_by(guilty) == ["random", "numpy random", "torch random", "warnings", "log handlers"]
+
+
+TIME_THE_IMPORT = """
+import time, torch
+started = time.perf_counter()
+import i2vpp
+print(time.perf_counter() - started)
+"""
+
+
+def test_import_is_quick() -> None:
+    # The best of three: other work on the machine, or a cold disk, is not the package's fault.
+    seconds = []
+    while len(seconds) < 3 and min(seconds, default=MAX_IMPORT_SECONDS) >= MAX_IMPORT_SECONDS:
+        seconds.append(float(run_python(TIME_THE_IMPORT)))
+    assert min(seconds) < MAX_IMPORT_SECONDS, f"import i2vpp takes {min(seconds):.1f} s after torch"

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# Prove that a wheel is complete: install it with nothing but its declared dependencies into a new environment
+# outside the source tree, and use it from another folder. Needs about 6 GB of temporary disk, given back at the end.
+#
+#   tools/clean_install.sh [WHEEL]    default: the one wheel in dist/
+#
+# PYTHON (default python3) makes the environment; CONSTRAINTS (default constraints.txt, empty for none) locks versions.
+set -euo pipefail
+
+repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+if [[ $# -gt 0 ]]; then wheels=("$@"); else wheels=("$repo"/dist/i2vpp-*.whl); fi
+if [[ ${#wheels[@]} -ne 1 || ! -f ${wheels[0]} ]]; then
+    echo "clean_install.sh: expected exactly one wheel, got: ${wheels[*]}; run 'make wheel' first" >&2
+    exit 2
+fi
+wheel=$(cd "$(dirname "${wheels[0]}")" && pwd)/$(basename "${wheels[0]}")
+constraints=${CONSTRAINTS-constraints.txt}
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+unset PYTHONPATH PYTHONHOME
+"${PYTHON:-python3}" -m venv "$work/venv"
+(
+    cd "$repo"
+    "$work/venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+        ${constraints:+-c "$constraints"} "$wheel"
+)
+
+mkdir "$work/elsewhere"
+cd "$work/elsewhere"
+export PATH="$work/venv/bin:$PATH"
+python -m pip --disable-pip-version-check check
+i2vpp --help >/dev/null
+python - "$work/venv" <<'PYTHON'
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+started = time.perf_counter()
+import i2vpp
+
+seconds = time.perf_counter() - started
+from i2vpp.config import load_config
+
+package = Path(i2vpp.__file__).resolve().parent
+assert package.is_relative_to(Path(sys.argv[1]).resolve()), f"i2vpp came from {package}, not from the wheel"
+assert (package / "py.typed").is_file(), "the wheel lacks py.typed"
+names = sorted(path.stem for path in (package / "configs").glob("*.yaml"))
+assert "i2vpp-256" in names, f"the wheel's configs are {names}"
+for name in names:
+    load_config(name)
+assert seconds < 3, f"import i2vpp took {seconds:.1f} s after torch; at most 3 s are allowed"
+print(f"i2vpp {version('i2vpp')} with torch {torch.__version__}: import {seconds:.2f} s, configs {', '.join(names)}")
+PYTHON
+i2vpp demo --frames 3 -o "$work/demo"
+[[ -n $(find "$work/demo" -type f | head -n 1) ]] || { echo "clean_install.sh: the demo wrote nothing" >&2; exit 1; }
+echo "$(basename "$wheel"): installs and works from a clean environment"
