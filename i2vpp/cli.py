@@ -55,19 +55,17 @@ Run = Callable[[argparse.Namespace], int]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0 done, 1 error, 2 wrong usage, 130 interrupted."""
-    parser = build_parser()
     try:
-        arguments = parser.parse_args(argv)
-    except SystemExit as end:  # argparse has printed help or what is wrong
-        return int(end.code or 0)
-    run: Run = arguments.run
-    try:
+        arguments = build_parser().parse_args(argv)
+        run: Run = arguments.run
         return run(arguments)
+    except SystemExit as end:  # argparse has printed help, or what is wrong
+        return int(end.code or 0)
     except (I2VPPError, OSError) as error:
         _complain(f"error: {error}")
         return EXIT_ERROR
     except KeyboardInterrupt:
-        _complain("interrupted, nothing was written")
+        _complain("interrupted")
         return EXIT_INTERRUPTED
 
 

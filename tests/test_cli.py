@@ -16,7 +16,6 @@ import av
 import numpy as np
 import pytest
 import torch
-from media import moving_disc, write_video
 from PIL import Image
 
 import i2vpp.checkpoint
@@ -37,6 +36,7 @@ from i2vpp.commands.prompts import (
 from i2vpp.errors import FrameDecodeError, PromptError
 from i2vpp.structures import FrameResult
 from i2vpp.utils.visualize import davis_palette
+from media import moving_disc, write_video
 
 FRAMES, HEIGHT, WIDTH = 6, 48, 64
 
@@ -70,7 +70,7 @@ class FakeState:
 
 
 class FakePredictor:
-    """Object n is the disc of `moving_disc`, n - 1 rows further down; `raises` at a frame if it is told to."""
+    """Finds a moving disc for every object, see `disc`; raises at a frame if it is told to."""
 
     def __init__(self, raises: dict[int, BaseException] | None = None) -> None:
         self.raises = raises or {}
@@ -114,16 +114,14 @@ class FakePredictor:
         if frame_idx in self.raises:
             raise self.raises[frame_idx]
         ids = list(state.prompts)
-        discs = expected_masks(frame_idx, ids, state)
+        discs = [disc(frame_idx, obj_id, state.video_height, state.video_width) for obj_id in ids]
         logits = torch.tensor(np.stack(discs))[:, None] * 10.0 - 5 + torch.arange(len(ids)).view(-1, 1, 1, 1)
         return FrameResult(frame_idx, ids, logits, torch.full((len(ids),), 3.0), torch.full((len(ids),), 0.75))
 
 
-def expected_masks(frame_idx: int, ids: list[int], state: FakeState | None = None) -> list[np.ndarray]:
-    size = (FRAMES, HEIGHT, WIDTH) if state is None else (state.num_frames, state.video_height, state.video_width)
-    mask = moving_disc(size[0], 1, 1)[1] if size[1] > 200 else moving_disc(*size)[1]
-    disc = mask[frame_idx] if size[1] <= 200 else np.add.outer(np.arange(size[1]), np.arange(size[2])) < 100 + frame_idx
-    return [np.roll(disc, obj_id - 1, 0) for obj_id in ids]
+def disc(frame_idx: int, obj_id: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
+    y, x = np.ogrid[:height, :width]
+    return (x - 10 - 4 * frame_idx) ** 2 + (y - 12 - 5 * obj_id) ** 2 <= 64
 
 
 @pytest.fixture
@@ -366,7 +364,7 @@ def test_all_outputs(run: Callable[..., int], tmp_path: Path, capsys: pytest.Cap
     rows = list(csv.DictReader((out / "scores.csv").open()))
     assert len(rows) == 2 * FRAMES
     for frame_idx, index in masks.items():
-        one, three = expected_masks(frame_idx, [1, 3])
+        one, three = disc(frame_idx, 1), disc(frame_idx, 3)
         assert (index == np.where(three, 3, np.where(one, 1, 0))).all()  # the fake is surer of the later object
         for obj_id, mask in ((1, one), (3, three)):
             assert (coco.decode(content["objects"][str(obj_id)][str(frame_idx)]) == mask).all()
@@ -433,7 +431,7 @@ def test_devices_that_are_not_there(run: Callable[..., int], capsys: pytest.Capt
         (FrameDecodeError("frame 4 is broken"), cli.EXIT_ERROR, "i2vpp: error: frame 4 is broken; 4 frames written to"),
     ],
 )
-def test_what_is_finished_stays(  # noqa: PLR0917
+def test_what_is_finished_stays(
     run: Callable[..., int],
     predictor: FakePredictor,
     tmp_path: Path,

@@ -16,7 +16,6 @@ import av
 import numpy as np
 import pytest
 import torch
-from media import numbered_frame, number_of
 from PIL import Image
 
 from i2vpp.errors import I2VPPError
@@ -35,6 +34,7 @@ from i2vpp.utils.writers import (
     remove_results,
     uninterrupted,
 )
+from media import number_of, numbered_frame
 
 HEIGHT, WIDTH = 32, 64
 VIDEO = VideoInfo(height=HEIGHT, width=WIDTH, fps=25.0, num_frames=8)

@@ -226,6 +226,8 @@ def read_mask(file: MaskFile) -> list[ObjectPrompt]:
 
 def _without_colour(pixels: NDArray[Any]) -> NDArray[np.bool_]:
     """Return where a colour image is neither black nor transparent."""
+    import numpy as np  # noqa: PLC0415 - see read_mask
+
     transparency = pixels.shape[2] in (2, 4)
     colours = pixels[..., :-1] if transparency else pixels
     found = np.any(colours, axis=2)

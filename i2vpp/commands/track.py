@@ -149,6 +149,8 @@ def track(
     """
     check_outputs(choice, prompts)
     add_prompts(predictor, state, prompts)
+    # the length is asked for first: once it is known, the bar has an end and frames are decoded ahead
+    video = VideoInfo(height=state.video_height, width=state.video_width, fps=state.fps, num_frames=state.num_frames)
     results = predictor.propagate_in_video(
         state,
         start_frame_idx=span.start_frame,
@@ -158,7 +160,6 @@ def track(
         progress=not quiet,
     )
     remove_results(folder)
-    video = VideoInfo(height=state.video_height, width=state.video_width, fps=state.fps, num_frames=state.num_frames)
     in_order = not (span.reverse or span.both)
     writer = ResultWriter(folder, choice, video, state.frame, in_order=in_order)
     begin = time.perf_counter()

@@ -47,6 +47,7 @@ class Attention(nn.Module):
         bias: Tensor | None = None,
         q_rotary: Tensor | None = None,
         k_rotary: Tensor | None = None,
+        k_unturned: int = 0,
     ) -> Tensor:
         """Attend from q [B or 1, L, C] to k, v [B, N, Ckv].
 
@@ -56,7 +57,8 @@ class Attention(nn.Module):
             v: values.
             bias: added to the logits, or bool with True = attend; broadcasts to [B, heads, L, N].
             q_rotary: table of `rotary_table` for the queries.
-            k_rotary: table [2, S, .] for the keys, repeated for every S of them; a rest shorter than S is not turned.
+            k_rotary: table [2, S, .] for the keys, repeated for every S of them.
+            k_unturned: how many of the last keys have no place in the grid and are not turned.
 
         Returns:
             [B, L, C].
@@ -65,7 +67,7 @@ class Attention(nn.Module):
         if q_rotary is not None:
             q = rotate(q, q_rotary)
         if k_rotary is not None:
-            k = _rotate_groups(k, k_rotary)
+            k = _rotate_groups(k, k_rotary, k_unturned)
         q = q.expand(k.shape[0], -1, -1, -1)
         dropout = self.dropout if self.training else 0.0
         if bias is not None and bias.dtype != torch.bool:
@@ -77,11 +79,10 @@ class Attention(nn.Module):
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, heads, L, C / heads]
 
 
-def _rotate_groups(k: Tensor, table: Tensor) -> Tensor:
-    """Turn every group of table.shape[1] keys of k [B, heads, N, C] by the same table; the rest stays."""
-    size = table.shape[1]
-    turned = k.shape[-2] // size * size
-    groups = rotate(k[..., :turned, :].unflatten(-2, (-1, size)), table).flatten(-3, -2)
+def _rotate_groups(k: Tensor, table: Tensor, unturned: int) -> Tensor:
+    """Turn every group of table.shape[1] keys of k [B, heads, N, C] by the same table, but for the last `unturned`."""
+    turned = k.shape[-2] - unturned
+    groups = rotate(k[..., :turned, :].unflatten(-2, (-1, table.shape[1])), table).flatten(-3, -2)
     return torch.cat([groups, k[..., turned:, :]], dim=-2)
 
 

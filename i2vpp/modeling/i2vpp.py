@@ -107,8 +107,8 @@ class I2VPP(nn.Module):
 
     def _spatial_tokens(self, recalls: Sequence[Recall]) -> tuple[Tensor, Tensor, Tensor]:
         """Values, positions [B, G * h * w, M] and copies [B, G * h * w] of G remembered frames."""
-        values = _stack([[e.memory.values for e in recall.spatial] for recall in recalls])  # [B, G, M, h, w]
-        values = values.to(self.device, self.no_mem_embed.dtype)
+        weight = self.no_mem_embed  # for its device and dtype: autocast cannot stack bfloat16 in a float16 region
+        values = _stack([[e.memory.values.to(weight) for e in recall.spatial] for recall in recalls])  # [B, G, M, h, w]
         batches = [recall.spatial[0].memory.values.shape[0] for recall in recalls]
         slots = _numbers([[e.slot for e in recall.spatial] for recall in recalls], batches, self.device)
         copies = _numbers([[e.copies for e in recall.spatial] for recall in recalls], batches, self.device)

@@ -97,7 +97,15 @@ class MemoryAttentionLayer(nn.Module):
         table = rotary_table(self.cross_attn_image.q_proj.out_features, grid[0], grid[1], x.device)
         bias = None if memory.log_copies is None else memory.log_copies[:, None, None, :]
         keys = memory.values + memory.position
-        return self.cross_attn_image(x, keys, memory.values, bias=bias, q_rotary=table, k_rotary=table)
+        return self.cross_attn_image(
+            x,
+            keys,
+            memory.values,
+            bias=bias,
+            q_rotary=table,
+            k_rotary=table,
+            k_unturned=memory.num_pointer_tokens,
+        )
 
     def auxiliary_mask(self, x: Tensor, grid: torch.Size) -> Tensor:
         """Deep-supervision mask logits [B, 1, 16h, 16w] of the layer's output tokens."""

@@ -46,6 +46,7 @@ class MemoryPromptGenerator(nn.Module):
             bias=self._bias(memory),
             q_rotary=row,
             k_rotary=rotary_table(width, grid[0], grid[1], device),
+            k_unturned=memory.num_pointer_tokens,
         )
         x = x + gathered
         y = self.norm_fg_sa(x)

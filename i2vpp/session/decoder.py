@@ -123,11 +123,10 @@ class VideoFile(FrameSource):
         self._container: Any = None
         self._stream: Any = None
         self._open()
-        rate = self._stream.average_rate or self._stream.guessed_rate
-        self.fps = float(rate) if rate else None
 
     def __len__(self) -> int:
         with self._lock:
+            self._check_open()
             self._complete_timeline()
             return len(self._timeline)
 
@@ -158,11 +157,17 @@ class VideoFile(FrameSource):
                 self._container.close()
             self._container = self._stream = None  # the stream's decoder owns the memory of the frames
 
+    def __del__(self) -> None:
+        self.close()  # PyAV's containers and streams refer to each other: they would stay until a garbage collection
+
+    def _check_open(self) -> None:
+        if self._container is None:
+            raise VideoError(f"{self.name} is closed")
+
     # ---- finding a frame
 
     def _find(self, i: int) -> av.VideoFrame:
-        if self._container is None:
-            raise VideoError(f"{self.name} is closed")
+        self._check_open()
         if i in self._decoded:
             self._decoded.move_to_end(i)
             return self._decoded[i]
@@ -178,8 +183,9 @@ class VideoFile(FrameSource):
         """Decode on up to frame i if that is the short way."""
         if i < self._next or not self._is_near(i):
             return None
+        is_step = i < self._next + RECENT_FRAMES
         frame = self._read_to(i)
-        while len(self._decoded) > RECENT_FRAMES:
+        while is_step and len(self._decoded) > RECENT_FRAMES:
             self._forget_oldest()
         return frame
 
@@ -212,6 +218,8 @@ class VideoFile(FrameSource):
         """Decode on up to frame i; None if it does not come."""
         for index, frame in self._reader:
             self._next = index + 1
+            if self._size is None:  # once only: PyAV's side data and their frame keep each other alive
+                self._matrix = _display_matrix(frame)
             if index not in self._decoded:
                 self._decoded[index] = frame
                 self._decoded_bytes += _num_bytes(frame)
@@ -243,14 +251,14 @@ class VideoFile(FrameSource):
             if not self.seekable:
                 raise VideoError(f"{self.name} is a live stream: frames that have passed cannot be read again")
             self._container.close()
-        if not isinstance(self._video, str):
-            self._video.seek(0)
         try:
+            if not isinstance(self._video, str):
+                self._video.seek(0)
             self._container = av.open(self._video)
-        except av.error.FFmpegError as error:
+        except (av.error.FFmpegError, OSError) as error:
             raise VideoError(
-                f"{self.name} cannot be opened as a video: {error.strerror}; check that the file is complete "
-                "(`ffprobe` tells more) and is a video, a folder of images or a URL"
+                f"{self.name} cannot be opened as a video: {error.strerror or error}; "
+                "check that it is one, and complete (not cut off while it was copied or recorded)"
             ) from error
         self._stream = self._container.streams.best("video")
         if self._stream is None or self._container.format.name == "tty":  # FFmpeg draws text files
@@ -258,8 +266,10 @@ class VideoFile(FrameSource):
             raise VideoError(f"{self.name} holds no video stream (format: {self._container.format.long_name})")
         if self._container.format.name == "avi" and self._stream.codec_context.has_b_frames:
             self._timeline.timed = False  # AVI does not store when a frame is shown
+        rate = self._stream.average_rate or self._stream.guessed_rate
+        self.fps = float(rate) if rate else None
         self._next = 0
-        self._reader = self._decode(self._packets(), from_start=True)
+        self._reader = _decode(_packets(self._container, self._stream, self._timeline), self._stream, self._timeline)
 
     def _seek(self, key: int) -> bool:
         """Stand at the keyframe that is shown at time `key`; False if the format does not get there."""
@@ -268,49 +278,15 @@ class VideoFile(FrameSource):
                 self._container.seek(target, stream=self._stream)
             except av.error.FFmpegError:
                 continue
-            packets = self._packets()
+            packets = _packets(self._container, self._stream, self._timeline)
             for packet in packets:
                 if packet is None or (packet.dts is not None and packet.dts > key):
                     break
                 if packet.is_keyframe and packet.pts == key:
                     self._next = bisect_left(self._timeline.times, key)
-                    self._reader = self._decode(chain([packet], packets), since=key)
+                    self._reader = _decode(chain([packet], packets), self._stream, self._timeline, key)
                     return True
         return False
-
-    def _packets(self) -> Iterator[Any]:
-        try:
-            yield from self._container.demux(self._stream)
-        except av.error.FFmpegError as error:
-            if not self._timeline.complete:
-                self._timeline.broken_by = f"the file breaks off here ({error.strerror})"
-            yield None  # has the decoder hand out what it holds back
-
-    def _decode(
-        self, packets: Iterator[Any], *, from_start: bool = False, since: int | None = None
-    ) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Yield the decoded frames with their indices; those shown before time `since` lack what they refer to."""
-        timeline = self._timeline
-        learn = from_start and not timeline.complete
-        for packet in packets:
-            if learn:
-                timeline.add(packet)
-            try:
-                frames = self._stream.decode(packet)
-            except av.error.FFmpegError:  # the gap in the indices says which frame is missing
-                self._next += not timeline.timed
-                continue
-            for frame in frames:
-                if learn and not self._next:  # once only: PyAV's side data and their frame keep each other alive
-                    self._matrix = _display_matrix(frame)
-                if timeline.origin is None and frame.pts is not None:
-                    timeline.start_at(frame.pts)
-                index = timeline.index(frame.pts) if timeline.timed and frame.pts is not None else self._next
-                if index is not None and (since is None or frame.pts >= since):
-                    yield index, frame
-        if learn:
-            timeline.counted = self._next
-            timeline.complete = True
 
     def _complete_timeline(self) -> None:
         """List all packets of the file, unless that has been done."""
@@ -319,7 +295,7 @@ class VideoFile(FrameSource):
         self._try_first_size()
         timeline = self._timeline = _Timeline(self._timeline.origin)
         self._open()
-        for packet in self._packets() if timeline.timed else ():
+        for packet in _packets(self._container, self._stream, self._timeline) if timeline.timed else ():
             timeline.add(packet)
         if timeline.timed:
             timeline.complete = True
@@ -328,6 +304,53 @@ class VideoFile(FrameSource):
             for index, _ in self._reader:
                 self._next = index + 1
         self._open()
+
+
+# Functions rather than methods: a generator that refers to its source would keep it, and all its frames, until the
+# garbage collector comes by.
+
+
+def _packets(container: Any, stream: Any, timeline: _Timeline) -> Iterator[Any]:
+    """Yield the packets from where the container stands; the last one has the decoder hand out what it holds back."""
+    try:
+        yield from container.demux(stream)
+    except av.error.FFmpegError as error:
+        if not timeline.complete:
+            timeline.broken_by = f"the file breaks off here ({error.strerror})"
+        yield None
+
+
+def _decode(
+    packets: Iterator[Any], stream: Any, timeline: _Timeline, since: int | None = None
+) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Yield decoded frames with their indices.
+
+    Args:
+        packets: from the start of the file, or from a keyframe on.
+        stream: theirs.
+        timeline: is filled by reading on from the start of the file, if it is not complete.
+        since: time of that keyframe; frames shown before it lack what they refer to. None for the start of the file.
+    """
+    learn = since is None and not timeline.complete
+    count = 0
+    for packet in packets:
+        if learn:
+            timeline.add(packet)
+        try:
+            frames = stream.decode(packet)
+        except av.error.FFmpegError:  # the gap in the indices says which frame is missing
+            count += 1
+            continue
+        for frame in frames:
+            if timeline.origin is None and frame.pts is not None:
+                timeline.start_at(frame.pts)
+            index = timeline.index(frame.pts) if timeline.timed and frame.pts is not None else count
+            if index is not None and (since is None or frame.pts >= since):
+                yield index, frame
+                count = index + 1
+    if learn:
+        timeline.counted = count
+        timeline.complete = True
 
 
 def _num_bytes(frame: av.VideoFrame) -> int:

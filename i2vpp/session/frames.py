@@ -28,7 +28,7 @@ class FrameStore:
         image_size: side S of the network's square input; the aspect ratio is not kept.
         device: where clips are made.
         capacity: how many resized frames are kept.
-        prefetch: how many clips ahead the background thread decodes what `hint` announced; 0 for no thread.
+        prefetch: how many frames of those that `hint` announced the background thread decodes ahead; 0 for no thread.
     """
 
     def __init__(
@@ -47,7 +47,8 @@ class FrameStore:
         self._lock = threading.Lock()
         self._frames: OrderedDict[int, Future[Tensor]] = OrderedDict()  # uint8 [3, S, S], the latest used last
         self._announced = range(0)
-        self._ahead: list[int] = []  # frames that the background thread shall decode, in this order
+        self._needed: set[int] = set()  # frames of the present clip and those ahead; they are not evicted
+        self._ahead: list[int] = []  # what the background thread has not begun to decode yet, in this order
         self._worker: threading.Thread | None = None
         self._closed = False
 
@@ -71,15 +72,14 @@ class FrameStore:
 
     def hint(self, upcoming: range) -> None:
         """Announce the clips that will be asked for, in order; the thread never reads a frame that they do not need."""
-        with self._lock:
-            self._announced = upcoming
+        self._announced = upcoming
         self._look_ahead(None)
 
     def close(self) -> None:
         """Let go of all frames, and of the background thread as soon as its present frame is done."""
         with self._lock:
             self._closed = True
-            self._ahead = []
+            self._ahead.clear()
             self._frames.clear()
 
     def _frame(self, i: int) -> Tensor:
@@ -91,37 +91,50 @@ class FrameStore:
     def _claim(self, i: int) -> tuple[Future[Tensor], bool]:
         """Return where frame i is or will be, and whether the caller is the one who has to load it."""
         with self._lock:
-            if self._closed:
-                raise SessionError("the frame store is closed")
+            self._check_open()
             is_mine = i not in self._frames
             future = self._frames.setdefault(i, Future())
             self._frames.move_to_end(i)
-            while len(self._frames) > self._capacity:
-                self._frames.popitem(last=False)
+            self._evict()
             return future, is_mine
+
+    def _evict(self) -> None:
+        spare = [i for i in self._frames if i not in self._needed]
+        for i in spare[: max(len(self._frames) - self._capacity, 0)]:
+            del self._frames[i]
 
     def _load(self, i: int, future: Future[Tensor]) -> None:
         try:
             size = (self._image_size, self._image_size)
             image = Image.fromarray(self._source[i]).resize(size, Image.Resampling.BICUBIC)
             future.set_result(torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous())
-        except BaseException as error:  # noqa: BLE001 - not swallowed: raised by whoever asks for the frame
+        except BaseException as error:  # noqa: BLE001 - not swallowed: raised by whoever waits for the frame or asks again
             with self._lock:
-                self._frames.pop(i, None)
+                if self._frames.get(i) is future:
+                    del self._frames[i]
             future.set_exception(error)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise SessionError("the frame store is closed")
 
     # ---- decoding ahead
 
     def _look_ahead(self, t: int | None) -> None:
-        """Have the background thread decode what the announced clips after t need; all of them if t is none of them."""
+        """Have the thread decode what the announced clips after t need, or the first ones if t is not among them."""
         with self._lock:
+            self._check_open()
             clips = self._announced
             if t is not None and t in clips:
                 clips = clips[clips.index(t) + 1 :]
-            needed = dict.fromkeys(i for clip in clips[: self._prefetch] for i in clip_indices(clip))
             current = () if t is None else clip_indices(t)
-            self._ahead = [i for i in needed if i not in current]
-            if self._ahead and self._worker is None and not self._closed:
+            upcoming = dict.fromkeys(
+                i for clip in clips[: self._prefetch] for i in clip_indices(clip) if i not in current
+            )
+            ahead = list(upcoming)[: self._prefetch]
+            self._needed = {*current, *ahead}
+            self._ahead = [i for i in ahead if i not in self._frames]
+            if self._ahead and self._worker is None:
                 self._worker = threading.Thread(target=self._work, name="i2vpp-prefetch", daemon=True)
                 self._worker.start()
 
@@ -129,13 +142,15 @@ class FrameStore:
         """Load what is wanted ahead, then end: an idle store has no thread."""
         while True:
             with self._lock:
-                wanted = [i for i in self._ahead if i not in self._frames]
-                self._ahead = wanted[1:]
-                if not wanted:
+                if not self._ahead:
                     self._worker = None
                     return
-                future = self._frames[wanted[0]] = Future()
-            self._load(wanted[0], future)
+                i = self._ahead.pop(0)
+                if i in self._frames:
+                    continue
+                future = self._frames[i] = Future()
+                self._evict()
+            self._load(i, future)
 
 
 def clip_indices(t: int) -> tuple[int, int, int]:

@@ -1,0 +1,39 @@
+"""Networks with reproducible weights, small enough for tests."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from i2vpp.build_i2vpp import build_i2vpp_video_predictor
+from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
+from i2vpp.modeling.i2vpp import I2VPP
+from parity.det_weights import fill
+
+SIDE = 64
+
+
+@lru_cache(maxsize=1)
+def parity_weights() -> dict[str, torch.Tensor]:
+    """The weights that the recorded outputs of the published network were made with."""
+    return fill(I2VPP()).state_dict()
+
+
+def make_predictor(
+    *overrides: str, image_size: int = SIDE, device: str | torch.device = "cpu", **kwargs: Any
+) -> I2VPPVideoPredictor:
+    """A predictor with parity weights, which find every object everywhere, at a small image size."""
+    predictor = build_i2vpp_video_predictor(
+        "i2vpp-infer", device=device, hydra_overrides_extra=[f"model.image_size={image_size}", *overrides], **kwargs
+    )
+    predictor.model.load_state_dict(parity_weights())
+    return predictor
+
+
+def iou(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Intersection over union of two mask logits; 1 where both are empty."""
+    a, b = a > 0, b > 0
+    union = (a | b).sum()
+    return 1.0 if union == 0 else float((a & b).sum() / union)

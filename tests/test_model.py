@@ -1,0 +1,187 @@
+"""The model's verbs, by their definitions."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from i2vpp.config import ModelConfig
+from i2vpp.modeling.i2vpp import I2VPP
+from i2vpp.structures import (
+    ABSENT_LOGIT,
+    FrameFeatures,
+    FrameMemory,
+    PointerEntry,
+    Prompt,
+    Recall,
+    SpatialEntry,
+)
+from models import SIDE, parity_weights
+from parity.det_weights import normal
+
+GRID = SIDE // 16
+
+
+@pytest.fixture(scope="module")
+def model(device: torch.device) -> I2VPP:
+    model = I2VPP(ModelConfig(image_size=SIDE)).eval()
+    model.load_state_dict(parity_weights())
+    return model.to(device)
+
+
+@pytest.fixture
+def features(model: I2VPP) -> FrameFeatures:
+    with torch.no_grad():
+        return model.encode(normal(1, 1, 3, 3, SIDE, SIDE).to(model.device))
+
+
+def memory_of(seed: int, device: torch.device, batch: int = 1) -> FrameMemory:
+    return FrameMemory(
+        values=normal(seed, batch, 64, GRID, GRID).bfloat16().to(device),
+        foreground=normal(seed + 1, batch, GRID, GRID).to(device) > 0,
+        pointer=normal(seed + 2, batch, 256).to(device),
+    )
+
+
+def recall_of(*memories: tuple[FrameMemory, int], copies: int = 1) -> Recall:
+    """The first memory counts `copies` times."""
+    counts = [copies] + [1] * (len(memories) - 1)
+    return Recall(
+        spatial=tuple(SpatialEntry(memory=m, slot=s, copies=c) for (m, s), c in zip(memories, counts, strict=True)),
+        pointers=tuple(
+            PointerEntry(pointer=m.pointer, offset=1 - s / 7, copies=c)
+            for (m, s), c in zip(memories, counts, strict=True)
+        ),
+    )
+
+
+@torch.no_grad()
+def test_counted_copies_equal_real_copies(model: I2VPP, features: FrameFeatures) -> None:
+    a, b = memory_of(10, model.device), memory_of(20, model.device)
+    counted = model.condition(features, model.read_memory([recall_of((a, 0), (b, 6), copies=4)]))
+    real = model.condition(features, model.read_memory([recall_of((a, 0), (a, 0), (a, 0), (a, 0), (b, 6))]))
+    torch.testing.assert_close(counted.embedding, real.embedding, rtol=0, atol=2e-5)
+    torch.testing.assert_close(counted.memory_prompts, real.memory_prompts, rtol=0, atol=2e-5)
+
+
+@torch.no_grad()
+def test_objects_with_other_slots_and_copies_share_a_batch(model: I2VPP, features: FrameFeatures) -> None:
+    a, b, c = (memory_of(seed, model.device) for seed in (10, 20, 30))
+    recalls = [recall_of((a, 0), (b, 6), copies=3), recall_of((b, 0), (c, 5))]
+    together = model.condition(features, model.read_memory(recalls))
+    for i, recall in enumerate(recalls):
+        alone = model.condition(features, model.read_memory([recall]))
+        torch.testing.assert_close(together.embedding[i : i + 1], alone.embedding, rtol=0, atol=2e-5)
+        torch.testing.assert_close(together.memory_prompts[i : i + 1], alone.memory_prompts, rtol=0, atol=2e-5)
+
+
+@torch.no_grad()
+def test_a_recall_may_hold_a_batch_of_objects(model: I2VPP, features: FrameFeatures) -> None:
+    both = memory_of(10, model.device, batch=2)
+    single = [FrameMemory(values=both.values[i : i + 1], foreground=both.foreground[i : i + 1],
+                          pointer=both.pointer[i : i + 1]) for i in range(2)]  # fmt: skip
+    batched = model.read_memory([recall_of((both, 0), copies=2)])
+    separate = model.read_memory([recall_of((m, 0), copies=2) for m in single])
+    for field in dataclasses.fields(batched):
+        got, want = getattr(batched, field.name), getattr(separate, field.name)
+        assert torch.equal(got, want) if isinstance(got, torch.Tensor) else got == want
+
+
+@torch.no_grad()
+def test_absent_objects(model: I2VPP, features: FrameFeatures) -> None:
+    head = model.sam_mask_decoder.pred_obj_score_head.layers[-1]
+    conditioned = model.condition(features, None)
+    assert model.decode(conditioned, Prompt()).object_score > 0
+    bias = head.bias.data.clone()
+    try:
+        head.bias.data.fill_(-20)
+        absent = model.decode(conditioned, Prompt())
+    finally:
+        head.bias.data.copy_(bias)
+    assert absent.object_score < 0
+    assert (absent.logits == ABSENT_LOGIT).all()
+    assert torch.equal(absent.pointer, model.no_obj_ptr)
+    present = dataclasses.replace(absent, object_score=-absent.object_score)
+    memories = [model.memorise(features, p, p.logits, prompted=False) for p in (absent, present)]
+    difference = (memories[0].values.float() - memories[1].values.float())[0, :, 0, 0]
+    torch.testing.assert_close(difference, model.no_obj_embed_spatial[0], rtol=0.05, atol=0.02)
+    assert not memories[0].foreground.any()
+
+
+@torch.no_grad()
+def test_an_adopted_mask_is_the_output(model: I2VPP, features: FrameFeatures) -> None:
+    masks = torch.zeros(2, 1, SIDE, SIDE, device=model.device)
+    masks[0, :, 16:48, 8:40] = 1
+    adopted = model.adopt_mask(features, masks)
+    assert adopted.object_score.tolist() == [10, -10]
+    assert adopted.iou.tolist() == [1, 1]
+    assert torch.equal(adopted.logits > 0, masks[:, :, 2::4, 2::4] > 0)
+    assert float(adopted.logits.amax()) == pytest.approx(10)
+    assert torch.equal(adopted.pointer[1:], model.no_obj_ptr)
+    assert not torch.equal(adopted.pointer[:1], model.no_obj_ptr)
+
+
+@pytest.mark.parametrize(("points", "masks"), [(0, 3), (1, 3), (2, 1), (5, 1)])
+@torch.no_grad()
+def test_few_points_are_ambiguous(model: I2VPP, features: FrameFeatures, points: int, masks: int) -> None:
+    prompt = Prompt()
+    if points:
+        coords = torch.full((1, points, 2), 20.0, device=model.device)
+        prompt = Prompt(coords=coords, labels=torch.ones(1, points, dtype=torch.int32, device=model.device))
+    prediction = model.decode(model.condition(features, None), prompt)
+    assert prediction.candidates.shape[1] == masks
+    assert float(prediction.iou) in [pytest.approx(v) for v in prediction.candidate_ious[0].tolist()]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@torch.no_grad()
+def test_half_precision_stays_near_float32(model: I2VPP, features: FrameFeatures, dtype: torch.dtype) -> None:
+    def way() -> torch.Tensor:
+        clip = normal(1, 1, 3, 3, SIDE, SIDE).to(model.device)
+        found = model.encode(clip)
+        prediction = model.decode(model.condition(found, None), Prompt())
+        memory = model.memorise(found, prediction, prediction.logits, prompted=True)
+        recall = recall_of((memory, 0), copies=3)
+        return model.decode(model.condition(found, model.read_memory([recall])), Prompt()).logits
+
+    exact = way()
+    with torch.autocast(model.device.type, dtype=dtype):
+        half = way()
+    assert half.dtype == torch.float32
+    assert float((half - exact).norm() / exact.norm()) < 0.15
+
+
+@pytest.mark.parametrize("image_size", [80, 256, 400])
+@torch.no_grad()
+def test_any_multiple_of_16(image_size: int) -> None:
+    model = I2VPP(ModelConfig(image_size=image_size)).eval()
+    features = model.encode(normal(1, 1, 3, 3, image_size, image_size))
+    prediction = model.decode(model.condition(features, None), Prompt())
+    memory = model.memorise(features, prediction, prediction.logits, prompted=True)
+    tracked = model.decode(model.condition(features, model.read_memory([recall_of((memory, 0))])), Prompt())
+    assert tracked.logits.shape[-1] == image_size // 4
+    assert tracked.logits.isfinite().all()
+
+
+def test_gradients_reach_every_parameter_that_is_read() -> None:
+    model = I2VPP(ModelConfig(image_size=SIDE)).train()
+    clip = normal(1, 2, 3, 3, SIDE, SIDE)
+    features = model.encode(clip)
+    masks = (normal(3, 2, 1, SIDE, SIDE) > 0).float()
+    adopted = model.adopt_mask(features, masks)
+    points = Prompt(coords=torch.full((2, 4, 2), 20.0), labels=torch.tensor([[2, 3, 0, 1]] * 2), mask=adopted.logits)
+    clicked = model.decode(model.condition(features, None), points)
+    empty = dataclasses.replace(clicked, object_score=clicked.object_score * 0 - 1)
+    memories = [model.memorise(features, p, p.logits, prompted=True) for p in (adopted, empty)]
+    recall = recall_of((memories[0], 0), *((memories[1], slot) for slot in range(1, 7)))
+    conditioned = model.condition(features, model.read_memory([recall]), auxiliary=True)
+    tracked = model.decode(conditioned, Prompt())
+    predictions = (clicked, tracked)
+    loss = sum(
+        p.candidates.mean() + p.candidate_ious.mean() + p.object_score.mean() + p.pointer.mean() for p in predictions
+    )
+    (loss + conditioned.auxiliary.mean() + adopted.pointer.mean()).backward()
+    unread = {name for name, p in model.named_parameters() if p.grad is None}
+    never = ("image_encoder.trunk_image.norm_head", "image_encoder.trunk_image.head", "no_mem_pos_enc",
+             "image_encoder.trunk_video.integration2temporal_nets.2", "no_obj_ptr")  # fmt: skip
+    assert all(name.startswith(never) for name in unread), unread
