@@ -21,7 +21,7 @@ from i2vpp.stream import StreamSession
 from i2vpp.structures import FrameResult
 from i2vpp.tracking import Tracker
 
-Progress: TypeAlias = bool | Callable[..., Iterable[Any]]
+Progress: TypeAlias = bool | Callable[..., Iterable[int]]
 
 
 class I2VPPVideoPredictor:
@@ -83,9 +83,14 @@ class I2VPPVideoPredictor:
         """
         return self._open(open_source(video_path), offload_state_to_cpu=offload_state_to_cpu)
 
-    def init_stream(self, *, offload_state_to_cpu: bool = False) -> StreamSession:
-        """Open a live session: frames are pushed by `step(frame)`, memory stays constant."""
-        source = LiveSource()
+    def init_stream(self, *, keep: int = 3, offload_state_to_cpu: bool = False) -> StreamSession:
+        """Open a live session: frames are pushed by `step(frame)`, memory stays constant.
+
+        Args:
+            keep: how many of the latest frames are held and can still be prompted, at least 3.
+            offload_state_to_cpu: see `init_state`.
+        """
+        source = LiveSource(keep=keep)
         return StreamSession(self, self._open(source, offload_state_to_cpu=offload_state_to_cpu), source)
 
     def _open(self, source: FrameSource, *, offload_state_to_cpu: bool) -> InferenceState:
@@ -269,11 +274,12 @@ class I2VPPVideoPredictor:
     def _propagate(self, state: InferenceState, passes: list[Pass], progress: Progress) -> Iterator[FrameResult]:
         lengths = [p.length for p in passes if p.length is not None]
         total = sum(lengths) if len(lengths) == len(passes) else None
-        plan: Any = ((p, frame_idx) for p in passes for frame_idx in p.frames())
+        frames: Iterable[int] = (frame_idx for p in passes for frame_idx in p.frames())
         if progress:
-            bar: Any = progress if callable(progress) else tqdm
-            plan = bar(plan, total=total, desc="propagate in video")
-        for current, frame_idx in plan:
+            bar: Callable[..., Iterable[int]] = progress if callable(progress) else tqdm
+            frames = bar(frames, total=total, desc="propagate in video")
+        for frame_idx in frames:
+            current = next(p for p in passes if frame_idx in p.order)
             state.frames.hint(current.announced)
             yield self.track_frame(state, frame_idx, reverse=current.reverse)
 

@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests. Nothing here touches global state such as seeds or thread counts."""
+"""Fixtures shared by all tests. Nothing here touches global state, but for the threads of parallel test workers."""
 
 from __future__ import annotations
 
@@ -14,6 +14,13 @@ REPO = Path(__file__).resolve().parent.parent
 def _devices() -> list[str]:
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     return ["cpu", *(name for name, available in there.items() if available)]
+
+
+def pytest_configure() -> None:
+    """Share the cores between the workers of `pytest -n`."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers > 1:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

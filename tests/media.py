@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import av
 import numpy as np
+
+from i2vpp.session.video import FrameSource
 
 BITS = 8
 
@@ -78,3 +81,18 @@ def write_video(
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
+
+
+def read_all(source: FrameSource) -> list[np.ndarray]:
+    """Read a source in order up to its end, without asking for its length."""
+    frames: list[np.ndarray] = []
+    while True:
+        try:
+            frames.append(source[len(frames)])
+        except IndexError:
+            return frames
+
+
+def numbers(source: FrameSource, indices: Iterable[int]) -> list[int]:
+    """Read back the numbers of some frames of a `numbered` video."""
+    return [number_of(source[i]) for i in indices]

@@ -41,7 +41,8 @@ class SimilarityTable:
         key = key * torch.rsqrt(key.square().mean() + 1e-12)
         others = [f for f in self._rows if abs(f - frame_idx) <= self.window]
         if others and self._keys is not None:
-            products = torch.cat([keys.float() @ key for keys in self._keys[: len(self._rows)].split(BLOCK)])
+            with torch.autocast(key.device.type, enabled=False):
+                products = torch.cat([keys.float() @ key for keys in self._keys[: len(self._rows)].split(BLOCK)])
             values = products.cpu().numpy()[[self._rows[f] for f in others]] / key.numel()
             self._remember(frame_idx, np.array(others), values)
         self._hold(frame_idx, key)

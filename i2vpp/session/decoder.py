@@ -110,8 +110,9 @@ class VideoFile(FrameSource):
     def __init__(self, video: str | BinaryIO, name: str) -> None:
         super().__init__(name)
         self._video = video
-        scheme = video.partition("://")[0].lower() if isinstance(video, str) else ""
+        scheme = video.partition("://")[0].lower() if isinstance(video, str) and "://" in video else ""
         self.seekable = scheme not in STREAMING
+        self.countable = not scheme
         self._lock = threading.RLock()
         self._reformatter = VideoReformatter()
         self._decoded: OrderedDict[int, av.VideoFrame] = OrderedDict()

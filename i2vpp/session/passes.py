@@ -27,7 +27,7 @@ class Pass:
     def forward(cls, source: FrameSource, first: int, limit: int | None) -> Pass:
         """Visit `first` and at most `limit` frames after it; None for as many as there are."""
         stop = sys.maxsize if limit is None else first + limit + 1
-        length = source.known_length
+        length = len(source) if source.countable else source.known_length
         if length is None:
             return cls(order=range(first, stop), ending=source)
         return cls(order=range(first, min(stop, length)))
@@ -41,12 +41,12 @@ class Pass:
     @property
     def length(self) -> int | None:
         """How many frames, if that is known."""
-        return None if self.ending else len(self.order)
+        return len(self.order) if self.ending is None else None
 
     @property
     def announced(self) -> range:
         """Frames that may be decoded ahead: none where the caller may stop before a source of unknown length ends."""
-        return range(0) if self.ending else self.order
+        return self.order if self.ending is None else range(0)
 
     def frames(self) -> Iterator[int]:
         """Iterate over the frames that exist."""

@@ -41,6 +41,9 @@ class FrameSource(abc.ABC):
     seekable = True
     """False if old frames are gone for good."""
 
+    countable = True
+    """False if `len` has to fetch the frames themselves, or read a network to the end."""
+
     def __init__(self, name: str) -> None:
         self.name = name
         self._size: tuple[int, int] | None = None
@@ -192,6 +195,8 @@ class FrameIterator(FrameSource):
         frames: yields frames, see `FrameLike`.
         name: what error messages call the source.
     """
+
+    countable = False
 
     def __init__(self, frames: Iterator[FrameLike], name: str) -> None:
         super().__init__(name)

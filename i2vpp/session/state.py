@@ -180,11 +180,12 @@ class InferenceState:
         if not isinstance(frame_idx, int | np.integer) or frame_idx < 0:
             raise PromptError(f"frame_idx must be a whole number from 0 on; got {frame_idx!r}.")
         try:
-            self.source[frame_idx]
+            known = self.source.known_length if self.source.seekable else None
+            exists = frame_idx < known if known is not None else self.source[frame_idx] is not None
         except IndexError:
-            raise PromptError(
-                f"frame_idx={frame_idx} is past the end: the video has {len(self.source)} frames."
-            ) from None
+            exists = False
+        if not exists:
+            raise PromptError(f"frame_idx={frame_idx} is past the end: the video has {self.num_frames} frames.")
 
     def track(self, obj_id: int) -> ObjectTrack:
         """Return an object, or raise PromptError if there is none of that id."""
