@@ -155,9 +155,9 @@ class I2VPPVideoPredictor:
                 if box is not None:
                     raise PromptError("A box comes before clicks: pass it with clear_old_points=True, clicks included.")
                 clicks = merge_clicks(earlier, clicks)
+            self._tracker.prompt_clicks(state, track, frame_idx, clicks)
             track.clicks[frame_idx] = clicks
             state.tracks[obj_id] = track
-            self._tracker.prompt_clicks(state, track, frame_idx)
             return self._tracker.result(state, frame_idx)
 
     def add_new_points(self, *args: Any, **kwargs: Any) -> FrameResult:
@@ -184,9 +184,9 @@ class I2VPPVideoPredictor:
             state.check_frame(frame_idx)
             parsed = parse_mask(mask, height=state.video_height, width=state.video_width)
             track = self._existing_or_new(state, obj_id)
+            self._tracker.prompt_mask(state, track, frame_idx, parsed)
             track.clicks[frame_idx] = None
             state.tracks[obj_id] = track
-            self._tracker.prompt_mask(state, track, frame_idx, parsed)
             return self._tracker.result(state, frame_idx)
 
     def clear_all_prompts_in_frame(
@@ -194,12 +194,16 @@ class I2VPPVideoPredictor:
     ) -> FrameResult | None:
         """Take back an object's prompts on a frame, and with them its mask there, until the next propagation.
 
+        A frame on which it has no prompt is left as it is.
+
         Returns:
             Masks of all objects on this frame, or None without `need_output`.
         """
         with inference_state.lock:
             inference_state.check_frame(frame_idx)
-            inference_state.track(obj_id).forget(frame_idx)
+            track = inference_state.track(obj_id)
+            if frame_idx in track.clicks:
+                track.forget(frame_idx)
             return self._tracker.result(inference_state, frame_idx) if need_output else None
 
     def remove_object(

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class StreamSession:
     """A camera's session; made by `I2VPPVideoPredictor.init_stream`, a context manager.
 
-    It gives the masks that tracking a recording of the same frames gives. Prompts go to the current frame; `state` is an
-    ordinary session, so that all other methods of the predictor work on it, as far as its frames are still held.
+    It gives the masks that tracking a recording of the same frames gives. Prompts go to the current frame; `state` is
+    an ordinary session: all other methods of the predictor work on it, as far as its frames are still held.
 
     Args:
         predictor: does the work.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from i2vpp.memory.selection import Moment, Selection
 from i2vpp.modeling.i2vpp import I2VPP
-from i2vpp.session.state import FrameRecord, InferenceState, ObjectTrack
+from i2vpp.session.state import Clicks, FrameRecord, InferenceState, ObjectTrack
 from i2vpp.structures import (
     ABSENT_LOGIT,
     Conditioned,
@@ -61,10 +61,8 @@ class Tracker:
         state.similarity.add(frame_idx, features.embedding.to(state.device or features.embedding.device))
 
     @torch.no_grad()
-    def prompt_clicks(self, state: InferenceState, track: ObjectTrack, frame_idx: int) -> None:
-        """Predict an object from its clicks on a frame and remember it."""
-        clicks = track.clicks[frame_idx]
-        assert clicks is not None
+    def prompt_clicks(self, state: InferenceState, track: ObjectTrack, frame_idx: int, clicks: Clicks) -> None:
+        """Predict an object from clicks on a frame and remember it."""
         device = self.model.device
         with self.precision():
             features = self.features(state, frame_idx)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -46,6 +47,7 @@ class FakeState:
     frames: list[np.ndarray]
     prompts: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     fps: float | None = 24.0
+    source: Any = field(default_factory=lambda: SimpleNamespace(countable=True))
 
     def __enter__(self) -> FakeState:
         return self

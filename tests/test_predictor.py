@@ -6,13 +6,15 @@ import gc
 import threading
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from i2vpp.errors import PromptError, SessionError
+from i2vpp.errors import FrameDecodeError, PromptError, SessionError
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.session.state import InferenceState
 from i2vpp.structures import FrameResult
@@ -283,6 +285,8 @@ class TestCorrections:
         result = predictor.clear_all_prompts_in_frame(state, 6, 1)
         assert (result.masks == -1024).all()
         assert_same(before, track(predictor, state))
+        kept = predictor.clear_all_prompts_in_frame(state, 7, 1)  # nothing is prompted there
+        assert torch.equal(kept.masks, before[7].masks)
         assert predictor.clear_all_prompts_in_frame(state, 0, 1, need_output=False) is None
         with pytest.raises(PromptError, match="Nothing to track"):
             predictor.propagate_in_video(state)
@@ -295,6 +299,28 @@ class TestCorrections:
         assert result.object_scores[0] == -10
         assert (result.masks < 0).all()
         assert track(predictor, state)[3].object_scores[0] == -10
+
+    @pytest.mark.slow
+    def test_of_a_frame_long_gone(self, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Frame 20 after 400: published windows; the frames that are read again are encoded again, no others."""
+        predictor = make_predictor(device=device, dtype="float32")
+        frames, masks = moving_disc(401, seed=7)
+        runs = []
+        for evict in (True, False):
+            if not evict:
+                monkeypatch.setattr(InferenceState, "evict", lambda *_: None)
+            with predictor.init_state(frames) as state:
+                predictor.add_new_mask(state, 0, 1, masks[0])
+                track(predictor, state)
+                assert len(state.tracks[1].bank) == (1 + 211 if evict else 401)
+                encoded = []
+                encode = predictor.model.encode
+                predictor.model.encode = lambda clip, encode=encode, to=encoded: to.append(1) or encode(clip)
+                predictor.add_new_points_or_box(state, 20, 1, points=[[40, 30]], labels=[1])
+                predictor.model.encode = encode
+                assert len(encoded) == (1 + 6 if evict else 1)
+                runs.append(track(predictor, state, start_frame_idx=20, max_frame_num_to_track=30))
+        assert min(iou(runs[0][f].masks, runs[1][f].masks) for f in runs[0]) >= 0.99
 
     def test_of_evicted_frames(self, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
         """Short windows: after frame 15 the memories of frames 1 to 9 are gone, and made again when needed."""
@@ -427,6 +453,24 @@ class TestLaziness:
             predictor.add_new_points_or_box(state, 0, 1, **CLICK)
             next(predictor.propagate_in_video(state, progress=False))
         assert max(read) <= 4
+
+
+def test_a_broken_frame_in_the_middle(predictor: I2VPPVideoPredictor, tmp_path: Path) -> None:
+    """What came before it stays, the error names it, and tracking goes on where the network can see again."""
+    paths = []
+    for i, frame in enumerate(FRAMES[:10]):
+        paths.append(tmp_path / f"{i}.png")
+        Image.fromarray(frame).save(paths[-1])
+    paths[5].write_bytes(paths[5].read_bytes()[:200])
+    with predictor.init_state(tmp_path) as state:
+        predictor.add_new_points_or_box(state, 0, 1, **CLICK)
+        results = {}
+        with pytest.raises(FrameDecodeError, match=r"frame 5 .*5\.png"):
+            for result in predictor.propagate_in_video(state, progress=False):
+                results[result.frame_idx] = result
+        assert list(results) == [0, 1, 2, 3, 4]
+        assert state.tracks[1].records.keys() == results.keys()
+        assert list(track(predictor, state, start_frame_idx=8)) == [8, 9]
 
 
 def test_progress_can_be_replaced(predictor: I2VPPVideoPredictor, state: InferenceState, capsys: Any) -> None:

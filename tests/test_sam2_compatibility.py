@@ -33,6 +33,10 @@ def video_dir(tmp_path: Path) -> str:
 
 def test_the_calls_of_sam2s_notebook(predictor: I2VPPVideoPredictor, video_dir: str) -> None:
     inference_state = predictor.init_state(video_path=video_dir)
+    assert (inference_state["video_height"], inference_state["video_width"]) == (90, 120)
+    assert (inference_state["num_frames"], inference_state["obj_ids"]) == (6, [])
+    with pytest.raises(KeyError, match="answers to obj_ids, num_frames"):
+        inference_state["images"]
     predictor.reset_state(inference_state)
     points = np.array([[21, 37], [25, 22]], dtype=np.float32)
     labels = np.array([1, 1], np.int32)

@@ -149,8 +149,8 @@ def track(
     """
     check_outputs(choice, prompts)
     add_prompts(predictor, state, prompts)
-    # the length is asked for first: once it is known, the bar has an end and frames are decoded ahead
-    video = VideoInfo(height=state.video_height, width=state.video_width, fps=state.fps, num_frames=state.num_frames)
+    num_frames = state.num_frames if state.source.countable else None
+    video = VideoInfo(height=state.video_height, width=state.video_width, fps=state.fps, num_frames=num_frames)
     results = predictor.propagate_in_video(
         state,
         start_frame_idx=span.start_frame,

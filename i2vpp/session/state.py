@@ -6,6 +6,7 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from i2vpp.session.video import FrameSource
 from i2vpp.structures import FrameFeatures, MaskPrediction
 
 FEATURE_CAPACITY = 4
+SAM2_NAMES = ("obj_ids", "num_frames", "video_height", "video_width")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +140,12 @@ class InferenceState:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
+
+    def __getitem__(self, name: str) -> Any:
+        """Look up one of the names that SAM 2's users know: the attributes below."""
+        if name not in SAM2_NAMES:
+            raise KeyError(f"{name!r}; a session answers to {', '.join(SAM2_NAMES)}")
+        return getattr(self, name)
 
     @property
     def obj_ids(self) -> list[int]:

@@ -73,18 +73,23 @@ class MaskDecoder(nn.Module):
         own = torch.cat([self.obj_score_token.weight, self.iou_token.weight, self.mask_tokens.weight])
         prompts = torch.cat([own.expand(prompts.shape[0], -1, -1), prompts], dim=1)
         tokens, cells = self.transformer(image, position, prompts)
-        mask_tokens = tokens[:, 2 : len(own)]
-        upscaled = self.output_upscaling(cells.transpose(1, 2).unflatten(2, image.shape[-2:]))
-        weights = torch.stack([mlp(mask_tokens[:, i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1)
-        logits = (weights @ upscaled.flatten(2)).unflatten(2, upscaled.shape[-2:]).float()
-        ious = self.iou_prediction_head(tokens[:, 1]).float()
+        replaceable = not multimask and self.stability_fallback and not self.training
+        wanted = slice(1, None) if multimask else slice(0, None if replaceable else 1)
+        mask_tokens = tokens[:, 2 : len(own)][:, wanted]
+        logits = self._masks(mask_tokens, cells.transpose(1, 2).unflatten(2, image.shape[-2:]), wanted)
+        ious = self.iou_prediction_head(tokens[:, 1]).float()[:, wanted]
+        if replaceable:
+            mask_tokens = mask_tokens[:, :1]
+            logits, ious = replace_unstable(logits, ious)
         score = self.pred_obj_score_head(tokens[:, 0])[:, 0].float()
-        if multimask:
-            return DecodedMasks(logits=logits[:, 1:], ious=ious[:, 1:], tokens=mask_tokens[:, 1:], object_score=score)
-        single, iou = logits[:, :1], ious[:, :1]
-        if self.stability_fallback and not self.training:
-            single, iou = replace_unstable(logits, ious)
-        return DecodedMasks(logits=single, ious=iou, tokens=mask_tokens[:, :1], object_score=score)
+        return DecodedMasks(logits=logits, ious=ious, tokens=mask_tokens, object_score=score)
+
+    def _masks(self, tokens: Tensor, image: Tensor, wanted: slice) -> Tensor:
+        """Mask logits [B, K, 4h, 4w] of the wanted mask tokens [B, K, D] over an image [B, D, h, w]."""
+        upscaled = self.output_upscaling(image)
+        mlps = list(self.output_hypernetworks_mlps)[wanted]
+        weights = torch.stack([mlp(token) for mlp, token in zip(mlps, tokens.unbind(1), strict=True)], dim=1)
+        return (weights @ upscaled.flatten(2)).unflatten(2, upscaled.shape[-2:]).float()
 
 
 def replace_unstable(logits: Tensor, ious: Tensor) -> tuple[Tensor, Tensor]:
