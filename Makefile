@@ -33,7 +33,7 @@ demo: $(STAMP)  ## segment the shipped clip; results go to outputs/demo
 	@$(BIN)/i2vpp demo -o $(DEMO_OUT) $(ARGS)
 
 test: $(STAMP)  ## run the tests
-	@$(BIN)/python -m pytest -n auto --dist loadscope $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 lint: $(STAMP)  ## ruff: rules and formatting
 	@$(BIN)/ruff check .

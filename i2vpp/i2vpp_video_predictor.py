@@ -284,7 +284,7 @@ class I2VPPVideoPredictor:
             frames = bar(frames, total=total, desc="propagate in video")
         for frame_idx in frames:
             current = next(p for p in passes if frame_idx in p.order)
-            state.frames.hint(current.announced)
+            state.frames.hint(current.announced(frame_idx))
             yield self.track_frame(state, frame_idx, reverse=current.reverse)
 
     def track_frame(self, inference_state: InferenceState, frame_idx: int, *, reverse: bool = False) -> FrameResult:

@@ -71,7 +71,7 @@ class Tracker:
             prompt = Prompt(
                 coords=clicks.coords[None].to(device),
                 labels=clicks.labels[None].to(device),
-                mask=None if previous is None else previous.prediction(device).logits.clamp(-limit, limit),
+                mask=None if previous is None else self._mask(previous).clamp(-limit, limit),
             )
             reverse = previous is not None and previous.reverse
             conditioned = self._condition_prompted(state, track, features, frame_idx, reverse=reverse)
@@ -121,16 +121,26 @@ class Tracker:
         side = self.model.image_size // 4
         nothing = torch.full((1, 1, side, side), ABSENT_LOGIT, device=device)
         unknown = torch.full((1,), torch.nan, device=device)
-        predictions = [None if record is None else record.prediction(device) for record in records]
-        logits = [nothing if p is None else p.logits for p in predictions] or [nothing[:0]]
+        logits = [nothing if r is None else self._mask(r) for r in records] or [nothing[:0]]
+        scores = [unknown if r is None else r.object_score.to(device) for r in records] or [unknown[:0]]
+        ious = [unknown if r is None else r.iou.to(device) for r in records] or [unknown[:0]]
         size = (state.video_height, state.video_width)
         return FrameResult(
             frame_idx=frame_idx,
             obj_ids=state.obj_ids,
             masks=F.interpolate(torch.cat(logits), size, mode="bilinear", align_corners=False),
-            object_scores=torch.cat([unknown if p is None else p.object_score for p in predictions] or [unknown[:0]]),
-            predicted_ious=torch.cat([unknown if p is None else p.iou for p in predictions] or [unknown[:0]]),
+            object_scores=torch.cat(scores),
+            predicted_ious=torch.cat(ious),
         )
+
+    def _mask(self, record: FrameRecord) -> Tensor:
+        """Mask logits [1, 1, 4h, 4w] of a record, holes filled."""
+        if record.logits is not None:
+            return record.logits
+        return self._fill_holes(record.decoded.to(self.model.device, torch.float32))
+
+    def _fill_holes(self, logits: Tensor) -> Tensor:
+        return fill_holes(logits, self.model.config.fill_hole_area)
 
     def _condition_prompted(
         self, state: InferenceState, track: ObjectTrack, features: FrameFeatures, frame_idx: int, *, reverse: bool
@@ -157,8 +167,9 @@ class Tracker:
 
     def _rebuild(self, state: InferenceState, track: ObjectTrack, frame_idx: int) -> FrameMemory:
         """Make the evicted memory of a tracked frame again."""
-        found = track.records[frame_idx].prediction(self.model.device)
-        return self.model.memorise(self.features(state, frame_idx), found, found.logits, prompted=False)
+        record = track.records[frame_idx]
+        found = record.prediction(self.model.device)
+        return self.model.memorise(self.features(state, frame_idx), found, self._mask(record), prompted=False)
 
     def _keep(
         self,
@@ -171,7 +182,7 @@ class Tracker:
         reverse: bool,
     ) -> None:
         """Remember a prediction of B objects, each in its own track."""
-        stored = fill_holes(prediction.logits, self.model.config.fill_hole_area)
+        stored = self._fill_holes(prediction.logits)
         memory = self.model.memorise(features, prediction, stored, prompted=prompted)
         for i, track in enumerate(tracks):
             one = slice(i, i + 1)
@@ -181,6 +192,7 @@ class Tracker:
                 prompted=prompted,
             )
             track.records[frame_idx] = FrameRecord(
+                decoded=prediction.logits[one].half(),
                 logits=stored[one],
                 object_score=prediction.object_score[one],
                 iou=prediction.iou[one],

@@ -24,12 +24,16 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests marked `gpu` where there is no CUDA device."""
-    if torch.cuda.is_available():
-        return
+    """Skip tests marked `gpu` without a CUDA device, and run the longest first: no worker is left alone with one."""
     for item in items:
-        if item.get_closest_marker("gpu"):
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+    items.sort(key=_expected_length, reverse=True)
+
+
+def _expected_length(item: pytest.Item) -> tuple[bool, float]:
+    timeout = item.get_closest_marker("timeout")
+    return item.get_closest_marker("slow") is not None, timeout.args[0] if timeout else 0
 
 
 @pytest.fixture(scope="session", params=_devices())

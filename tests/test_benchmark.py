@@ -80,7 +80,7 @@ def test_the_floor_is_the_work_over_the_rate(result) -> None:
 def test_measured_frames_read_full_memory(result) -> None:
     assert (result["memory_groups"], result["memory_pointers"]) == (7, 7)
     assert result["image_size"] == SIDE
-    assert result["peak_memory_bytes"] is None or result["peak_memory_bytes"] > result["process_bytes_at_start"] > 1e6
+    assert result["peak_memory_bytes"] is None or result["peak_memory_bytes"] >= result["process_bytes_at_start"] > 1e6
 
 
 @pytest.mark.parametrize("history", [frame_cost.FULL_MEMORY - 1, frame_cost.FULL_MEMORY])

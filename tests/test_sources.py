@@ -29,7 +29,7 @@ def test_missing_file(tmp_path):
         (None, "video is of type NoneType"),
         ("", "video '' does not exist"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_things_that_are_no_video(video, message):
     with pytest.raises(VideoError, match=message):

@@ -85,7 +85,7 @@ def test_mistakes(predictor: I2VPPVideoPredictor) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_a_long_stream_at_256_pixels_grows_by_less_than_50_mb() -> None:
     """From frame 250 on, when all windows are full, to frame 2,000."""
     predictor = make_predictor(image_size=256)

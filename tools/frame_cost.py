@@ -148,7 +148,7 @@ def fill_memory(state: InferenceState, history: int) -> None:
                 values=memory.values.clone(), foreground=memory.foreground.clone(), pointer=memory.pointer.clone()
             )
             track.bank.put(frame_idx, copy, prompted=False)
-            track.records[frame_idx] = replace(record, logits=record.logits.clone())
+            track.records[frame_idx] = replace(record, decoded=record.decoded.clone(), logits=record.logits.clone())
             track.visited.add(frame_idx)
 
 

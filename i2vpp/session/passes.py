@@ -43,10 +43,9 @@ class Pass:
         """How many frames, if that is known."""
         return len(self.order) if self.ending is None else None
 
-    @property
-    def announced(self) -> range:
-        """Frames that may be decoded ahead: none where the caller may stop before a source of unknown length ends."""
-        return self.order if self.ending is None else range(0)
+    def announced(self, frame_idx: int) -> range:
+        """Frames from `frame_idx` on that may be decoded ahead: none from a source of unknown length."""
+        return self.order[self.order.index(frame_idx) :] if self.ending is None else range(0)
 
     def frames(self) -> Iterator[int]:
         """Iterate over the frames that exist."""

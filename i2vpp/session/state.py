@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
@@ -29,37 +29,41 @@ class FrameRecord:
     """What was found of one object on one frame.
 
     Args:
-        logits: mask [1, 1, 4h, 4w], holes filled.
+        decoded: mask logits [1, 1, 4h, 4w] as decoded, in float16: what is left of a compact record's mask, from which
+            both mask and memory can be made again.
+        logits: the mask as it is returned, holes filled, float32; None once compact.
         object_score: [1] logits.
         iou: predicted IoU [1].
         pointer: object pointer [1, D].
         reverse: direction in which the frame was tracked.
     """
 
-    logits: Tensor
+    decoded: Tensor
+    logits: Tensor | None
     object_score: Tensor
     iou: Tensor
     pointer: Tensor
     reverse: bool = False
 
     def compact(self) -> FrameRecord:
-        """Return the same in little memory: on the CPU, logits as bfloat16."""
-        return replace(
-            self,
-            logits=self.logits.to("cpu", torch.bfloat16),
+        """Return the same in little memory, on the CPU."""
+        return FrameRecord(
+            decoded=self.decoded.cpu(),
+            logits=None,
             object_score=self.object_score.cpu(),
             iou=self.iou.cpu(),
-            pointer=self.pointer.to("cpu", torch.bfloat16),
+            pointer=self.pointer.cpu(),
+            reverse=self.reverse,
         )
 
     def prediction(self, device: torch.device) -> MaskPrediction:
-        """Return the record in the form of a prediction."""
-        logits, iou = self.logits.to(device, torch.float32), self.iou.to(device)
+        """Return the record as it was predicted."""
+        logits, iou = self.decoded.to(device, torch.float32), self.iou.to(device)
         return MaskPrediction(
             logits=logits,
             iou=iou,
             object_score=self.object_score.to(device),
-            pointer=self.pointer.to(device, torch.float32),
+            pointer=self.pointer.to(device),
             candidates=logits,
             candidate_ious=iou[:, None],
         )
