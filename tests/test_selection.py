@@ -105,6 +105,18 @@ def test_future_prompts_give_features_but_no_pointers() -> None:
     assert [(p.frame_idx, p.copies) for p in selection.pointers] == [(0, 2), (1, 1), (2, 1)]
 
 
+def test_windows_may_be_empty() -> None:
+    only_global = SimilaritySampling(SelectionConfig(mode="top", local_window=0, num_local=0, global_window=3))
+    assert slots(only_global.select(Moment(frame_idx=9), [0], set(range(1, 9)), even)) == [
+        [0, 0],
+        [6, 1],
+        [7, 2],
+        [8, 3],
+    ]
+    only_local = SimilaritySampling(SelectionConfig(mode="top", local_window=3, num_global=0, global_window=0))
+    assert slots(only_local.select(Moment(frame_idx=9), [0], set(range(1, 9)), even)) == [[0, 0], [6, 1], [7, 2]]
+
+
 def test_recent_frames_are_sam2s() -> None:
     selection = RecentFrames().select(Moment(frame_idx=20), [0, 30], set(range(1, 20)), even)
     assert slots(selection) == [[0, 0], [30, 0], [14, 1], [15, 2], [16, 3], [17, 4], [18, 5], [19, 6]]

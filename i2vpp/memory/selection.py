@@ -122,7 +122,7 @@ class SimilaritySampling:
         config = self.config
         prompted = sorted(conditioning, key=moment.age, reverse=True)
         ages = range(self.window, 0, -1)
-        local = [f for f in map(moment.ago, ages[-config.local_window :]) if f in tracked]
+        local = [f for f in map(moment.ago, ages[config.global_window :]) if f in tracked]
         distant = [f for f in map(moment.ago, ages[: config.global_window]) if f in tracked]
         slots = {
             **self._pick(distant, config.num_global, 1, moment, GLOBAL_POOL, similarity),
