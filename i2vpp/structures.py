@@ -39,7 +39,7 @@ def _check(owner: object, **expected: tuple[str, Tensor | None]) -> None:
     raise ValueError(f"{type(owner).__name__}: shapes do not fit together: {got}")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class FrameFeatures:
     """What the image encoder says about a frame; shared by all objects of the video.
 
@@ -55,7 +55,7 @@ class FrameFeatures:
         _check(self, embedding=("B D h w", self.embedding), position=("1 D h w", self.position))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Prompt:
     """What the user drew on one frame, in pixels of the network's square input.
 
@@ -80,7 +80,7 @@ class Prompt:
         return 0 if self.labels is None else self.labels.shape[1]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class FrameMemory:
     """What is remembered of one frame for each of B objects.
 
@@ -106,7 +106,7 @@ class FrameMemory:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class SpatialEntry:
     """A remembered frame as memory attention reads it.
 
@@ -121,7 +121,7 @@ class SpatialEntry:
     copies: int = 1
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class PointerEntry:
     """An object pointer as memory attention reads it.
 
@@ -136,7 +136,7 @@ class PointerEntry:
     copies: int = 1
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Recall:
     """The memories that a selector chose for one tracked frame: the input of `I2VPP.read_memory`."""
 
@@ -154,7 +154,7 @@ class Recall:
         return all(e.copies == 1 for e in self.spatial) and all(e.copies == 1 for e in self.pointers)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class MemoryTokens:
     """Memory as attention keys; the pointer tokens are the last `num_pointer_tokens`.
 
@@ -182,7 +182,7 @@ class MemoryTokens:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Conditioned:
     """A frame's features after memory was read.
 
@@ -201,7 +201,7 @@ class Conditioned:
                auxiliary=("B L H W", self.auxiliary))  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class MaskPrediction:
     """What the decoder says about B objects on one frame.
 
@@ -233,7 +233,7 @@ class MaskPrediction:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FrameResult(Sequence[Any]):
     """One frame's masks. Unpacks like SAM 2's tuple: `frame_idx, obj_ids, masks = result`.
 
