@@ -327,7 +327,7 @@ class TestCorrections:
         """Short windows: after frame 15 the memories of frames 1 to 9 are gone, and made again when needed."""
         small = ("model.selection.global_window=4", "model.selection.local_window=2")
         predictor = make_predictor(*small, device=device, dtype="float32")
-        runs = []
+        runs, pointers = [], []
         for evict in (True, False):
             if not evict:
                 monkeypatch.setattr(InferenceState, "evict", lambda *_: None)
@@ -337,10 +337,12 @@ class TestCorrections:
                 bank = state.tracks[1].bank
                 assert len(bank) == (1 + 7 if evict else NUM_FRAMES)
                 assert all(f in bank for f in range(1, NUM_FRAMES))
+                pointers.append([state.tracks[1].records[f].pointer.clone() for f in range(NUM_FRAMES)])
                 if evict:
                     assert state.tracks[1].records[1].logits is None
                 predictor.add_new_points_or_box(state, 8, 1, points=[[40, 30]], labels=[1])
                 runs.append(track(predictor, state, start_frame_idx=8))
+        assert all(torch.equal(a, b) for a, b in zip(*pointers, strict=True))
         assert all(iou(runs[0][f].masks, runs[1][f].masks) >= 0.99 for f in runs[0])
 
 

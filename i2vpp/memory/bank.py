@@ -13,7 +13,9 @@ from i2vpp.structures import FrameMemory, PointerEntry, Recall, SpatialEntry
 class MemoryBank:
     """Memories of one object by frame: prompted frames stay, tracked frames may be evicted.
 
-    An evicted frame still counts as tracked: it can be selected, and is then rebuilt by a function of the caller's.
+    An evicted frame still counts as tracked: it can be selected, and is then rebuilt by a function of the caller's. Its
+    storage takes the next memory: blocks that stay, scattered among the short-lived ones of every frame, would keep the
+    allocator from ever giving memory back, and a long stream would seem to grow.
 
     Args:
         device: where memories are kept; default: where they are made.
@@ -24,6 +26,7 @@ class MemoryBank:
         self.conditioning: dict[int, FrameMemory] = {}
         self._tracked: dict[int, FrameMemory] = {}
         self._evicted: set[int] = set()
+        self._spare: FrameMemory | None = None
 
     def __contains__(self, frame_idx: object) -> bool:
         """Whether the frame is tracked (a prompted frame is not)."""
@@ -35,8 +38,10 @@ class MemoryBank:
     def put(self, frame_idx: int, memory: FrameMemory, *, prompted: bool) -> None:
         """Keep a memory, replacing what was known of the frame."""
         self.drop(frame_idx)
+        memory = memory if self.device is None else memory.to(self.device)
         store = self.conditioning if prompted else self._tracked
-        store[frame_idx] = memory if self.device is None else memory.to(self.device)
+        store[frame_idx] = memory if self._spare is None else self._spare.copy_(memory)
+        self._spare = None
 
     def drop(self, frame_idx: int) -> None:
         """Forget a frame."""
@@ -48,7 +53,7 @@ class MemoryBank:
         """Let go of the tracked memories more than `window` frames away from `frame_idx`; return their frames."""
         far = [f for f in self._tracked if abs(f - frame_idx) > window]
         for f in far:
-            del self._tracked[f]
+            self._spare = self._tracked.pop(f)
         self._evicted.update(far)
         return far
 

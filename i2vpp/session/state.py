@@ -52,7 +52,7 @@ class FrameRecord:
             logits=None,
             object_score=self.object_score.cpu(),
             iou=self.iou.cpu(),
-            pointer=self.pointer.cpu(),
+            pointer=self.pointer.to("cpu", copy=True),  # the bank uses its storage again
             reverse=self.reverse,
         )
 
