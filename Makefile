@@ -7,7 +7,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
-EXTRAS ?= dev,download
+EXTRAS ?= dev,download,train
 ARGS ?=
 
 BIN := $(VENV)/bin

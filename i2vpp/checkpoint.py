@@ -228,6 +228,31 @@ def import_image_model(model: nn.Module, path: str | os.PathLike[str]) -> list[s
     return [name for name in own if name not in mapped]
 
 
+def load_parts(model: nn.Module, path: str | os.PathLike[str]) -> list[str]:
+    """Load a file that holds some of the network's entries under their names, such as its prompt encoder and decoder.
+
+    Args:
+        model: a SAM-I2V++ network.
+        path: of a file of `torch.save` with those entries.
+
+    Returns:
+        Names of the model's entries that the file does not hold; they stay as they are.
+
+    Raises:
+        CheckpointError: the file is missing, unreadable or holds an entry that does not fit. The model is then
+            unchanged.
+    """
+    content = read_checkpoint(path)
+    state = _state_dict(content, path)
+    own = _shapes(model.state_dict())
+    expected = {name: shape for name, shape in own.items() if name in state}
+    info = _describe(path, content, state, expected)
+    if not info.fits:
+        raise CheckpointError(_misfit(info, state, expected, _kind(state)))
+    model.load_state_dict(state, strict=False)
+    return [name for name in own if name not in state]
+
+
 def _own_name(name: str) -> str:
     """Published name of an entry of the image model; a name that has no place is returned as it is."""
     for theirs, ours in _IMAGE_MODEL_PARTS.items():

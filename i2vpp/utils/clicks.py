@@ -1,0 +1,71 @@
+"""Where a careful person would click: the clicks of the evaluation protocols, with nothing random in them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Click:
+    """A click on a pixel: x to the right, y down, both from 0; positive adds to the object."""
+
+    x: int
+    y: int
+    positive: bool
+
+
+def central_click(mask: Mask) -> Click:
+    """Click on the pixel of a mask [H, W] that is nearest to its centroid.
+
+    Raises:
+        ValueError: the mask is empty.
+    """
+    if not mask.any():
+        raise ValueError("central_click: the mask is empty, there is nothing to click on")
+    ys, xs = np.nonzero(mask)
+    nearest = np.argmin((ys - ys.mean()) ** 2 + (xs - xs.mean()) ** 2)
+    return Click(x=int(xs[nearest]), y=int(ys[nearest]), positive=True)
+
+
+def correcting_click(truth: Mask, found: Mask) -> Click:
+    """Click on the deepest pixel of the missed or of the falsely found pixels, whichever reaches deeper.
+
+    Depth is the Euclidean distance to the nearest pixel outside the region; what lies beyond the frame is outside. A
+    faultless mask is clicked at its own deepest pixel.
+
+    Args:
+        truth: [H, W].
+        found: [H, W].
+
+    Raises:
+        ValueError: both masks are empty, or their sizes differ.
+    """
+    if truth.shape != found.shape:
+        raise ValueError(f"correcting_click: masks of sizes {truth.shape} and {found.shape}")
+    missed, invented = truth & ~found, found & ~truth
+    if not (missed.any() or invented.any()):
+        missed = truth
+    (missed_depth, missed_at), (invented_depth, invented_at) = _deepest(missed), _deepest(invented)
+    if missed_depth == invented_depth == 0:
+        raise ValueError("correcting_click: both masks are empty, there is nothing to click on")
+    positive = missed_depth > invented_depth
+    y, x = missed_at if positive else invented_at
+    return Click(x=x, y=y, positive=positive)
+
+
+def _deepest(region: Mask) -> tuple[float, tuple[int, int]]:
+    """Depth and (y, x) of the deepest pixel; depth 0 if the region is empty."""
+    from scipy.ndimage import distance_transform_edt  # noqa: PLC0415 - only evaluation and training need scipy
+
+    rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
+    if not len(rows):
+        return 0.0, (0, 0)
+    top, left = rows[0], columns[0]
+    depth = distance_transform_edt(np.pad(region[top : rows[-1] + 1, left : columns[-1] + 1], 1))
+    y, x = np.unravel_index(int(np.argmax(depth)), depth.shape)
+    return float(depth[y, x]), (int(y + top - 1), int(x + left - 1))

@@ -1,0 +1,154 @@
+#!/usr/bin/env python3
+"""Extract the frames of SA-V's training videos, so that training need not decode mp4.
+
+    python -m sav_dataset.extract_frames data/sav_train data/sav_frames --every 4
+
+Writes `<output>/<video>/00000.jpg`, ... for each mp4 file at any depth; files are named by the frame's index in the
+video. A folder appears when it is complete, and a video whose folder is there is passed over: start it again after an
+interruption. Videos that cannot be decoded are listed at the end, and the exit status is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+from PIL import Image
+from tqdm import tqdm
+
+from i2vpp.errors import VideoError
+from i2vpp.session.decoder import VideoFile
+
+PARTIAL = ".partial-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One video to extract.
+
+    Args:
+        video: mp4 file.
+        output: folder that gets the folder of frames.
+        every: extract frames 0, `every`, 2 `every`, ...
+        quality: of the JPEG files, 1 to 100.
+    """
+
+    video: Path
+    output: Path
+    every: int
+    quality: int
+
+    @property
+    def folder(self) -> Path:
+        """Where the frames go."""
+        return self.output / self.video.stem
+
+
+def extract(job: Job) -> str | None:
+    """Extract the frames of a video; return what is wrong with it, or None.
+
+    Raises:
+        OSError: the frames cannot be written.
+    """
+    partial = job.output / f"{PARTIAL}{job.folder.name}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        source = VideoFile(str(job.video.absolute()), str(job.video))
+        for i in count(0, job.every):
+            try:
+                frame = source[i]
+            except IndexError:
+                break
+            Image.fromarray(frame).save(partial / f"{i:05d}.jpg", quality=job.quality)
+        if not i:
+            return f"{job.video} holds no frame"
+        partial.rename(job.folder)
+    except VideoError as error:
+        return str(error)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return None
+
+
+def find_jobs(videos: Path, output: Path, *, every: int, quality: int) -> list[Job]:
+    """List the mp4 files under a folder, or one file, in the order of their names."""
+    files = [videos] if videos.is_file() else sorted(videos.rglob("*.mp4"))
+    return [Job(video=file, output=output, every=every, quality=quality) for file in files]
+
+
+def run(jobs: Sequence[Job], workers: int) -> list[str]:
+    """Extract all videos, in this process or in several; return what is wrong with some of them."""
+    with tqdm(total=len(jobs), unit="video", disable=None) as bar:
+        problems = []
+        for problem in _results(jobs, min(workers, len(jobs))):
+            bar.update()
+            if problem is not None:
+                problems.append(problem)
+    return sorted(problems)
+
+
+def _results(jobs: Sequence[Job], workers: int) -> Iterator[str | None]:
+    if workers <= 1:
+        yield from map(extract, jobs)
+        return
+    context = multiprocessing.get_context("spawn")  # a forked process would inherit the threads of torch half dead
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        futures = [pool.submit(extract, job) for job in jobs]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sav_dataset.extract_frames", description="Extract the frames of SA-V's training videos."
+    )
+    parser.add_argument("videos", type=Path, help="folder of mp4 files, at any depth, or one of them")
+    parser.add_argument("output", type=Path, help="folder that gets one folder of frames per video")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="every Nth frame; 4: annotated ones (all)")
+    parser.add_argument("--quality", type=int, default=95, help="of the JPEG files, 1 to 100 (%(default)s)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (%(default)s)")
+    args = parser.parse_args(arguments)
+    if args.every < 1 or args.workers < 1:
+        parser.error(f"--every and --workers must be at least 1, got {args.every} and {args.workers}")
+    if not 1 <= args.quality <= 100:
+        parser.error(f"--quality must be 1 to 100, got {args.quality}")
+    jobs = find_jobs(args.videos, args.output, every=args.every, quality=args.quality)
+    if not jobs:
+        parser.error(f"no mp4 file in {args.videos}")
+    if twice := _twice(jobs):
+        parser.error(f"{twice[0].video} and {twice[1].video} would share one folder; rename one, or extract them apart")
+    todo = [job for job in jobs if not job.folder.exists()]
+    try:
+        problems = run(todo, args.workers)
+    except OSError as error:
+        print(f"stopped: {error}; start again when that is solved, finished videos are kept", file=sys.stderr)
+        return 1
+    print(f"{len(todo) - len(problems)} videos extracted to {args.output}, {len(jobs) - len(todo)} were there already")
+    for problem in problems:
+        print(f"not extracted: {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+def _twice(jobs: Sequence[Job]) -> tuple[Job, Job] | None:
+    first: dict[Path, Job] = {}
+    for job in jobs:
+        if (other := first.setdefault(job.folder, job)) is not job:
+            return other, job
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+"""Two loops, one set of verbs: the training rollout gives the masks that the predictor gives."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
+from i2vpp.memory.selection import RecentFrames
+from i2vpp.session.frames import MEAN, STD
+from models import make_predictor
+from training.config import UserConfig
+from training.dataset.clips import ClipBatch
+from training.model.rollout import ClipRollout, Rollout
+from training.model.simulated_user import PromptPlan
+
+SIZE = 64
+FRAMES = 5
+
+
+@pytest.fixture(scope="module")
+def predictor() -> I2VPPVideoPredictor:
+    tracker = make_predictor()
+    return I2VPPVideoPredictor(tracker.model, selector=RecentFrames(max_pointers=FRAMES))
+
+
+@pytest.fixture(scope="module")
+def video() -> np.ndarray:
+    rng = np.random.default_rng(3)
+    frames = rng.integers(0, 256, (FRAMES, SIZE, SIZE, 3), dtype=np.uint8)
+    for t in range(FRAMES):
+        frames[t, 10 + 3 * t : 34 + 3 * t, 12:40] = (220, 40, 30)
+    return frames
+
+
+def batch_of(video: np.ndarray, objects: int = 1) -> ClipBatch:
+    frames = torch.from_numpy(video).permute(0, 3, 1, 2) / 255
+    frames = (frames - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    masks = torch.zeros(objects, FRAMES, SIZE, SIZE, dtype=torch.bool)
+    for i in range(objects):
+        for t in range(FRAMES):
+            masks[i, t, 10 + 3 * t : 34 + 3 * t, 12 + 4 * i : 40] = True
+    return ClipBatch(
+        names=("made up",),
+        frames=frames[None],
+        masks=masks,
+        clip_of_object=torch.zeros(objects, dtype=torch.int64),
+        seeds=tuple(range(objects)),
+        step_seed=0,
+    )
+
+
+def play(predictor: I2VPPVideoPredictor, batch: ClipBatch, plan: PromptPlan, **options: bool) -> Rollout:
+    rollout = ClipRollout(predictor.model, UserConfig(corrections=1), **options)
+    with torch.no_grad():
+        return rollout(batch, plan)
+
+
+def at_video_size(logits: Tensor) -> Tensor:
+    return F.interpolate(logits, (SIZE, SIZE), mode="bilinear", align_corners=False)
+
+
+@pytest.mark.parametrize("kind", ["mask", "click", "box"])
+@pytest.mark.parametrize("prompted", [(0,), (0, 3)])
+def test_rollout_and_predictor_give_the_same_masks(
+    predictor: I2VPPVideoPredictor, video: np.ndarray, kind: str, prompted: tuple[int, ...]
+) -> None:
+    batch = batch_of(video)
+    rollout = play(predictor, batch, PromptPlan(kind=kind, prompted=prompted, corrected=()))
+    with predictor.init_state(list(video)) as state:
+        for t in prompted:
+            _, coords, labels = rollout.frames[t].prompts[0]
+            if kind == "mask":
+                predictor.add_new_mask(state, t, 1, batch.masks[0, t])
+            elif kind == "box":
+                predictor.add_new_points_or_box(state, t, 1, box=coords.flatten())
+            else:
+                predictor.add_new_points_or_box(state, t, 1, points=coords[0], labels=labels[0])
+        found = {t: masks for t, _, masks in predictor.propagate_in_video(state)}
+    assert sorted(found) == list(range(FRAMES))
+    for t, masks in found.items():
+        torch.testing.assert_close(at_video_size(rollout.frames[t].logits), masks, rtol=1e-4, atol=1e-3)
+    assert any((masks > 0).any() for masks in found.values())
+
+
+def test_corrections_on_a_tracked_frame_are_the_predictors(predictor: I2VPPVideoPredictor, video: np.ndarray) -> None:
+    batch = batch_of(video)
+    rollout = play(predictor, batch, PromptPlan(kind="box", prompted=(0,), corrected=(0, 2)))
+    first, fixed = rollout.frames[0].prompts, rollout.frames[2].prompts
+    with predictor.init_state(list(video)) as state:
+        predictor.add_new_points_or_box(state, 0, 1, box=first[0][1].flatten())
+        predictor.add_new_points_or_box(
+            state, 0, 1, points=first[1][1][0], labels=first[1][2][0], clear_old_points=False
+        )
+        for _ in predictor.propagate_in_video(state, max_frame_num_to_track=2):
+            pass
+        predictor.add_new_points_or_box(state, 2, 1, points=fixed[0][1][0], labels=fixed[0][2][0])
+        found = {t: masks for t, _, masks in predictor.propagate_in_video(state, start_frame_idx=2)}
+    for t, masks in found.items():
+        torch.testing.assert_close(at_video_size(rollout.frames[t].logits), masks, rtol=1e-4, atol=1e-3)
+    assert [len(frame.steps) for frame in rollout.frames] == [2, 1, 2, 1, 1]
+
+
+def test_objects_of_one_clip_do_not_see_each_other(predictor: I2VPPVideoPredictor, video: np.ndarray) -> None:
+    plan = PromptPlan(kind="click", prompted=(0,), corrected=(0,))
+    pair = batch_of(video, objects=2)
+    together = play(predictor, pair, plan)
+    for i in range(2):
+        alone = replace(pair, masks=pair.masks[i : i + 1], clip_of_object=torch.zeros(1, dtype=torch.int64), seeds=(i,))
+        for a, b in zip(together.frames, play(predictor, alone, plan).frames, strict=True):
+            torch.testing.assert_close(a.logits[i : i + 1], b.logits, rtol=1e-4, atol=1e-3)
+
+
+def test_recomputed_activations_change_neither_masks_nor_gradients(
+    predictor: I2VPPVideoPredictor, video: np.ndarray
+) -> None:
+    batch, plan = batch_of(video), PromptPlan(kind="click", prompted=(0,), corrected=(0, 2))
+
+    def gradients(**options: bool) -> tuple[Tensor, list[Tensor]]:
+        rollout = ClipRollout(predictor.model, UserConfig(corrections=1), **options)
+        played = rollout(batch, plan)
+        loss = sum(step.prediction.candidates.sigmoid().mean() for steps in played.steps for step in steps)
+        assert isinstance(loss, Tensor)
+        parameters = [predictor.model.no_mem_embed, predictor.model.image_encoder.trunk_image.neck[0].weight,
+                      predictor.model.memory_attention.layers[0].linear1.weight]  # fmt: skip
+        return loss, list(torch.autograd.grad(loss, parameters))
+
+    plain, recomputed = gradients(), gradients(checkpoint_activations=True)
+    torch.testing.assert_close(plain[0], recomputed[0])
+    for a, b in zip(plain[1], recomputed[1], strict=True):
+        assert a.norm() > 0
+        assert (a - b).norm() < 1e-3 * a.norm()
+
+
+def test_auxiliary_masks_come_where_memory_is_read(predictor: I2VPPVideoPredictor, video: np.ndarray) -> None:
+    rollout = play(predictor, batch_of(video), PromptPlan(kind="click", prompted=(0,), corrected=(0, 1)))
+    has = [[step.auxiliary is not None for step in frame.steps] for frame in rollout.frames]
+    assert has == [[False, False], [True, False], [True], [True], [True]]
+    auxiliary = rollout.frames[2].steps[0].auxiliary
+    assert auxiliary is not None
+    assert auxiliary.shape == (1, 4, SIZE, SIZE)

@@ -1,0 +1,388 @@
+"""The state of a run on disk: checkpoints that resume bit-identically and are inference checkpoints at once.
+
+`<run>/checkpoint.pt` is what `i2vpp.checkpoint.save_checkpoint` writes, plus `training`: optimiser, place in the data,
+random states and config, all of it plain data. With a moving average, `model` holds the average, which is the better
+model, and `training` the weights that learn. Only rank 0 writes; all ranks read.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+from i2vpp.checkpoint import CheckpointInfo, inspect_checkpoint, load_checkpoint, read_checkpoint, save_checkpoint
+from i2vpp.config import ModelConfig
+from i2vpp.errors import CheckpointError
+from i2vpp.modeling.i2vpp import I2VPP
+from training.ema import EMA
+from training.errors import TrainingError
+
+FILE = "checkpoint.pt"
+BEST = "best.pt"
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+_VERSION = 1  # of the `training` entry
+# Keys of a recipe that may change between the pieces of a run without a word; a dot at the end stands for a section.
+_FREE_KEYS = ("run.folder", "run.max_minutes", "run.save_minutes", "run.picture_every", "cluster.")
+_PRESENT = ("lr", "peak", "weight_decay", "betas", "fused")  # of parameter groups: as the present run wants them
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunState:
+    """How far a run is.
+
+    Args:
+        step: optimiser steps made, skipped ones included.
+        epoch: the present pass over the data, from 0.
+        batch: batches of this epoch that were used, on each rank.
+        best: best validation score so far.
+        minutes: time trained so far, in all pieces of the run.
+        skipped: steps skipped so far.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    best: float | None = None
+    minutes: float = 0.0
+    skipped: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Learner:
+    """The objects whose state a checkpoint holds; the model is unwrapped, with the published names."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    ema: EMA | None = None
+    scaler: torch.amp.GradScaler | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SavedRun:
+    """A checkpoint of a run, read but not yet taken over; the tensors are mapped from the file.
+
+    Args:
+        path: of the file.
+        state: how far the run was.
+        config: its recipe as YAML.
+        random_states: one per rank (see `random_state`).
+        model: state dict of the inference model.
+        training: the rest: `optimizer`, `scaler`, and with a moving average `weights` and `ema_updates`.
+    """
+
+    path: Path
+    state: RunState
+    config: str
+    random_states: Sequence[Mapping[str, torch.Tensor]]
+    model: Mapping[str, torch.Tensor]
+    training: Mapping[str, Any]
+
+
+def random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """Return the states of torch's global generators on the CPU and on `device`: one rank's part of a checkpoint."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        states["mps"] = torch.mps.get_rng_state()
+    return states
+
+
+def _set_random_state(states: Mapping[str, torch.Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states["cpu"].clone())
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"].clone(), device)
+    elif device.type == "mps" and "mps" in states:
+        torch.mps.set_rng_state(states["mps"].clone())
+
+
+def save(
+    path: Path,
+    learner: Learner,
+    state: RunState,
+    *,
+    random_states: Sequence[Mapping[str, torch.Tensor]],
+    config: str,
+    image_size: int,
+) -> None:
+    """Write a checkpoint; it replaces the previous one only when it is complete.
+
+    Args:
+        path: of the file.
+        learner: model, optimiser and what else has a state.
+        state: how far the run is.
+        random_states: of all ranks, in order.
+        config: the recipe as YAML.
+        image_size: that is trained at.
+
+    Raises:
+        TrainingError: the file could not be written, for example because the disk is full; the previous one is whole.
+    """
+    training: dict[str, Any] = {
+        "version": _VERSION,
+        "state": asdict(state),
+        "config": config,
+        "random_states": [dict(states) for states in random_states],
+        "optimizer": learner.optimizer.state_dict(),
+        "scaler": {} if learner.scaler is None else learner.scaler.state_dict(),
+    }
+    with _writing(path):
+        if learner.ema is None:
+            save_checkpoint(learner.model, path, image_size=image_size, extra={"training": training})
+            return
+        training["ema_updates"] = learner.ema.updates
+        training["weights"] = {name: value.clone() for name, value in learner.model.state_dict().items()}
+        with learner.ema.applied(learner.model):
+            save_checkpoint(learner.model, path, image_size=image_size, extra={"training": training})
+
+
+def keep_best(path: Path) -> Path:
+    """Copy a checkpoint to `best.pt` beside it, as atomically as it was written, and return the copy.
+
+    Raises:
+        TrainingError: the copy could not be written; the previous one is whole.
+    """
+    best = path.with_name(BEST)
+    temporary = best.with_name(f".{BEST}.{os.getpid()}.tmp")
+    with _writing(best):
+        try:
+            shutil.copyfile(path, temporary)
+            with temporary.open("r+b") as file:
+                os.fsync(file.fileno())
+            temporary.replace(best)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return best
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Clear what killed processes left beside `path`, and turn errors of the disk into one clear TrainingError."""
+    for left in path.parent.glob(f".{path.name}.*.tmp"):
+        left.unlink(missing_ok=True)
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        # Where a write fails, torch's writer fails again on closing the file and hides the first error.
+        cause = error.__context__ if isinstance(error, RuntimeError) else error
+        if not isinstance(cause, OSError):
+            raise
+        folder = next(parent for parent in path.parents if parent.exists())
+        previous = "the file written before is whole" if path.exists() else "there is no earlier one"
+        raise TrainingError(
+            f"{path} could not be saved: {cause.strerror or cause} "
+            f"({shutil.disk_usage(folder).free / 2**20:,.0f} MB free there); {previous}. Make room, or move the run's "
+            "folder to another disk and set run.folder; then start again: the run resumes from its last checkpoint"
+        ) from error
+
+
+def load(path: Path) -> SavedRun:
+    """Read the checkpoint of a run, to be taken over by `restore`.
+
+    Raises:
+        CheckpointError: missing, unreadable, or without the state of a run.
+    """
+    content = read_checkpoint(path)
+    training = content.get("training")
+    if not isinstance(training, Mapping):
+        raise CheckpointError(
+            f"{path} holds weights only, not the state of a run, so it cannot be resumed; to start a new run from it "
+            f"set start.checkpoint={path} and another run.folder"
+        )
+    if training.get("version") != _VERSION:
+        raise CheckpointError(
+            f"{path}: its training state has version {training.get('version')!r}, this code reads {_VERSION}; "
+            f"start a new run from its weights: start.checkpoint={path} and another run.folder"
+        )
+    return SavedRun(
+        path=path,
+        state=RunState(**training["state"]),
+        config=training["config"],
+        random_states=training["random_states"],
+        model=content["model"],
+        training=training,
+    )
+
+
+def restore(saved: SavedRun, learner: Learner, *, config: str, rank: int = 0, world_size: int = 1) -> RunState:
+    """Take over the state of a run: the last thing before its next step, since it sets the random generators.
+
+    Learning rates, weight decay and betas are those of the present config. Rank 0 warns where the config changed, or
+    the number of processes, with which resuming is not bit-identical.
+
+    Args:
+        saved: what `load` returned.
+        learner: freshly built; its model and optimiser must fit.
+        config: the present recipe as YAML.
+        rank: of this process.
+        world_size: number of processes.
+
+    Raises:
+        CheckpointError: of another architecture, or other parameters are trained.
+    """
+    load_checkpoint(learner.model, saved.path)
+    _check_groups(saved, learner.optimizer)
+    if learner.ema is not None:
+        updates = saved.training.get("ema_updates", 0)
+        learner.ema.load_state_dict({"updates": updates, "shadow": saved.model})
+    if "weights" in saved.training:
+        learner.model.load_state_dict(saved.training["weights"])
+
+    # A copy: the optimiser would keep tensors that are mapped from the file.
+    state = copy.deepcopy(saved.training["optimizer"])
+    for group, fresh in zip(state["param_groups"], learner.optimizer.param_groups, strict=True):
+        group.update({key: fresh[key] for key in _PRESENT if key in fresh})
+    learner.optimizer.load_state_dict(state)
+    if learner.scaler is not None and saved.training["scaler"]:
+        learner.scaler.load_state_dict(dict(saved.training["scaler"]))
+
+    changed = changed_keys(saved.config, config)
+    if changed and rank == 0:
+        warnings.warn(f"{saved.path} is resumed with another config: {'; '.join(changed)}", stacklevel=2)
+    if len(saved.random_states) == world_size:
+        _set_random_state(saved.random_states[rank], next(learner.model.parameters()).device)
+    elif rank == 0:
+        warnings.warn(
+            f"{saved.path} was written by {len(saved.random_states)} processes and is resumed by {world_size}: the run "
+            "goes on, but not bit-identically, and its place in the epoch is approximate",
+            stacklevel=2,
+        )
+    return saved.state
+
+
+def _check_groups(saved: SavedRun, optimizer: torch.optim.Optimizer) -> None:
+    def trained(groups: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+        return [(str(group.get("name")), list(group.get("parameters", ()))) for group in groups]
+
+    before, now = trained(saved.training["optimizer"]["param_groups"]), trained(optimizer.param_groups)
+    if before == now:
+        return
+    names = {name for _, group in before for name in group} ^ {name for _, group in now for name in group}
+    shown = ", ".join(sorted(names)[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    raise CheckpointError(
+        f"{saved.path} cannot be resumed: other parameters are trained now ({shown or 'in other groups'}). Set "
+        f"optimizer.freeze as it was, or start a new run from its weights: start.checkpoint={saved.path} and another "
+        "run.folder"
+    )
+
+
+def changed_keys(before: str, now: str) -> list[str]:
+    """List what differs between two recipes (YAML) and matters to a run, as `key: old -> new`."""
+    old, new = (dict(_leaves(OmegaConf.to_container(OmegaConf.create(text)))) for text in (before, now))
+    return [
+        f"{key}: {old.get(key, 'unset')} -> {new.get(key, 'unset')}"
+        for key in dict.fromkeys([*old, *new])
+        if old.get(key, "unset") != new.get(key, "unset")
+        and not any(key.startswith(free) if free.endswith(".") else key == free for free in _FREE_KEYS)
+    ]
+
+
+def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{prefix}{key}.")
+    else:
+        yield prefix.rstrip("."), value
+
+
+def export_weights(
+    checkpoint: Path, out: Path, *, dtype: str = "bf16", card: Mapping[str, str] | None = None
+) -> CheckpointInfo:
+    """Write an inference checkpoint with small weights from a checkpoint of a run, or from any other of SAM-I2V++.
+
+    Matrices and kernels are cast; vectors, position matrices and running statistics, little of the size and sensitive,
+    stay float32. Loading casts everything back to the model's dtype.
+
+    Args:
+        checkpoint: the file to read.
+        out: the file to write.
+        dtype: `bf16`, `fp16` or `fp32`.
+        card: notes for whoever opens the file (licence, data, recipe), kept under `card`.
+
+    Raises:
+        CheckpointError: the file does not fit, an unknown dtype, or weights that are not finite in it.
+    """
+    if dtype not in DTYPES:
+        raise CheckpointError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")
+    size = inspect_checkpoint(checkpoint).image_size
+    model = I2VPP() if size is None else I2VPP(ModelConfig(image_size=size))
+    load_checkpoint(model, checkpoint)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1:
+            parameter.data = parameter.data.to(DTYPES[dtype])
+        if not parameter.isfinite().all():
+            raise CheckpointError(f"{checkpoint}: {name} is not finite in {dtype}; nothing was written")
+    extra = {"card": {str(key): str(value) for key, value in card.items()}} if card else None
+    save_checkpoint(model, out, image_size=model.image_size, extra=extra)
+    return inspect_checkpoint(out)
+
+
+class SaveClock:
+    """Says when the next checkpoint is due.
+
+    Args:
+        minutes: between checkpoints.
+        now: seconds of a clock that never goes back.
+    """
+
+    def __init__(self, minutes: float, *, now: Callable[[], float] = time.monotonic) -> None:
+        self._seconds = 60 * minutes
+        self._now = now
+        self._last = now()
+
+    def due(self) -> bool:
+        """Whether the last checkpoint is old enough."""
+        return self._now() - self._last >= self._seconds
+
+    def reset(self) -> None:
+        """Note that a checkpoint was written."""
+        self._last = self._now()
+
+
+class Interrupts:
+    """While entered, SIGTERM and SIGUSR1 only set `requested`: the loop then finishes its step, saves and ends.
+
+    Handlers can be set in the main thread only; elsewhere nothing happens. On leaving, the earlier ones are put back.
+    """
+
+    SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._earlier: dict[int, Any] = {}
+        self._process = 0
+
+    def __enter__(self) -> Interrupts:
+        self._process = os.getpid()
+        if threading.current_thread() is threading.main_thread():
+            self._earlier = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._earlier.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._earlier = {}
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        if os.getpid() == self._process:
+            self.requested = True
+        else:
+            # A forked loader process: schedulers signal the whole group, but the last step still needs its data.
+            # So the first signal is not for it, and the next one ends it as usual.
+            signal.signal(number, signal.SIG_DFL)

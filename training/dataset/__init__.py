@@ -1,0 +1,1 @@
+"""From files to training clips: sources list annotated videos, a plan orders the draws, samplers cut clips."""

@@ -1,0 +1,117 @@
+"""The values that flow from files to the training loop.
+
+Legend, used in every file of `training`: C clips, T frames of a clip, B objects (of all clips of a batch),
+H, W size of a frame, S side of the network's square input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+class AnnotatedVideo(Protocol):
+    """A video, or a still image as a video of one frame, of which some frames are annotated; read frame by frame.
+
+    Frames are counted over the *annotated* ones: 0 to `len(video) - 1`.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name of the video, for messages."""
+
+    def __len__(self) -> int:
+        """Count the annotated frames."""
+
+    def image(self, t: int) -> NDArray[np.uint8]:
+        """Read a frame as RGB [H, W, 3]."""
+
+    def masks(self, t: int) -> Mapping[int, NDArray[np.bool_]]:
+        """Read the masks [H, W] of the objects that are present on a frame, by object id."""
+
+
+class Source(Protocol):
+    """A dataset on disk: its videos are listed without being opened.
+
+    Reading raises `training.dataset.errors.DataError` for whatever is wrong with one item: such an item is skipped and
+    counted in a run, and listed by the validator.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name of the dataset, for messages."""
+
+    def __len__(self) -> int:
+        """Count the videos."""
+
+    def __getitem__(self, index: int) -> AnnotatedVideo:
+        """Open a video."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Clip:
+    """Frames drawn from one video, before batching.
+
+    Args:
+        name: of the video, for messages and pictures.
+        frames: uint8 [T, 3, H, W] RGB.
+        masks: bool [B, T, H, W] of the drawn objects.
+        seed: of everything that is still to be drawn for this clip (augmentation, simulated user).
+    """
+
+    name: str
+    frames: Tensor
+    masks: Tensor
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.frames.ndim != 4 or self.masks.ndim != 4 or self.frames.shape[2:] != self.masks.shape[2:]:
+            raise ValueError(f"Clip: frames {tuple(self.frames.shape)} and masks {tuple(self.masks.shape)} do not fit")
+        if self.frames.shape[0] != self.masks.shape[1]:
+            raise ValueError(f"Clip: {self.frames.shape[0]} frames, but masks of {self.masks.shape[1]}")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ClipBatch:
+    """Clips of equal length, as the rollout plays them.
+
+    Args:
+        names: of the C videos.
+        frames: normalised [C, T, 3, S, S].
+        masks: bool [B, T, S, S] of the objects of all clips, clip by clip.
+        clip_of_object: index of each object's clip [B], int64, on the CPU or with the frames.
+        seeds: one per object, of the points that the simulated user draws; independent of how clips are batched.
+        step_seed: of the draws that are made once for the whole step, equal on all ranks.
+    """
+
+    names: tuple[str, ...]
+    frames: Tensor
+    masks: Tensor
+    clip_of_object: Tensor
+    seeds: tuple[int, ...]
+    step_seed: int
+
+    @property
+    def num_frames(self) -> int:
+        """T."""
+        return self.frames.shape[1]
+
+    @property
+    def num_objects(self) -> int:
+        """B."""
+        return self.masks.shape[0]
+
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> ClipBatch:
+        """Return the same batch with its tensors on `device`."""
+        return replace(
+            self,
+            frames=self.frames.to(device, non_blocking=non_blocking),
+            masks=self.masks.to(device, non_blocking=non_blocking),
+            clip_of_object=self.clip_of_object.to(device, non_blocking=non_blocking),
+        )

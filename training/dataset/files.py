@@ -1,0 +1,232 @@
+"""Reading images, masks and lists from disk; what is common to the sources that consist of files.
+
+Everything here raises `DataError` with the name of the file where one item is broken, and `NoDataError` where a whole
+source is missing.
+"""
+
+from __future__ import annotations
+
+import abc
+import json
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from i2vpp.session.sources import to_rgb
+from training.dataset.clips import AnnotatedVideo
+from training.dataset.errors import DataError, NoDataError
+
+Mask: TypeAlias = "NDArray[np.bool_]"
+Size: TypeAlias = tuple[int, int]
+"""Height and width."""
+
+A = TypeVar("A")
+NAMED_IN_ERRORS = 5
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Read an image as RGB [H, W, 3]. EXIF orientation is ignored, as the masks of the datasets assume."""
+    with _opened(path) as image:
+        return to_rgb(image, str(path))
+
+
+def image_size(path: Path) -> Size:
+    """Read the height and width of an image from its header, without decoding it; EXIF orientation is ignored."""
+    with _opened(path) as image:
+        return image.height, image.width
+
+
+def read_index_mask(path: Path) -> NDArray[np.integer[Any]]:
+    """Read the values [H, W] of a palette, grey or black-and-white image; a colour image must be grey all over."""
+    with _opened(path) as image:
+        values = np.asarray(image)
+    if values.ndim == 3:
+        channels = values[..., : 3 if values.shape[2] >= 3 else 1]
+        if (channels != channels[..., :1]).any():
+            raise DataError(f"mask {path} is a colour image; masks must be palette or grey images of object ids")
+        values = channels[..., 0]
+    if values.dtype == np.bool_:
+        return values.astype(np.uint8)
+    if not np.issubdtype(values.dtype, np.integer):
+        raise DataError(f"mask {path} holds {values.dtype}; masks must hold integers")
+    return values
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"cannot read the JSON file {path}: {_reason(error)}") from error
+
+
+def read_items(path: Path) -> frozenset[str]:
+    """Read a list of items, one a line; blank lines and what follows a `#` are ignored."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read the list {path}: {_reason(error)}") from error
+    return frozenset(item for line in lines if (item := line.partition("#")[0].strip()))
+
+
+def require_folder(path: Path, what: str) -> Path:
+    """Return `path`, or raise NoDataError if it is no folder; `what` says what it was to hold."""
+    if not path.is_dir():
+        raise NoDataError(f"the folder of {what}, {path}, {'is no folder' if path.exists() else 'does not exist'}")
+    return path
+
+
+def list_folders(folder: Path) -> list[str]:
+    """Name the folders in a folder, in natural order; hidden ones are left out."""
+    with _listed(folder):
+        names = [entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")]
+    return sorted(names, key=natural_key)
+
+
+def list_files(folder: Path, suffixes: tuple[str, ...], *, recursive: bool = False) -> dict[str, Path]:
+    """Find the files with one of some suffixes, by name without suffix, in natural order; hidden ones are left out.
+
+    Args:
+        folder: where to look.
+        suffixes: in lower case, with the dot.
+        recursive: look into subfolders too; names are then relative to `folder`, such as `part1/photo7`.
+
+    Raises:
+        DataError: the folder cannot be read, or two files have one name.
+    """
+    found: dict[str, Path] = {}
+    with _listed(folder):
+        if not folder.is_dir():
+            raise NotADirectoryError
+        for root, folders, files in os.walk(folder, followlinks=True):
+            folders[:] = [name for name in folders if recursive and not name.startswith(".")]
+            for file in files:
+                path = Path(root, file)
+                if path.suffix.lower() not in suffixes or file.startswith("."):
+                    continue
+                other = found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), path)
+                if other != path:
+                    raise DataError(f"{other} and {path.name} stand for the same item; keep one of them")
+    return {name: found[name] for name in sorted(found, key=natural_key)}
+
+
+def natural_key(name: str) -> tuple[list[int | str], str]:
+    """Key for sorting names so that `frame_2` comes before `frame_10`."""
+    parts = re.split(r"(\d+)", name.lower())  # text and digits take turns
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
+
+
+def check_size(size: Size, *, of: str, image: Path, image_size: Size) -> None:
+    """Raise DataError if an annotation, called `of` in the message, has another size than its image."""
+    if size != image_size:
+        height, width = image_size
+        raise DataError(f"{of} is {size[1]} x {size[0]} pixels, but its image {image} is {width} x {height}")
+
+
+@dataclass(kw_only=True, eq=False)
+class FileVideo(Generic[A]):
+    """An `AnnotatedVideo` of image files with an annotation each; a still image is one of one frame.
+
+    Args:
+        name: of the video, for messages.
+        images: the annotated frames.
+        annotations: of these frames: a file or whatever else `read` needs.
+        read: takes an annotation and the image that it belongs to; returns the masks [H, W] that are not empty.
+    """
+
+    name: str
+    images: tuple[Path, ...]
+    annotations: tuple[A, ...]
+    read: Callable[[A, Path], Mapping[int, Mask]]
+
+    def __len__(self) -> int:
+        """Count the annotated frames."""
+        return len(self.images)
+
+    def image(self, t: int) -> NDArray[np.uint8]:
+        """Read a frame as RGB [H, W, 3]."""
+        return read_image(self.images[t])
+
+    def masks(self, t: int) -> Mapping[int, Mask]:
+        """Read the masks [H, W] of the objects on a frame, by object id; a still image must have one."""
+        masks = self.read(self.annotations[t], self.images[t])
+        if not masks and len(self) == 1:
+            raise DataError(f"no object in the annotation of {self.images[t]}")
+        return masks
+
+
+class FileSource(abc.ABC):
+    """A `Source` of named items; a subclass finds the names and says how an item is opened.
+
+    Args:
+        names: of all items there are.
+        include: the only items used; None: all.
+        exclude: items that are not used.
+        name: of the source.
+        where: what holds the items, for messages.
+
+    Attributes:
+        names: of the items that are used, in order.
+        missing: names in `include` that are not there; a warning says so.
+    """
+
+    def __init__(
+        self, names: Iterable[str], *, include: frozenset[str] | None, exclude: frozenset[str], name: str, where: Path
+    ) -> None:
+        self.name = name
+        there = list(names)
+        self.names = [item for item in there if (include is None or item in include) and item not in exclude]
+        self.missing = sorted((include or frozenset()).difference(there), key=natural_key)
+        if self.missing:
+            warnings.warn(
+                f"source {name!r}: {len(self.missing)} of {len(include or ())} items to include are not in {where} and "
+                f"are left out: {_some(self.missing)}; it holds {_some(there) or 'nothing'}",
+                stacklevel=2,
+            )
+
+    def __len__(self) -> int:
+        """Count the items."""
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> AnnotatedVideo:
+        """Open an item."""
+        return self._open(self.names[index])
+
+    @abc.abstractmethod
+    def _open(self, item: str) -> AnnotatedVideo: ...
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:NAMED_IN_ERRORS]) + (", ..." if len(names) > NAMED_IN_ERRORS else "")
+
+
+def _reason(error: Exception) -> str:
+    """Say what went wrong without naming the file again."""
+    return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image; whatever goes wrong then, also while it is decoded in the body, is a DataError."""
+    try:
+        with Image.open(path) as image:
+            yield image
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise DataError(f"cannot read the image {path}: {_reason(error)}") from error
+
+
+@contextmanager
+def _listed(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"cannot list the folder {folder}: {_reason(error)}") from error

@@ -1,0 +1,77 @@
+"""Images with one mask of one object each, such as ECSSD."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from i2vpp.session.video import IMAGE_SUFFIXES
+from training.dataset.errors import DataError, NoDataError
+from training.dataset.files import (
+    FileSource,
+    FileVideo,
+    Mask,
+    check_size,
+    image_size,
+    list_files,
+    read_index_mask,
+    require_folder,
+)
+
+OBJECT_ID = 1
+MASK_FOLDERS = ("masks", "ground_truth_mask")
+
+
+class ImageMaskPairs(FileSource):
+    """Images and masks of the same names in two folders; items are the images, subfolders included.
+
+    The object, with id 1, is where a mask is above 127, or above 0 in a mask of zeros and ones.
+
+    Args:
+        images: folder of images.
+        annotations: folder of masks; None: `masks` or `ground_truth_mask` (ECSSD) beside `images`.
+        include: the only images used, by name without suffix; None: all.
+        exclude: images that are not used.
+        name: of the source.
+
+    Raises:
+        NoDataError: a folder or an image to include is missing.
+        DataError: two images, or two masks, have one name.
+    """
+
+    def __init__(
+        self,
+        images: Path,
+        annotations: Path | None,
+        *,
+        include: frozenset[str] | None,
+        exclude: frozenset[str],
+        name: str,
+    ) -> None:
+        self._images = list_files(require_folder(images, "images"), IMAGE_SUFFIXES, recursive=True)
+        self._mask_folder = require_folder(annotations or _beside(images), "masks")
+        self._masks = list_files(self._mask_folder, IMAGE_SUFFIXES, recursive=True)
+        super().__init__(self._images, include=include, exclude=exclude, name=name, where=images)
+
+    def _open(self, item: str) -> FileVideo[Path]:
+        image = self._images[item]
+        if item not in self._masks:
+            raise DataError(f"no mask {item}.png in {self._mask_folder} for the image {image}")
+        return FileVideo(name=item, images=(image,), annotations=(self._masks[item],), read=_read_mask)
+
+
+def _beside(images: Path) -> Path:
+    for name in MASK_FOLDERS:
+        if (folder := images.parent / name).is_dir():
+            return folder
+    raise NoDataError(
+        f"no folder {' or '.join(MASK_FOLDERS)} beside {images}; name the folder of masks in `annotations`"
+    )
+
+
+def _read_mask(annotation: Path, image: Path) -> Mapping[int, Mask]:
+    values = read_index_mask(annotation)
+    height, width = values.shape
+    check_size((height, width), of=f"mask {annotation}", image=image, image_size=image_size(image))
+    mask = values > (0 if values.max() <= 1 else 127)
+    return {OBJECT_ID: mask} if mask.any() else {}

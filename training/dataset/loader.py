@@ -1,0 +1,218 @@
+"""Batches from sources: the items of a plan, read, augmented and collated by loader processes.
+
+Neither the number of loader processes nor the split over ranks changes a value: all that is random comes from the seeds
+of the plan. An item that cannot be read is replaced by another one of its source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from training.config import DataConfig, SourceConfig
+from training.dataset.build import build_source
+from training.dataset.clips import Clip, ClipBatch, Source
+from training.dataset.errors import DataError, NoDataError
+from training.dataset.moving_stills import MovingStills
+from training.dataset.plan import Draw, EpochPlan, derive_seed
+from training.dataset.sampling import draw_clip
+from training.dataset.transforms import transform_clip
+
+PREFETCH = 2
+"""Batches that each loader process prepares ahead."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LoadedBatch:
+    """What the loader yields for a step.
+
+    Args:
+        batch: this rank's clips.
+        failures: one message for each item that was replaced because it cannot be read.
+    """
+
+    batch: ClipBatch
+    failures: tuple[str, ...]
+
+    def pin_memory(self) -> LoadedBatch:
+        """Return the same with page-locked tensors; called by PyTorch's loader."""
+        batch = self.batch
+        pinned = replace(batch, frames=batch.frames.pin_memory(), masks=batch.masks.pin_memory())
+        return replace(self, batch=pinned)
+
+
+def open_sources(config: DataConfig, seed: int) -> dict[str, Source]:
+    """Open all sources of a mix, by name.
+
+    Args:
+        config: the mix.
+        seed: of videos made of stills (`moving_stills`); with one for each epoch, no epoch repeats another.
+
+    Raises:
+        ConfigError: a source is not described fully.
+        NoDataError: a source is missing or empty.
+    """
+    return {name: _open(name, source_config, seed) for name, source_config in config.sources.items()}
+
+
+def _open(name: str, config: SourceConfig, seed: int) -> Source:
+    source = build_source(name, config)
+    if not config.clip.moving_stills:
+        return source
+    return MovingStills(source, num_frames=config.clip.num_frames, seed=seed, name=name)
+
+
+class ClipDataset(Dataset["LoadedBatch | NoDataError"]):
+    """One rank's batches by step: item k is its share of step k of the plan.
+
+    Args:
+        sources: by name.
+        config: the mix.
+        plan: of the epoch.
+        rank: whose share is read.
+        image_size: side S of the frames.
+        augment: whether clips are changed at random.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, Source],
+        config: DataConfig,
+        plan: EpochPlan,
+        *,
+        rank: int,
+        image_size: int,
+        augment: bool = True,
+    ) -> None:
+        self._sources = sources
+        self._config = config
+        self._plan = plan
+        self._rank = rank
+        self._image_size = image_size
+        self._augment = config.augment if augment else None
+
+    def __len__(self) -> int:
+        return len(self._plan)
+
+    def __getitem__(self, step: int) -> LoadedBatch | NoDataError:
+        """Return the batch; a NoDataError is returned, so that it reaches the user without a worker's traceback."""
+        step_plan = self._plan.rank_share(self._plan[step], self._rank)
+        failures: list[str] = []
+        try:
+            with _one_thread():
+                clips = [self._load(step_plan.source, draw, failures) for draw in step_plan.draws]
+        except NoDataError as error:
+            return error
+        return LoadedBatch(batch=collate(clips, step_plan.step_seed), failures=tuple(failures))
+
+    def _load(self, name: str, draw: Draw, failures: list[str]) -> Clip:
+        """Return the network's input for a draw, or for the first of its substitutes that can be read."""
+        source = self._sources[name]
+        limit = max(self._config.max_failures, 1)
+        for attempt in range(limit):
+            if attempt:
+                index = derive_seed(draw.seed, attempt, 0) % len(source)
+                draw = Draw(index=index, seed=derive_seed(draw.seed, attempt, 1))
+            try:
+                return self._read(name, draw)
+            except DataError as error:
+                failures.append(f"{name}: {error}")
+            except Exception as error:
+                raise RuntimeError(
+                    f"item {draw.index} of data.sources.{name}: {type(error).__name__}: {error}"
+                ) from error
+        raise NoDataError(
+            f"data.sources.{name}: {limit} items in a row cannot be used (data.max_failures = "
+            f"{self._config.max_failures}); the last one: {failures[-1]}"
+        )
+
+    def _read(self, name: str, draw: Draw) -> Clip:
+        """Return a clip with normalised frames [T, 3, S, S] and the objects that show on the first of them."""
+        clip = draw_clip(self._sources[name][draw.index], self._config.sources[name].clip, draw.seed)
+        frames, masks = transform_clip(clip, self._augment, self._image_size)
+        visible = masks[:, 0].flatten(1).any(1)
+        if not visible.any():
+            raise DataError(f"{clip.name}: the drawn objects are too small to show at {self._image_size} pixels")
+        return replace(clip, frames=frames, masks=masks[visible])
+
+
+def collate(clips: list[Clip], step_seed: int) -> ClipBatch:
+    """Join clips of equal length; each object gets a seed from that of its clip and its place in it."""
+    counts = torch.tensor([len(clip.masks) for clip in clips])
+    return ClipBatch(
+        names=tuple(clip.name for clip in clips),
+        frames=torch.stack([clip.frames for clip in clips]),
+        masks=torch.cat([clip.masks for clip in clips]),
+        clip_of_object=torch.arange(len(clips)).repeat_interleave(counts),
+        seeds=tuple(derive_seed(clip.seed, k) for clip in clips for k in range(len(clip.masks))),
+        step_seed=step_seed,
+    )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute with one thread, as loader processes do anyway: with more, sums differ in their last bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+class ClipLoader(DataLoader["LoadedBatch | NoDataError"]):
+    """PyTorch's loader, which raises the NoDataError that a loader process returned."""
+
+    def __iter__(self) -> Iterator[LoadedBatch]:  # type: ignore[override]
+        """Yield the batches in the order of the plan."""
+        for item in super().__iter__():
+            if isinstance(item, NoDataError):
+                raise item
+            yield item
+
+
+def build_loader(
+    sources: Mapping[str, Source],
+    config: DataConfig,
+    plan: EpochPlan,
+    *,
+    rank: int,
+    world_size: int,
+    image_size: int,
+    start_step: int = 0,
+    augment: bool = True,
+    pin_memory: bool = False,
+) -> ClipLoader:
+    """Return the loader of one rank over the steps of an epoch, in order.
+
+    Args:
+        sources: by name, as `open_sources` returns them.
+        config: the mix.
+        plan: of the epoch.
+        rank: of this process.
+        world_size: as in the plan.
+        image_size: side S of the frames.
+        start_step: step at which a resumed run goes on.
+        augment: whether clips are changed at random.
+        pin_memory: page-lock the tensors, for copies to CUDA.
+
+    Raises (while it is iterated):
+        NoDataError: `config.max_failures` items in a row cannot be used.
+        RuntimeError: reading an item failed in another way than by a DataError; the message names the item.
+    """
+    if world_size != plan.world_size:
+        raise ValueError(f"world_size = {world_size}, but the plan was made for {plan.world_size}")
+    dataset = ClipDataset(sources, config, plan, rank=rank, image_size=image_size, augment=augment)
+    return ClipLoader(
+        dataset,
+        batch_size=None,  # an item is a batch already
+        sampler=range(start_step, len(plan)),
+        num_workers=config.workers,
+        prefetch_factor=PREFETCH if config.workers else None,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),  # PyTorch draws seeds of the workers; not from the global generator
+    )

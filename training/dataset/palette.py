@@ -1,0 +1,87 @@
+"""Videos with palette PNGs as annotations: DAVIS, MOSE, YouTube-VOS."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from i2vpp.session.video import IMAGE_SUFFIXES
+from training.dataset.errors import DataError, NoDataError
+from training.dataset.files import (
+    FileSource,
+    FileVideo,
+    Mask,
+    check_size,
+    image_size,
+    list_files,
+    list_folders,
+    read_index_mask,
+    require_folder,
+)
+
+BACKGROUND, IGNORED = 0, 255
+
+
+class PaletteVideos(FileSource):
+    """Frames `<images>/<video>/*.jpg` with masks `<annotations>/<video>/*.png` whose pixel values are object ids.
+
+    0 is background; 255 is "ignore" and no object. Frames without an annotation do not count.
+
+    Args:
+        images: folder of frame folders.
+        annotations: folder of mask folders; None: `images` with `Annotations` in the place of `JPEGImages`.
+        include: the only videos used, by the names of their folders; None: all.
+        exclude: videos that are not used.
+        name: of the source.
+
+    Raises:
+        NoDataError: a folder or a video to include is missing.
+    """
+
+    def __init__(
+        self,
+        images: Path,
+        annotations: Path | None,
+        *,
+        include: frozenset[str] | None,
+        exclude: frozenset[str],
+        name: str,
+    ) -> None:
+        self._images = require_folder(images, "frame folders")
+        self._annotations = require_folder(annotations or _beside(images), "mask folders")
+        super().__init__(list_folders(images), include=include, exclude=exclude, name=name, where=images)
+
+    def _open(self, item: str) -> FileVideo[Path]:
+        folder = self._images / item
+        masks = list_files(self._annotations / item, (".png",))
+        frames = list_files(folder, IMAGE_SUFFIXES)
+        if not masks:
+            raise DataError(f"the folder {self._annotations / item} holds no annotation (*.png)")
+        if lost := [mask.name for frame, mask in masks.items() if frame not in frames]:
+            raise DataError(f"no frame in {folder} for {len(lost)} annotations, the first of which is {lost[0]}")
+        return FileVideo(
+            name=item,
+            images=tuple(frames[frame] for frame in masks),
+            annotations=tuple(masks.values()),
+            read=_read_masks,
+        )
+
+
+def _beside(images: Path) -> Path:
+    parts = list(images.parts)
+    if "JPEGImages" not in parts:
+        raise NoDataError(
+            f"cannot tell where the annotations of {images} are: no part of the path is `JPEGImages`; "
+            "name their folder in `annotations`"
+        )
+    parts[len(parts) - 1 - parts[::-1].index("JPEGImages")] = "Annotations"
+    return Path(*parts)
+
+
+def _read_masks(annotation: Path, image: Path) -> Mapping[int, Mask]:
+    values = read_index_mask(annotation)
+    height, width = values.shape
+    check_size((height, width), of=f"mask {annotation}", image=image, image_size=image_size(image))
+    return {int(value): values == value for value in np.unique(values) if value not in (BACKGROUND, IGNORED)}

@@ -1,0 +1,57 @@
+"""Images with a JSON file of masks each, as SA-1B is published."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from i2vpp.session.video import IMAGE_SUFFIXES
+from training.dataset.errors import DataError
+from training.dataset.files import FileSource, FileVideo, Mask, list_files, read_json, require_folder
+from training.dataset.rle import masks_of
+
+
+class Sa1bImages(FileSource):
+    """Images `sa_1.jpg` with `sa_1.json`: `{"image": {...}, "annotations": [{"id", "segmentation": RLE, ...}]}`.
+
+    Items are the JSON files, in subfolders too; an image without one does not count. Any other names do as well.
+
+    Args:
+        images: folder of images.
+        annotations: folder of JSON files, with the same subfolders; None: `images`.
+        include: the only items used, by name without suffix; None: all.
+        exclude: items that are not used.
+        name: of the source.
+
+    Raises:
+        NoDataError: a folder or an item to include is missing.
+        DataError: two images have one name.
+    """
+
+    def __init__(
+        self,
+        images: Path,
+        annotations: Path | None,
+        *,
+        include: frozenset[str] | None,
+        exclude: frozenset[str],
+        name: str,
+    ) -> None:
+        self._folder = require_folder(images, "images")
+        self._images = list_files(images, IMAGE_SUFFIXES, recursive=True)
+        folder = require_folder(annotations or images, "JSON files")
+        self._annotations = list_files(folder, (".json",), recursive=True)
+        super().__init__(self._annotations, include=include, exclude=exclude, name=name, where=folder)
+
+    def _open(self, item: str) -> FileVideo[Path]:
+        annotation = self._annotations[item]
+        if item not in self._images:
+            raise DataError(f"no image {item}.jpg in {self._folder} for {annotation}")
+        return FileVideo(name=item, images=(self._images[item],), annotations=(annotation,), read=_read_masks)
+
+
+def _read_masks(annotation: Path, image: Path) -> Mapping[int, Mask]:
+    content = read_json(annotation)
+    if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
+        raise DataError(f"{annotation} does not hold a mapping with a list `annotations`, as the files of SA-1B do")
+    return masks_of(content["annotations"], file=annotation, image=image)

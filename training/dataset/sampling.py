@@ -1,0 +1,125 @@
+"""Drawing a clip from a video: which frames, in which direction of time, and which objects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from training.config import ClipConfig
+from training.dataset.clips import AnnotatedVideo, Clip
+from training.dataset.errors import DataError
+
+MAX_LOOKS = 128
+"""Frames of a video on which an object to begin with is looked for, at most (SA-V annotates up to 100 of a video)."""
+
+
+def draw_clip(video: AnnotatedVideo, config: ClipConfig, seed: int) -> Clip:
+    """Draw `config.num_frames` frames and up to `config.max_objects` objects that all show on the first of them.
+
+    The stride is made smaller where the video is too short for it; where it has fewer frames than the clip, time turns
+    back at its ends. Only the images of drawn frames are read. Of an object that is absent from a frame, the mask is
+    empty.
+
+    Args:
+        video: of any length.
+        config: how clips are drawn.
+        seed: of all draws, and of the returned clip.
+
+    Raises:
+        DataError: no frame shows an object, frames and masks differ in size, or the video cannot be read.
+    """
+    rng = np.random.default_rng(seed)
+    if not len(video):
+        raise DataError(f"{video.name}: no annotated frame")
+    stride = int(rng.choice(config.strides))
+    backwards = rng.random() < config.reverse
+
+    def frame_at(step: int) -> int:
+        t = bounce(step, len(video))
+        return len(video) - 1 - t if backwards else t
+
+    stride = fitting_stride(stride, config.num_frames, len(video))
+    starts = _starts(rng, len(video), reach=stride * (config.num_frames - 1))
+    start, ids = _first_with_object(video, starts, frame_at)
+    objects = _draw_objects(rng, ids, config.max_objects)
+    order = [frame_at(start + i * stride) for i in range(config.num_frames)]
+    return _read_clip(video, order, objects, seed)
+
+
+def bounce(step: int, length: int) -> int:
+    """Return the frame, 0 to `length` - 1, that is reached after `step` >= 0 steps which turn back at both ends."""
+    if length == 1:
+        return 0
+    step %= 2 * (length - 1)
+    return min(step, 2 * (length - 1) - step)
+
+
+def fitting_stride(stride: int, num_frames: int, length: int) -> int:
+    """Return the stride, at most `stride` and at least 1, at which a clip fits into a video, if it can at all."""
+    if num_frames == 1:
+        return stride
+    return max(1, min(stride, (length - 1) // (num_frames - 1)))
+
+
+def _starts(rng: np.random.Generator, length: int, reach: int) -> list[int]:
+    """Return all starts in the order in which they are tried: those from which the clip fits go first."""
+    fitting = max(length - reach, 0)
+    return [*rng.permutation(fitting).tolist(), *(fitting + rng.permutation(length - fitting)).tolist()]
+
+
+def _first_with_object(
+    video: AnnotatedVideo, starts: list[int], frame_at: Callable[[int], int]
+) -> tuple[int, list[int]]:
+    """Return the first of `starts` that shows an object, and the ids of the objects that it shows."""
+    for start in starts[:MAX_LOOKS]:
+        ids = sorted(video.masks(frame_at(start)))  # no mask is decoded: a source names present objects only
+        if ids:
+            return start, ids
+    looked = min(len(starts), MAX_LOOKS)
+    where = f"any of its {looked} frames" if looked == len(starts) else f"{looked} of its {len(starts)} frames"
+    raise DataError(f"{video.name}: no object shows on {where}")
+
+
+def _draw_objects(rng: np.random.Generator, ids: list[int], count: int) -> list[int]:
+    """Return at most `count` objects in a random order."""
+    return [ids[i] for i in rng.permutation(len(ids))[:count]]
+
+
+def _read_clip(video: AnnotatedVideo, order: list[int], objects: list[int], seed: int) -> Clip:
+    """Read the frames of `order`, each of them once, and the masks of `objects` on them."""
+    images: dict[int, NDArray[np.uint8]] = {}
+    masks: dict[int, NDArray[np.bool_]] = {}
+    for t in sorted(set(order)):  # ascending, which is cheapest where a video is decoded
+        images[t] = video.image(t)
+        masks[t] = _stack(video, t, objects, images[t].shape[:2])
+    sizes = {image.shape[:2] for image in images.values()}
+    if len(sizes) > 1:
+        listed = " and ".join(f"{width}x{height}" for height, width in sorted(sizes))
+        raise DataError(f"{video.name}: its frames differ in size: {listed}")
+    frames = np.stack([images[t].transpose(2, 0, 1) for t in order])
+    return Clip(
+        name=video.name,
+        frames=torch.from_numpy(frames),
+        masks=torch.from_numpy(np.stack([masks[t] for t in order], axis=1)),
+        seed=seed,
+    )
+
+
+def _stack(video: AnnotatedVideo, t: int, objects: list[int], size: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Return the masks [B, H, W] of a frame, empty ones for objects that are absent."""
+    found = video.masks(t)
+    stacked = np.zeros((len(objects), *size), np.bool_)
+    for position, obj_id in enumerate(objects):
+        mask = found.get(obj_id)
+        if mask is None:
+            continue
+        if mask.shape != size:
+            raise DataError(
+                f"{video.name}: the mask of object {obj_id} on annotated frame {t} is {mask.shape[1]}x{mask.shape[0]}, "
+                f"but the frame {size[1]}x{size[0]}"
+            )
+        stacked[position] = mask
+    return stacked

@@ -1,0 +1,119 @@
+"""From a drawn clip to the network's input: augmentation, square resize and normalisation.
+
+The masks travel as further channels of the frames, so that one draw moves both alike; they are interpolated like the
+frames and cut at one half in the end, as the predictor does it with mask prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from i2vpp.session.frames import MEAN, STD
+from training.config import AugmentConfig
+from training.dataset.clips import Clip
+
+MIN_PIXELS = 10
+"""An object with fewer pixels on the first frame counts as not visible."""
+
+TRIES = 4
+"""Rotations, shears and zooms that are drawn for a clip until its objects stay in the picture."""
+
+_MAY_LEAVE = 4  # of so many objects, one may leave the picture: with dozens of them (SA-1B), some always do
+
+_LOOK_SIZE = 128  # short side of the masks with which a draw is tried
+
+_AffineDraw: TypeAlias = tuple[float, Sequence[float], float, Sequence[float]]  # angle, translation, zoom, shear
+
+
+def transform_clip(clip: Clip, augment: AugmentConfig | None, image_size: int) -> tuple[Tensor, Tensor]:
+    """Return normalised frames float32 [T, 3, S, S] and masks bool [B, T, S, S] of a clip.
+
+    Frames are resized bilinearly with antialias. The predictor's filter is Pillow's bicubic one: bilinear is faster and
+    closer to what clips look like after augmentation. All draws depend on `clip.seed` alone. Some objects may be left
+    with no pixel on the first frame: those too small for S, and up to a quarter of them where the affine map moved them
+    out of the picture; it moves none out of clips of fewer than four.
+
+    Args:
+        clip: of any size.
+        augment: what is changed at random; None: nothing.
+        image_size: S.
+    """
+    generator = torch.default_generator  # torchvision draws from it; `torch.manual_seed` would seed CUDA as well
+    with torch.random.fork_rng(devices=[]):
+        generator.manual_seed(clip.seed)
+        stacked = torch.cat([clip.frames, clip.masks.transpose(0, 1).to(torch.uint8) * 255], dim=1)  # [T, 3 + B, H, W]
+        if augment is not None:
+            stacked = _move(stacked, augment, image_size)
+        stacked = F.resize(stacked, [image_size, image_size], antialias=True)
+        frames = stacked[:, :3].float() / 255
+        if augment is not None:
+            frames = _recolour(frames, augment)
+    masks = stacked[:, 3:].transpose(0, 1) >= 128
+    return F.normalize(frames, list(MEAN), list(STD), inplace=True), masks
+
+
+def _move(stacked: Tensor, augment: AugmentConfig, image_size: int) -> Tensor:
+    """Return [T, 3 + B, h, w], flipped and moved by one affine map.
+
+    The map acts before the aspect ratio is lost, so that a rotation is one, but after the short side was reduced to S,
+    which makes it several times cheaper for large videos and lets the antialiased resize do the reduction.
+    """
+    stacked = v2.RandomHorizontalFlip(augment.flip)(stacked)
+    if not (augment.degrees or augment.shear or list(augment.scale) != [1.0, 1.0]):
+        return stacked
+    if min(stacked.shape[-2:]) > image_size:
+        stacked = F.resize(stacked, [image_size], antialias=True)
+    for _ in range(TRIES):
+        draw = _draw_affine(stacked, augment)
+        if _keeps_objects(stacked[0, 3:], draw):
+            fill = [255 * mean for mean in MEAN] + [0.0] * (stacked.shape[1] - 3)
+            return _affine(stacked, draw, fill)
+    return stacked
+
+
+def _draw_affine(stacked: Tensor, augment: AugmentConfig) -> _AffineDraw:
+    height, width = stacked.shape[-2:]
+    ranges = ([-augment.degrees, augment.degrees], None, list(augment.scale), [-augment.shear, augment.shear])
+    draw: _AffineDraw = v2.RandomAffine.get_params(*ranges, [width, height])
+    return draw
+
+
+def _affine(stacked: Tensor, draw: _AffineDraw, fill: list[float]) -> Tensor:
+    angle, translation, zoom, shear = draw
+    moved: Tensor = F.affine(
+        stacked,
+        angle,
+        list(translation),
+        zoom,
+        list(shear),
+        interpolation=v2.InterpolationMode.BILINEAR,
+        fill=fill,
+    )
+    return moved
+
+
+def _keeps_objects(masks: Tensor, draw: _AffineDraw) -> bool:
+    """Whether the objects of a first frame, uint8 [B, h, w], stay in the picture, but for a few of many."""
+    area = masks.shape[-2] * masks.shape[-1]
+    if (
+        min(masks.shape[-2:]) > _LOOK_SIZE
+    ):  # antialiased, so that areas stay the same; much cheaper with dozens of objects
+        masks = F.resize(masks, [_LOOK_SIZE], antialias=True)
+    moved = _affine(masks, draw, [0.0] * len(masks))
+    scale = area / (255 * masks.shape[-2] * masks.shape[-1])
+    before, after = (scale * coverage.sum((1, 2), dtype=torch.float64) for coverage in (masks, moved))
+    lost = (before >= MIN_PIXELS) & (after < MIN_PIXELS)
+    return int(lost.sum()) <= len(masks) // _MAY_LEAVE
+
+
+def _recolour(frames: Tensor, augment: AugmentConfig) -> Tensor:
+    """Return frames in [0, 1], [T, 3, S, S], changed all alike and then each for itself."""
+    frames = v2.Compose([v2.ColorJitter(*augment.color), v2.RandomGrayscale(augment.gray)])(frames)
+    jitter = v2.ColorJitter(*augment.frame_color)
+    return torch.stack([jitter(frame) for frame in frames])

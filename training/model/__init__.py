@@ -1,0 +1,1 @@
+"""What training adds to the network: the rollout over a clip, the simulated user, the initialisation."""

@@ -1,0 +1,39 @@
+"""A batch in, its loss out: the module that is trained, and that DDP wraps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import nn
+
+from training.config import LossConfig
+from training.dataset.clips import ClipBatch
+from training.loss_fns import LossTerms, clip_loss
+from training.model.rollout import ClipRollout, FrameOutcome
+
+
+class Objective(nn.Module):
+    """Plays a batch and sums up its loss.
+
+    Args:
+        rollout: plays clips.
+        config: weights of the loss.
+
+    Attributes:
+        played: how the frames of the latest batch ended, for pictures; without the graph.
+    """
+
+    def __init__(self, rollout: ClipRollout, config: LossConfig) -> None:
+        super().__init__()
+        self.rollout = rollout
+        self.config = config
+        self.played: tuple[FrameOutcome, ...] = ()
+
+    def forward(self, batch: ClipBatch) -> LossTerms:
+        """Return the loss terms summed over objects, frames and steps.
+
+        Nothing else is returned: DDP would wait for gradients of whatever hangs on its outputs.
+        """
+        rollout = self.rollout(batch)
+        self.played = tuple(replace(frame, logits=frame.logits.detach(), steps=[]) for frame in rollout.frames)
+        return clip_loss(rollout.steps, batch.masks, self.config)

@@ -1,0 +1,96 @@
+"""`python -m training.train -c RECIPE`: train on this machine, under torchrun, or on a SLURM cluster."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from i2vpp.errors import I2VPPError
+from training.launch import CLUSTERS, TRAINER, check_launch, describe, launch, plan_launch
+from training.recipes import load_recipe
+
+EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+EXAMPLES = """\
+examples:
+  python -m training.train -c i2vpp-smoke                                  a CPU, no data, two minutes
+  python -m training.train -c configs/i2vpp-train.yaml --num-gpus 8        8 GPUs of this machine
+  python -m training.train -c i2vpp-train --use-cluster 1 --num-nodes 4 --num-gpus 8 --partition gpu
+  torchrun --nproc-per-node 8 -m training.train -c i2vpp-train             processes started by torchrun
+  python -m training.train -c i2vpp-train run.epochs=3 'data.sources.sav.images="/data/my videos"'
+
+Overrides follow Hydra's grammar. A run folder that holds a run is resumed. SIGTERM and SIGUSR1 save and stop it.
+exit status: 0 done, 1 the run failed, 2 wrong usage, config or machine, 130 interrupted.
+"""
+
+
+def main(argv: Sequence[str] | None = None, *, target: str = TRAINER) -> int:
+    """Run the command and return its exit status; `target` is the function that every process calls."""
+    try:
+        arguments = build_parser().parse_intermixed_args(argv)
+    except SystemExit as end:  # argparse has printed help, or what is wrong
+        return int(end.code or 0)
+    try:
+        config = load_recipe(arguments.config, [*arguments.overrides, *_cluster_overrides(arguments)])
+        plan = plan_launch(config, port=arguments.port, cluster=arguments.cluster)
+        if arguments.dry_run:
+            sys.stdout.write(describe(config, plan))
+        check_launch(config, plan)
+    except I2VPPError as error:
+        return _complain(error, EXIT_USAGE)
+    if arguments.dry_run:
+        return 0
+    try:
+        return launch(config, plan, target=target)
+    except I2VPPError as error:
+        return _complain(error, EXIT_ERROR)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command; options win over the recipe's `cluster` section."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.train",
+        usage="%(prog)s -c RECIPE [options] [key=value ...]",
+        description="Train SAM-I2V++ by a recipe.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="values that win over the recipe's")
+    parser.add_argument("-c", "--config", required=True, metavar="RECIPE", help="path, or name of one in configs/")
+    parser.add_argument("--num-gpus", type=int, metavar="N", help="processes per machine; 0: as many as it has GPUs")
+    parser.add_argument("--num-nodes", type=int, metavar="N", help="machines (SLURM)")
+    parser.add_argument("--use-cluster", type=int, choices=(0, 1), help="1: submit to SLURM, 0: run here")
+    parser.add_argument("--partition", help="of SLURM")
+    parser.add_argument("--account", help="of SLURM")
+    parser.add_argument("--qos", help="of SLURM")
+    parser.add_argument("--cluster", choices=CLUSTERS, default="slurm", help="`local`, `debug`: try it without SLURM")
+    parser.add_argument("--port", type=int, help="at which processes meet; default: MASTER_PORT, else a free one")
+    parser.add_argument("--dry-run", action="store_true", help="print what would run, and what would stop it")
+    return parser
+
+
+def _cluster_overrides(arguments: argparse.Namespace) -> list[str]:
+    """The options that are keys of the recipe too, as overrides."""
+    options = {name: getattr(arguments, name) for name in ("num_gpus", "num_nodes", "partition", "account", "qos")}
+    if arguments.use_cluster is not None:
+        options["use_cluster"] = bool(arguments.use_cluster)
+    return [f"cluster.{name}={_quoted(value)}" for name, value in options.items() if value is not None]
+
+
+def _quoted(value: object) -> str:
+    return '"' + value.replace('"', '\\"') + '"' if isinstance(value, str) else str(value).lower()
+
+
+def _complain(error: I2VPPError, status: int) -> int:
+    """Print the error; of processes that torchrun started, all but the first one say who they are."""
+    rank = os.environ.get("RANK", "0")
+    sys.stderr.write(f"error: {error}\n" if rank == "0" else f"error on rank {rank}: {error}\n")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,331 @@
+"""The training loop of one process: from a recipe to checkpoints.
+
+All ranks take the same branches: whatever decides about skipping, saving or stopping is agreed upon first.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from i2vpp.build_i2vpp import best_device
+from i2vpp.errors import ConfigError
+from i2vpp.modeling.i2vpp import I2VPP
+from training.checkpoint import (
+    FILE,
+    Interrupts,
+    Learner,
+    RunState,
+    SaveClock,
+    keep_best,
+    load,
+    random_state,
+    restore,
+    save,
+)
+from training.config import TrainConfig
+from training.dataset.clips import ClipBatch
+from training.dataset.loader import LoadedBatch, build_loader, open_sources
+from training.dataset.plan import EpochPlan, derive_seed
+from training.distributed import Ranks, all_agree, any_rank, gather_objects, process_group, sum_over_ranks
+from training.ema import EMA
+from training.loss_fns import LossTerms, normalised
+from training.model.objective import Objective
+from training.model.rollout import ClipRollout
+from training.model.start import start
+from training.optimizer import (
+    SkipCounter,
+    build_optimizer,
+    clip_gradients,
+    freeze,
+    set_batch_norm,
+    set_rates,
+    train_mode,
+    trainable,
+)
+from training.recipes import to_yaml
+from training.utils.pictures import DrawnPrompt, rollout_picture
+from training.utils.records import Records
+from training.validation import open_validation, validate
+
+TERMS = ("mask", "auxiliary", "iou", "presence")
+
+
+def run(config: TrainConfig, ranks: Ranks) -> None:
+    """Train as one of `ranks.world_size` processes, until the recipe is done, its time is up or a signal comes.
+
+    Raises:
+        I2VPPError: of the kind that says what is wrong with the recipe, the data or the start.
+    """
+    device = pick_device(config.run.device, ranks)
+    with process_group(ranks, device):
+        Trainer(config, ranks, device).fit()
+
+
+def pick_device(name: str, ranks: Ranks) -> torch.device:
+    """Return the device of this process; a GPU of its own on CUDA.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
+    device = best_device() if name == "auto" else torch.device(name)
+    if device.type == "cuda":
+        if ranks.local_rank >= torch.cuda.device_count():
+            raise ConfigError(
+                f"process {ranks.local_rank} of this machine needs a GPU of its own; {torch.cuda.device_count()} found"
+            )
+        device = torch.device("cuda", ranks.local_rank)
+        torch.cuda.set_device(device)
+    return device
+
+
+class Trainer:
+    """One process of a run.
+
+    Args:
+        config: the recipe.
+        ranks: which process of how many.
+        device: of this process.
+    """
+
+    def __init__(self, config: TrainConfig, ranks: Ranks, device: torch.device) -> None:
+        self.config = config
+        self.ranks = ranks
+        self.device = device
+        self.folder = Path(config.run.folder)
+        self.dtype = getattr(torch, config.run.precision)
+        torch.manual_seed(config.run.seed + ranks.rank)  # dropout is all that draws from the global generator
+        self.sizes = {name: len(source) for name, source in open_sources(config.data, config.run.seed).items()}
+        self.sequences = open_validation(config.validation)
+        self.model = self._build_model()
+        optimizer = build_optimizer(self.model, config.optimizer)
+        ema = EMA(self.model, config.optimizer.ema) if config.optimizer.ema else None
+        self.learner = Learner(model=self.model, optimizer=optimizer, ema=ema)
+        rollout = ClipRollout(self.model, config.user, checkpoint_activations=config.run.checkpoint_activations)
+        self.objective = Objective(rollout, config.loss)
+        self.wrapped = self._wrap()
+        self.steps_per_epoch = len(self._plan(0)) // config.optimizer.accumulate
+        if not self.steps_per_epoch:
+            raise ConfigError(
+                f"an epoch has {len(self._plan(0))} batches, fewer than optimizer.accumulate = "
+                f"{config.optimizer.accumulate}: raise `repeat` of a source, or lower it"
+            )
+        self.total_steps = config.run.epochs * self.steps_per_epoch
+        if config.run.max_steps:
+            self.total_steps = min(self.total_steps, config.run.max_steps)
+        self.state = self._resume()
+        self.skips = SkipCounter(config.optimizer.max_skipped, total=self.state.skipped)
+
+    def fit(self) -> None:
+        """Train to the end, or to where the run is interrupted; either way the last step is saved."""
+        config, optimizer = self.config, self.learner.optimizer
+        begun = time.monotonic() - 60 * self.state.minutes
+        clock = SaveClock(config.run.save_minutes)
+        if self.ranks.is_main:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+        records = Records(self.folder, total_steps=self.total_steps, main=self.ranks.is_main, start=self.state.step)
+        with records, Interrupts() as interrupts:
+            for batches in self._batches(records):
+                rate = set_rates(optimizer, self.state.step, self.total_steps, config.optimizer)
+                with records.stopwatch.measure("step"):
+                    train_mode(self.model, config.optimizer)
+                    sums = torch.stack([self._backward(batch, last=batch is batches[-1]) for batch in batches]).sum(0)
+                    norm = clip_gradients(trainable(self.model), config.optimizer.clip_norm)
+                    if all_agree(bool(norm.isfinite()), self.device):
+                        optimizer.step()
+                        self._after_update()
+                    else:
+                        self._skip(norm, records)
+                    optimizer.zero_grad(set_to_none=True)
+                self._advance(len(batches), minutes=(time.monotonic() - begun) / 60)
+                self._record(records, sums, norm, rate, batches)
+                stop = any_rank(interrupts.requested or self._out_of_time(begun), self.device)
+                last = self.state.step == self.total_steps
+                if self._validation_due(last=last):
+                    self._validate(records)
+                if stop or last or any_rank(clock.due(), self.device):
+                    self._save()
+                    clock.reset()
+                if stop and not last:
+                    records.message(
+                        f"stopped after step {self.state.step} of {self.total_steps}; the same command resumes the run"
+                    )
+                    break
+
+    # The parts of a step
+
+    def _backward(self, batch: ClipBatch, *, last: bool) -> Tensor:
+        """Add a batch's gradient; return the sums over its objects: the loss terms, objects, steps, total."""
+        config = self.config
+        count = sum_over_ranks(torch.tensor(float(batch.num_objects), device=self.device))
+        synchronised = (
+            nullcontext() if last or not isinstance(self.wrapped, DistributedDataParallel) else self.wrapped.no_sync()
+        )
+        with synchronised:
+            with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+                terms: LossTerms = self.wrapped(batch)
+            # DDP takes the mean of the ranks' gradients; the loss is the mean over the objects of all ranks.
+            mean = normalised(terms, float(count) / self.ranks.world_size).total(config.loss)
+            (mean / config.optimizer.accumulate).backward()
+        values = [*(getattr(terms, name).detach() for name in TERMS), terms.total(config.loss).detach()]
+        counts = torch.tensor([float(terms.steps), float(batch.num_objects)], device=self.device)
+        return torch.cat([torch.stack(values).float(), counts])
+
+    def _after_update(self) -> None:
+        self.skips.ok()
+        if self.learner.ema is not None:
+            self.learner.ema.update(self.model)
+
+    def _skip(self, norm: Tensor, records: Records) -> None:
+        reason = f"the gradient's norm is {float(norm)} on rank {self.ranks.rank}"
+        records.skip("steps", f"step {self.state.step + 1}: {reason}")
+        self.skips.skip(reason)
+
+    def _advance(self, num_batches: int, *, minutes: float) -> None:
+        state = self.state
+        epoch, batch = state.epoch, state.batch + num_batches
+        if batch // self.config.optimizer.accumulate >= self.steps_per_epoch:
+            epoch, batch = epoch + 1, 0
+        self.state = replace(
+            state, step=state.step + 1, epoch=epoch, batch=batch, minutes=minutes, skipped=self.skips.total
+        )
+
+    def _out_of_time(self, begun: float) -> bool:
+        limit = self.config.run.max_minutes
+        return bool(limit) and time.monotonic() - begun > 60 * limit
+
+    def _record(self, records: Records, sums: Tensor, norm: Tensor, rate: float, batches: list[ClipBatch]) -> None:
+        """Write down the step; the losses are means over decoded masks, `loss` is the mean over objects."""
+        *terms, total, steps, objects = sum_over_ranks(sums).tolist()
+        scalars = {f"loss/{name}": value / steps for name, value in zip(TERMS, terms, strict=True)}
+        scalars |= {"loss": total / objects, "lr": rate, "gradient_norm": float(norm), "epoch": self.state.epoch}
+        frames = sum(batch.num_frames * batch.frames.shape[0] for batch in batches) * self.ranks.world_size
+        records.step(self.state.step, scalars, frames=frames)
+        every = self.config.run.picture_every
+        if every and (self.state.step % every == 0 or self.state.step == 1):
+            records.picture(self.state.step, "training", self._picture(batches[-1]))
+
+    def _picture(self, batch: ClipBatch) -> NDArray[np.uint8]:
+        """Draw what happened to the first object of the latest batch."""
+        played = self.objective.played
+        return rollout_picture(
+            batch.frames[batch.clip_of_object[0]],
+            batch.masks[0],
+            torch.stack([frame.logits[0, 0] for frame in played]),
+            [DrawnPrompt.of(frame.prompts, 0) for frame in played],
+        )
+
+    # Data
+
+    def _plan(self, epoch: int) -> EpochPlan:
+        return EpochPlan(
+            self.sizes,
+            self.config.data.sources,
+            seed=self.config.run.seed,
+            epoch=epoch,
+            world_size=self.ranks.world_size,
+        )
+
+    def _batches(self, records: Records) -> Iterator[list[ClipBatch]]:
+        """Yield the batches of each remaining optimiser step."""
+        while self.state.step < self.total_steps:
+            loader = iter(self._loader())
+            for _ in range(self.state.batch // self.config.optimizer.accumulate, self.steps_per_epoch):
+                with records.stopwatch.measure("data"):
+                    loaded = [next(loader) for _ in range(self.config.optimizer.accumulate)]
+                yield [self._take(item, records) for item in loaded]
+                if self.state.step >= self.total_steps:
+                    return
+
+    def _loader(self) -> Iterator[LoadedBatch]:
+        """Load what is left of the present epoch; sources that make videos of stills make others in each epoch."""
+        seed = derive_seed(self.config.run.seed, self.state.epoch)
+        return iter(
+            build_loader(
+                open_sources(self.config.data, seed),
+                self.config.data,
+                self._plan(self.state.epoch),
+                rank=self.ranks.rank,
+                world_size=self.ranks.world_size,
+                image_size=self.model.image_size,
+                start_step=self.state.batch,
+                pin_memory=self.device.type == "cuda",
+            )
+        )
+
+    def _take(self, loaded: LoadedBatch, records: Records) -> ClipBatch:
+        for failure in loaded.failures:
+            records.skip("items", failure)
+        return loaded.batch.to(self.device, non_blocking=True)
+
+    # The network
+
+    def _build_model(self) -> I2VPP:
+        config = self.config
+        model = I2VPP(config.model)
+        start(model, config.start, seed=config.run.seed)
+        freeze(model, config.optimizer.freeze)
+        model = set_batch_norm(model.to(self.device), config.optimizer.batch_norm)
+        if config.run.compile:
+            model.image_encoder.compile()
+            model.memory_attention.compile()
+        return model
+
+    def _wrap(self) -> torch.nn.Module:
+        if self.ranks.world_size == 1:
+            return self.objective
+        # Which parameters a batch uses depends on how its clips are prompted.
+        gpus = [self.device.index] if self.device.type == "cuda" else None
+        return DistributedDataParallel(self.objective, device_ids=gpus, find_unused_parameters=True)
+
+    # Validation and checkpoints
+
+    def _validation_due(self, *, last: bool) -> bool:
+        return self.sequences is not None and (last or self.state.step % self.config.validation.every == 0)
+
+    def _validate(self, records: Records) -> None:
+        """Score the held-out sequences, each rank its share; keep the best checkpoint."""
+        assert self.sequences is not None
+        shares = range(self.ranks.rank, len(self.sequences), self.ranks.world_size)
+        averaged = nullcontext() if self.learner.ema is None else self.learner.ema.applied(self.model)
+        with averaged, records.stopwatch.measure("validation"):
+            own = list(validate(self.model, self.sequences, shares, self.config.validation, dtype=self.dtype))
+        scores = [score for part in gather_objects(own) for score in part]
+        mean = {name: float(np.mean([getattr(score, name) for score in scores])) for name in ("j", "f", "jf")}
+        records.scalars(self.state.step, {f"validation/{name}": value for name, value in mean.items()})
+        records.message(f"step {self.state.step}: validation J&F {100 * mean['jf']:.1f} ({len(scores)} sequences)")
+        if self.state.best is None or mean["jf"] > self.state.best:
+            self.state = replace(self.state, best=mean["jf"])
+            self._save()
+            if self.ranks.is_main:
+                keep_best(self.folder / FILE)
+
+    def _save(self) -> None:
+        states = gather_objects(random_state(self.device))
+        if self.ranks.is_main:
+            save(
+                self.folder / FILE,
+                self.learner,
+                self.state,
+                random_states=states,
+                config=to_yaml(self.config),
+                image_size=self.model.image_size,
+            )
+
+    def _resume(self) -> RunState:
+        path = self.folder / FILE
+        if not path.exists():
+            return RunState()
+        restored = partial(restore, load(path), self.learner, config=to_yaml(self.config))
+        return restored(rank=self.ranks.rank, world_size=self.ranks.world_size)

@@ -1,0 +1,1 @@
+"""What a run needs beside the model: ranks, records of what happened."""
