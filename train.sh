@@ -35,12 +35,12 @@ if [ -z "${GPUS:-}" ]; then
         exit 2
     }
 fi
-set -- -m training.train -c "${CONFIG:-configs/i2vpp-train.yaml}" "$@"
+config=${CONFIG:-configs/i2vpp-train.yaml}
 if [ "${NODES:-1}" -gt 1 ]; then
     set -- -m torch.distributed.run --nnodes "$NODES" --node-rank "$NODE_RANK" --nproc-per-node "$GPUS" \
-        --master-addr "$MASTER_ADDR" --master-port "${MASTER_PORT:-29500}" "$@"
-else
-    set -- "$@" --use-cluster 0 --num-nodes 1 --num-gpus "$GPUS"
+        --master-addr "$MASTER_ADDR" --master-port "${MASTER_PORT:-29500}" -m training.train -c "$config" "$@"
+else # options that were given come later and win
+    set -- -m training.train -c "$config" --use-cluster 0 --num-nodes 1 --num-gpus "$GPUS" "$@"
 fi
 set -- "$python" "$@"
 

@@ -8,8 +8,8 @@ from os import PathLike
 
 import torch
 
-from i2vpp.checkpoint import load_checkpoint
-from i2vpp.config import ModelConfig, load_config
+from i2vpp.checkpoint import inspect_checkpoint, load_checkpoint
+from i2vpp.config import Config, ModelConfig, load_config, shipped_configs
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.memory.selection import MemorySelector
 from i2vpp.modeling.i2vpp import I2VPP
@@ -18,7 +18,7 @@ MODES = ("eval", "train")
 
 
 def build_i2vpp(
-    config_file: str | PathLike[str] = "i2vpp-infer",
+    config_file: str | PathLike[str] | None = None,
     ckpt_path: str | PathLike[str] | None = None,
     device: str | torch.device | None = None,
     mode: str = "eval",
@@ -28,7 +28,10 @@ def build_i2vpp(
     """Build the network; see `build_i2vpp_video_predictor` for the arguments."""
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}; got {mode!r}")
-    config = load_config(config_file, hydra_overrides_extra).model
+    if config_file is None:
+        config = _fitting_config(ckpt_path, hydra_overrides_extra).model
+    else:
+        config = load_config(config_file, hydra_overrides_extra).model
     if not apply_postprocessing:
         config = _without_postprocessing(config)
     model = I2VPP(config)
@@ -38,7 +41,7 @@ def build_i2vpp(
 
 
 def build_i2vpp_video_predictor(
-    config_file: str | PathLike[str] = "i2vpp-infer",
+    config_file: str | PathLike[str] | None = None,
     ckpt_path: str | PathLike[str] | None = None,
     device: str | torch.device | None = None,
     mode: str = "eval",
@@ -51,8 +54,11 @@ def build_i2vpp_video_predictor(
     """Build a video predictor.
 
     Args:
-        config_file: a shipped name (`i2vpp-infer`, `i2vpp-512`, `i2vpp-256`) or a path; see `load_config`.
-        ckpt_path: checkpoint; None for untrained weights, which find nothing.
+        config_file: a shipped name (`i2vpp-infer`, `i2vpp-512`, `i2vpp-256`) or a path; see `load_config`. None for
+            the size that the checkpoint was trained at: the shipped config of that size, or `i2vpp-infer` brought to
+            it. The published checkpoints do not say their size: it is that of `i2vpp-infer`.
+        ckpt_path: a checkpoint's path, or its name, such as `i2vpp-demo`; see `find_checkpoint`. None for untrained
+            weights, which find nothing.
         device: None for the best there is: CUDA, then MPS, then the CPU.
         mode: `eval`, or `train` to leave the network in training mode.
         hydra_overrides_extra: such as `model.selection.mode=top`.
@@ -75,6 +81,17 @@ def best_device() -> torch.device:
     if torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
+
+
+def _fitting_config(ckpt_path: str | PathLike[str] | None, overrides: Sequence[str]) -> Config:
+    """Load the config for the size that the checkpoint was trained at, where it says so."""
+    size = None if ckpt_path is None else inspect_checkpoint(ckpt_path, expected={}).image_size
+    if size is None:
+        return load_config(overrides=overrides)
+    for name in shipped_configs():
+        if load_config(name).model.image_size == size:
+            return load_config(name, overrides)
+    return load_config(overrides=[f"model.image_size={size}", *overrides])
 
 
 def _without_postprocessing(config: ModelConfig) -> ModelConfig:

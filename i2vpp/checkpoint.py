@@ -2,6 +2,7 @@
 
 A checkpoint is a file of `torch.save` that holds `{"model": state_dict}`; ours add `"meta"`, and training adds more.
 Files are read as plain data (`weights_only`): a pickle that wants to run code is refused, never executed.
+What is read may be named by its path or by a name such as `i2vpp-demo`; see `find_checkpoint`.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from i2vpp.checkpoint_files import find_checkpoint
 from i2vpp.errors import CheckpointError
 
 FORMAT = 1  # version of what `save_checkpoint` writes
-PUBLISHED = ("sam-i2vpp_8gpu", "sam-i2vpp_32gpu", "tinysam")  # what `i2vpp download` knows
 
 _LISTED = 8  # names listed in an error, of each kind
 _HINTS = {
@@ -61,6 +62,7 @@ class CheckpointInfo:
         dtypes: how many entries have each dtype.
         parts: floating-point values of each top-level part of the network.
         image_size: the input size the weights were trained at, where the file says so.
+        card: notes on licence, data, results and limits by heading, where the file has any.
         missing: names that the network has and the file lacks.
         unexpected: names that the file has and the network lacks.
         misshapen: names whose shapes differ.
@@ -74,6 +76,7 @@ class CheckpointInfo:
     dtypes: Mapping[str, int]
     parts: Mapping[str, int]
     image_size: int | None
+    card: Mapping[str, str]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     misshapen: tuple[str, ...]
@@ -89,12 +92,13 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, image_siz
 
     Args:
         model: whose state dict has the published names.
-        path: of a file with `{"model": state_dict}`, or with the bare state dict.
+        path: of a file with `{"model": state_dict}`, or with the bare state dict; or a name.
         image_size: what the model runs at; a warning is given where the file says that it was trained at another.
 
     Raises:
         CheckpointError: the file is missing, unreadable or does not fit. The model is then unchanged.
     """
+    path = find_checkpoint(path)
     content = read_checkpoint(path)
     expected = _shapes(model.state_dict())
     state = _state_dict(content, path)
@@ -103,8 +107,8 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, image_siz
         raise CheckpointError(_misfit(info, state, expected, info.kind))
     if image_size is not None and info.image_size not in (None, image_size):
         warnings.warn(
-            f"{info.path} was trained at image_size {info.image_size}, but the model runs at {image_size}; pass the "
-            f'config "i2vpp-{info.image_size}" or the override "model.image_size={info.image_size}"',
+            f"{info.path} was trained at image_size {info.image_size}, but the model runs at {image_size}; pass no "
+            f'config, or the override "model.image_size={info.image_size}"',
             stacklevel=2,
         )
     model.load_state_dict(state, strict=True)
@@ -159,8 +163,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         CheckpointError: there is no such file, or it is not a checkpoint of plain data.
     """
-    path = Path(path)
-    zipped = _check_is_file(path)
+    path = find_checkpoint(path)
+    zipped = _check_readable(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # the parsers behind torch.load raise nearly anything on a file that is not theirs
@@ -177,12 +181,13 @@ def inspect_checkpoint(path: str | os.PathLike[str], expected: Mapping[str, Shap
     """Say what a checkpoint holds, without loading it into a model.
 
     Args:
-        path: of a SAM-I2V++, TinySAM, MobileSAM or SAM 2 checkpoint.
+        path: of a SAM-I2V++, TinySAM, MobileSAM or SAM 2 checkpoint; or a name.
         expected: names and shapes to compare with; by default those of SAM-I2V++.
 
     Raises:
         CheckpointError: the file is missing or unreadable.
     """
+    path = find_checkpoint(path)
     content = read_checkpoint(path)
     if expected is None:
         expected = published_entries()
@@ -203,7 +208,7 @@ def import_image_model(model: nn.Module, path: str | os.PathLike[str]) -> list[s
 
     Args:
         model: a SAM-I2V++ network.
-        path: of `tinysam.pth` or `mobile_sam.pt`.
+        path: of `tinysam.pth` or `mobile_sam.pt`; or a name.
 
     Returns:
         Names of the model's entries that the file does not hold; they keep their initialisation.
@@ -211,6 +216,7 @@ def import_image_model(model: nn.Module, path: str | os.PathLike[str]) -> list[s
     Raises:
         CheckpointError: the file is missing, unreadable or not of such a model. The model is then unchanged.
     """
+    path = find_checkpoint(path)
     content = read_checkpoint(path)
     state = _state_dict(content, path)
     own = _shapes(model.state_dict())
@@ -233,7 +239,7 @@ def load_parts(model: nn.Module, path: str | os.PathLike[str]) -> list[str]:
 
     Args:
         model: a SAM-I2V++ network.
-        path: of a file of `torch.save` with those entries.
+        path: of a file of `torch.save` with those entries; or a name.
 
     Returns:
         Names of the model's entries that the file does not hold; they stay as they are.
@@ -242,6 +248,7 @@ def load_parts(model: nn.Module, path: str | os.PathLike[str]) -> list[str]:
         CheckpointError: the file is missing, unreadable or holds an entry that does not fit. The model is then
             unchanged.
     """
+    path = find_checkpoint(path)
     content = read_checkpoint(path)
     state = _state_dict(content, path)
     own = _shapes(model.state_dict())
@@ -264,14 +271,8 @@ def _own_name(name: str) -> str:
     return name
 
 
-def _check_is_file(path: Path) -> bool:
-    """Raise unless there is a file to read; return whether it has the zip form that can be mapped into memory."""
-    if path.is_dir():
-        raise CheckpointError(f"{path} is a folder, not a checkpoint file")
-    if not path.exists():
-        names = [path.stem] if path.stem in PUBLISHED else PUBLISHED
-        commands = " or ".join(f"`i2vpp download {name}`" for name in names)
-        raise CheckpointError(f"checkpoint {path} does not exist (looked from {Path.cwd()}); {commands} fetches one")
+def _check_readable(path: Path) -> bool:
+    """Raise if the file is empty or cut off; return whether it has the zip form that can be mapped into memory."""
     if path.stat().st_size == 0:
         raise CheckpointError(f"{path} is empty: an interrupted download or copy?")
     with path.open("rb") as file:
@@ -304,7 +305,7 @@ def _meta(content: Mapping[str, Any]) -> Mapping[str, Any]:
     return meta if isinstance(meta, Mapping) else {}
 
 
-def _state_dict(content: Mapping[str, Any], path: str | os.PathLike[str]) -> dict[str, Tensor]:
+def _state_dict(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     """The entries of the network, which lie under `model` or, in image models, at the top."""
     state = content.get("model", content)
     if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
@@ -334,7 +335,7 @@ def _kind(names: Iterable[str]) -> str:
 
 
 def _describe(
-    path: str | os.PathLike[str],
+    path: Path,
     content: Mapping[str, Any],
     state: Mapping[str, Tensor],
     expected: Mapping[str, Shape],
@@ -344,16 +345,17 @@ def _describe(
     for name, value in state.items():
         if value.is_floating_point():
             parts[name.partition(".")[0]] += value.numel()
-    image_size = _meta(content).get("image_size")
+    image_size, card = _meta(content).get("image_size"), content.get("card")
     return CheckpointInfo(
-        path=Path(path),
-        size=Path(path).stat().st_size,
+        path=path,
+        size=path.stat().st_size,
         kind=_kind(state),
         num_entries=len(state),
         num_parameters=sum(parts.values()),
         dtypes=dict(Counter(str(value.dtype).removeprefix("torch.") for value in state.values())),
         parts=dict(parts),
         image_size=image_size if isinstance(image_size, int) else None,
+        card={str(key): str(text) for key, text in card.items()} if isinstance(card, Mapping) else {},
         missing=tuple(name for name in expected if name not in shapes),
         unexpected=tuple(name for name in shapes if name not in expected),
         misshapen=tuple(name for name in shapes if name in expected and shapes[name] != tuple(expected[name])),

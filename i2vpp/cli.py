@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from i2vpp.checkpoint_files import DEMO, PUBLISHED, named_checkpoint
 from i2vpp.commands import prompts as prompt_args
 from i2vpp.errors import I2VPPError
 
@@ -21,7 +23,7 @@ EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 DEMO_FOLDER = Path("outputs/demo")
 DTYPES = ("float32", "bfloat16", "float16")
-DOWNLOADS = "sam-i2vpp_8gpu, sam-i2vpp_32gpu, tinysam, or all"
+DOWNLOADS = f"{', '.join(PUBLISHED)}, or all"
 UNTRAINED = "untrained weights: the masks mean nothing; pass --checkpoint"
 
 TRACK_TEXT = """\
@@ -32,7 +34,7 @@ object on one frame belong together.
 
 TRACK_EXAMPLES = """\
 examples:
-  i2vpp track dog.mp4 -o outputs/dog --point 420,310 --checkpoint checkpoints/sam-i2vpp_32gpu.pt
+  i2vpp track dog.mp4 -o outputs/dog --point 420,310 --checkpoint sam-i2vpp_32gpu
   i2vpp track dog.mp4 -o outputs/two --box 90,40,400,360 --point 600,200,0,2 --negative 640,90,0,2
   i2vpp track frames/ -o outputs/vos --mask first_frame.png --json --no-overlay
 
@@ -138,7 +140,7 @@ def _add_track(commands: Any) -> None:
     where.add_argument("--max-frames", metavar="N", type=_count,
                        help="track at most N frames beyond the first one, in each direction")  # fmt: skip
 
-    _add_model_options(parser, config="i2vpp-infer")
+    _add_model_options(parser)
 
     outputs = parser.add_argument_group("what to write")
     switch = argparse.BooleanOptionalAction
@@ -148,10 +150,12 @@ def _add_track(commands: Any) -> None:
     outputs.add_argument("--json", action="store_true", help='COCO RLE; needs pip install "i2vpp[coco]"')
 
 
-def _add_model_options(parser: argparse.ArgumentParser, *, config: str) -> None:
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group("model")
-    model.add_argument("--checkpoint", metavar="FILE", type=Path, help="weights; `i2vpp download` fetches them")
-    model.add_argument("--config", default=config, help="name or path of a model config (%(default)s)")
+    model.add_argument("--checkpoint", metavar="FILE", type=Path,
+                       help="weights: a file, or a name that is looked up in checkpoints/, such as sam-i2vpp_32gpu after "
+                            f"`i2vpp download sam-i2vpp_32gpu` ({DEMO}, if it is there)")  # fmt: skip
+    model.add_argument("--config", help="name or path of a model config (the one that fits the checkpoint)")
     model.add_argument("--device", help="cpu, cuda, cuda:1, ... (the best there is)")
     model.add_argument("--dtype", choices=DTYPES, help="precision of the network")
     model.add_argument("--override", metavar="KEY=VALUE", type=_override, action="append", default=[],
@@ -178,7 +182,7 @@ def _add_demo(commands: Any) -> None:
                         help="folder for the results (%(default)s, which is always replaced)")  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run in OUT")
     parser.add_argument("--frames", metavar="N", type=_positive, help="only the first N frames")
-    _add_model_options(parser, config="i2vpp-256")
+    _add_model_options(parser)
 
 
 def _add_info(commands: Any) -> None:
@@ -189,9 +193,10 @@ def _add_info(commands: Any) -> None:
         usage="CHECKPOINT [--json]",
         brief="say what a checkpoint holds",
         text="Say what a checkpoint holds and whether it fits the network, without loading it into a model.",
-        examples="example:\n  i2vpp info checkpoints/sam-i2vpp_32gpu.pt",
+        examples=f"examples:\n  i2vpp info checkpoints/sam-i2vpp_32gpu.pt\n  i2vpp info {DEMO}",
     )
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="file of weights")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path,
+                        help="file of weights, or its name in checkpoints/")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -226,15 +231,6 @@ def _override(text: str) -> str:
     if not key or not equals:
         raise argparse.ArgumentTypeError(f"expected KEY=VALUE, got {text!r}")
     return text
-
-
-def default_checkpoint() -> Path | None:
-    """Return the trained checkpoint that comes with the repository, looked for beside the package and here."""
-    for root in (Path(__file__).resolve().parent.parent, Path.cwd()):
-        found = sorted((root / "checkpoints").glob("i2vpp-demo*.pt"))
-        if found:
-            return found[0]
-    return None
 
 
 def run_track(arguments: argparse.Namespace) -> int:
@@ -285,7 +281,7 @@ def _model_choice(arguments: argparse.Namespace) -> ModelChoice:
 
     checkpoint = arguments.checkpoint
     if checkpoint is None:
-        checkpoint = default_checkpoint()
+        checkpoint = named_checkpoint(DEMO)
         _complain(UNTRAINED if checkpoint is None else f"weights: {checkpoint}")
     seed = () if arguments.seed is None else (f"model.selection.seed={arguments.seed}",)
     return ModelChoice(
@@ -339,8 +335,9 @@ def run_info(arguments: argparse.Namespace) -> int:
 def _lines(value: Any) -> list[str]:
     """Spell a value of the table out, in one or more lines."""
     if isinstance(value, Mapping):
-        width = max((len(str(key)) for key in value), default=0)
-        return [f"{key:<{width}}  {_lines(entry)[0]:>14}" for key, entry in value.items()] or ["none"]
+        width = max((len(str(key)) for key in value), default=0) + 2
+        lines = [(key, entry, line) for key, entry in value.items() for line in _lines(entry)]
+
     if isinstance(value, tuple | list):
         shown = [str(entry) for entry in value[:8]]
         more = [f"... and {len(value) - 8} more"] if len(value) > 8 else []

@@ -163,7 +163,7 @@ def _find(config_file: str | PathLike[str]) -> tuple[str, str]:
         return (_shipped_folder() / f"{name}.yaml").read_text(encoding="utf-8"), f"{name}.yaml (shipped)"
     raise ConfigError(
         f"config {str(config_file)!r} is neither a file (looked from {Path.cwd()}) nor a shipped config; "
-        f"shipped are {', '.join(shipped)}{_nearest(name, shipped)}"
+        f"shipped are {', '.join(shipped)}{nearest(name, shipped)}"
     )
 
 
@@ -210,7 +210,7 @@ def _flatten(values: Mapping[Any, Any], source: str, prefix: str = "") -> Iterat
         elif is_section:
             raise ConfigError(f"{key} is a section with keys of its own; got {value!r} ({source})")
         else:
-            hint = _nearest(key, valid) or f"; valid are {', '.join(sorted(valid))}"
+            hint = nearest(key, valid) or f"; valid are {', '.join(sorted(valid))}"
             raise ConfigError(f"unknown key {key!r} ({source}){hint}")
 
 
@@ -238,7 +238,7 @@ def _build(values: Mapping[str, Any], source: str) -> Config:
     return config
 
 
-def _nearest(name: str, valid: Iterable[str]) -> str:
+def nearest(name: str, valid: Iterable[str]) -> str:
     """`; did you mean ...?`, or nothing where no valid name is near; the last part of a dotted key counts most."""
     near = get_close_matches(name, list(valid), n=1)
     if not near:

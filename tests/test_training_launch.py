@@ -173,6 +173,17 @@ def test_under_torchrun_the_process_takes_its_rank(tmp_path, monkeypatch) -> Non
     assert json.loads((tmp_path / "rank3.json").read_text()) == [3, 1, 4]
 
 
+def test_of_the_processes_of_a_machine_one_says_what_is_wrong(monkeypatch, capsys) -> None:
+    for name, value in (("RANK", "3"), ("LOCAL_RANK", "1"), ("WORLD_SIZE", "4"), ("LOCAL_WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    assert main(["-c", "i2vpp-smok"]) == 2
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("RANK", "2")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert main(["-c", "i2vpp-smok"]) == 2
+    assert capsys.readouterr().err.startswith("error on rank 2: recipe 'i2vpp-smok'")
+
+
 def test_options_win_over_the_recipe_wherever_they_stand(tmp_path, capsys) -> None:
     folder = f"run.folder='{tmp_path}'"
     arguments = ["run.epochs=3", "--num-gpus", "3", "-c", "i2vpp-smoke", folder, "--use-cluster", "0", "--dry-run"]
@@ -195,7 +206,7 @@ def test_a_dry_run_says_what_would_run(tmp_path, capsys) -> None:
 def test_a_dry_run_says_what_would_stop_it(capsys) -> None:
     assert main(["-c", "i2vpp-train", "run.device=cpu", "start.image_model=nowhere.pth", "--dry-run"]) == 2
     said = capsys.readouterr()
-    assert "8 processes" in said.out and "sav/train" in said.out
+    assert "8 processes" in said.out and "sav_train" in said.out
     assert "nowhere.pth does not exist" in said.err
 
 
@@ -303,8 +314,9 @@ def test_train_sh_prints_its_command(tmp_path) -> None:
     done = script("train.sh", "run.epochs=3", "--dry-run", "run.folder='my runs'", cwd=tmp_path, GPUS="4")
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [
-        *(sys.executable, "-m", "training.train", "-c", "configs/i2vpp-train.yaml", "run.epochs=3"),
-        *(r"'run.folder='\''my", r"runs'\'''", "--use-cluster", "0", "--num-nodes", "1", "--num-gpus", "4"),
+        *(sys.executable, "-m", "training.train", "-c", "configs/i2vpp-train.yaml"),
+        *("--use-cluster", "0", "--num-nodes", "1", "--num-gpus", "4", "run.epochs=3"),
+        *(r"'run.folder='\''my", r"runs'\'''"),
     ]
 
 

@@ -45,9 +45,9 @@ class Squares:
 
     def masks(self, t: int) -> dict[int, np.ndarray]:
         self.reads["masks"] += 1
-        masks = {k: np.zeros(self.size, np.bool_) for k in self.seen}
+        masks = {k: np.zeros(self.size, np.bool_) for k, frames in self.seen.items() if t in frames}
         for k, mask in masks.items():
-            mask[8:16, 8 * (k - 1) : 8 * k] = t in self.seen[k]
+            mask[8:16, 8 * (k - 1) : 8 * k] = True
         return masks
 
 

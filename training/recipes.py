@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 import i2vpp
-from i2vpp.config import _nearest, shipped_configs
+from i2vpp.config import nearest, shipped_configs
 from i2vpp.errors import ConfigError
 from training import optimizer
 from training.config import DataConfig, SourceConfig, TrainConfig
@@ -94,7 +94,7 @@ def _find(path_or_name: str | PathLike[str]) -> Path:
     names = sorted(file.stem for file in RECIPES.glob("*.yaml"))
     raise ConfigError(
         f"recipe {str(path_or_name)!r} is neither a .yaml file (looked from {Path.cwd()}) nor one of the recipes in "
-        f"{RECIPES}: {', '.join(names)}{_nearest(path.stem, names)}"
+        f"{RECIPES}: {', '.join(names)}{nearest(path.stem, names)}"
     )
 
 
@@ -168,7 +168,7 @@ def _explain(error: Exception, path: Path, overrides: Sequence[str]) -> str:
         where = f"override {said[0]!r}" if said else where
     if unloaded := re.search(r"Could not load '([^']+)'", line):
         known = [*shipped_configs(), *(file.stem for file in RECIPES.glob("*.yaml"))]
-        hint = _nearest(unloaded[1], known) or f"; there are {', '.join(known)}"
+        hint = nearest(unloaded[1], known) or f"; there are {', '.join(known)}"
         return f"{where}: its defaults name {unloaded[1]!r}, which is neither a recipe nor a model config{hint}"
     return f"{_misfit(key, line)} ({where})"
 
@@ -179,7 +179,7 @@ def _misfit(key: str, line: str) -> str:
     if "not in struct" in line:
         return f"there is no source {source[1]!r}; '+' before the key adds it" if source else _NO_SCHEMA
     if re.match(r"Key '.*' not in", line):
-        return f"unknown key {key!r}{_nearest(key, _keys(key))}"
+        return f"unknown key {key!r}{nearest(key, _keys(key))}"
     if section := re.search(r"is not a subclass of (\w+)Config\. value: (.*)", line):
         return f"{key or section[1].lower()} is a section with keys of its own; got {section[2]}"
     if "is not Optional" in line:

@@ -86,9 +86,10 @@ def _quoted(value: object) -> str:
 
 
 def _complain(error: I2VPPError, status: int) -> int:
-    """Print the error; of processes that torchrun started, all but the first one say who they are."""
-    rank = os.environ.get("RANK", "0")
-    sys.stderr.write(f"error: {error}\n" if rank == "0" else f"error on rank {rank}: {error}\n")
+    """Print the error; of processes that torchrun started, one per machine speaks before the start, all afterwards."""
+    rank, local_rank = os.environ.get("RANK", "0"), os.environ.get("LOCAL_RANK", "0")
+    if status != EXIT_USAGE or local_rank == "0":
+        sys.stderr.write(f"error: {error}\n" if rank == "0" else f"error on rank {rank}: {error}\n")
     return status
 
 

@@ -15,6 +15,7 @@ from i2vpp.utils.visualize import contact_sheet, draw_prompt, overlay
 from i2vpp.utils.writers import MaskWriter, OutputChoice
 
 CLIP = "bunny.mp4"
+UNTRAINED_CONFIG = "i2vpp-256"  # untrained weights find nothing at any size; this one is quick
 SHEET_FRAMES = 6
 SHEET_COLUMNS = 3
 
@@ -29,6 +30,8 @@ def run_demo(model: ModelChoice, folder: Path, *, num_frames: int | None = None,
 
     Writes masks, overlay and scores into the folder, and `overlay.png`, which shows the prompts and six frames.
     """
+    if model.checkpoint is None and model.config is None:
+        model = replace(model, config=UNTRAINED_CONFIG)
     span = Span(start_frame=0, max_frames=None if num_frames is None else num_frames - 1)
     with as_file(files("i2vpp") / "assets" / CLIP) as clip:
         predictor = build_predictor(model)

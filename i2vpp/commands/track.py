@@ -33,14 +33,14 @@ class ModelChoice:
     """Which network runs, and how.
 
     Args:
-        config: name or path of a model config.
-        checkpoint: None for untrained weights, which are the same in every run.
+        config: name or path of a model config; None for the one that fits the checkpoint.
+        checkpoint: path or name; None for untrained weights, which are the same in every run.
         device: None for the best there is.
         dtype: `float32`, `bfloat16`, `float16`, or None for the predictor's own choice.
         overrides: `key=value` on top of the config.
     """
 
-    config: str
+    config: str | None = None
     checkpoint: Path | None = None
     device: str | None = None
     dtype: str | None = None

@@ -17,7 +17,7 @@ from i2vpp.errors import VideoError
 from i2vpp.session.decoder import VideoFile
 from i2vpp.session.sources import FrameIterator, FrameLike, FrameList, FrameSource, LiveSource
 
-__all__ = ["FrameLike", "FrameSource", "LiveSource", "VideoLike", "open_source"]
+__all__ = ["FrameLike", "FrameSource", "LiveSource", "VideoLike", "natural_key", "open_source"]
 
 VideoLike: TypeAlias = (
     "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | np.ndarray | torch.Tensor"
@@ -58,6 +58,13 @@ def open_source(video: VideoLike) -> FrameSource:
     )
 
 
+def natural_key(path_or_name: str | os.PathLike[str]) -> tuple[list[str | int], str]:
+    """Key for sorting file names so that `frame_2` comes before `frame_10`; upper and lower case are alike."""
+    name = os.fspath(path_or_name)
+    parts = re.split(r"(\d+)", name.lower())  # text and digits take turns, so that like compares with like
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
+
+
 def _open_path(path: str) -> FrameSource:
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path):
         return VideoFile(path, path)
@@ -68,7 +75,7 @@ def _open_path(path: str) -> FrameSource:
     images = [file for file in Path(path).iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
     if not images:
         raise VideoError(f"folder {path} holds no image; frames must be files with suffix {', '.join(IMAGE_SUFFIXES)}")
-    images.sort(key=_natural)
+    images.sort(key=natural_key)
     return FrameList(images, f"folder {path}")
 
 
@@ -81,8 +88,3 @@ def _open_list(frames: Sequence[FrameLike] | np.ndarray | torch.Tensor) -> Frame
     if not len(frames):
         raise VideoError("video is empty; it must hold at least one frame")
     return FrameList(frames, "the video in memory")
-
-
-def _natural(path: Path) -> tuple[list[str | int], str]:
-    parts = re.split(r"(\d+)", path.name.lower())  # text and digits take turns, so that like compares with like
-    return [int(part) if part.isdigit() else part for part in parts], path.name

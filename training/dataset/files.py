@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from i2vpp.session.sources import to_rgb
+from i2vpp.session.video import natural_key
 from training.dataset.clips import AnnotatedVideo
 from training.dataset.errors import DataError, NoDataError
 
@@ -117,12 +118,6 @@ def list_files(folder: Path, suffixes: tuple[str, ...], *, recursive: bool = Fal
                 if other != path:
                     raise DataError(f"{other} and {path.name} stand for the same item; keep one of them")
     return {name: found[name] for name in sorted(found, key=natural_key)}
-
-
-def natural_key(name: str) -> tuple[list[int | str], str]:
-    """Key for sorting names so that `frame_2` comes before `frame_10`."""
-    parts = re.split(r"(\d+)", name.lower())  # text and digits take turns
-    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
 
 def check_size(size: Size, *, of: str, image: Path, image_size: Size) -> None:

@@ -55,7 +55,8 @@ def plan_prompts(num_frames: int, config: UserConfig, rng: np.random.Generator) 
     order = [0, *(1 + rng.permutation(num_frames - 1)).tolist()]  # corrections reuse the prompted frames first
     prompted = tuple(sorted(order[:num_prompted]))
     if is_mask and num_frames > 1:
-        return PromptPlan(kind="mask", prompted=prompted, corrected=())
+        given = prompted[: num_frames - 1]  # a frame must be left to find the object on
+        return PromptPlan(kind="mask", prompted=given, corrected=())
     return PromptPlan(kind=kind, prompted=prompted, corrected=tuple(sorted(order[:num_corrected])))
 
 
