@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 DEMO_FOLDER = Path("outputs/demo")
+TEXT_WIDTH = 80
 DTYPES = ("float32", "bfloat16", "float16")
 DOWNLOADS = f"{', '.join(PUBLISHED)}, or all"
 UNTRAINED = "untrained weights: the masks mean nothing; pass --checkpoint"
@@ -153,8 +154,8 @@ def _add_track(commands: Any) -> None:
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group("model")
     model.add_argument("--checkpoint", metavar="FILE", type=Path,
-                       help="weights: a file, or a name that is looked up in checkpoints/, such as sam-i2vpp_32gpu after "
-                            f"`i2vpp download sam-i2vpp_32gpu` ({DEMO}, if it is there)")  # fmt: skip
+                       help="weights: a file, or a name in checkpoints/; `i2vpp download` fetches them "
+                            f"({DEMO} if it is there)")  # fmt: skip
     model.add_argument("--config", help="name or path of a model config (the one that fits the checkpoint)")
     model.add_argument("--device", help="cpu, cuda, cuda:1, ... (the best there is)")
     model.add_argument("--dtype", choices=DTYPES, help="precision of the network")
@@ -335,13 +336,20 @@ def run_info(arguments: argparse.Namespace) -> int:
 def _lines(value: Any) -> list[str]:
     """Spell a value of the table out, in one or more lines."""
     if isinstance(value, Mapping):
-        width = max((len(str(key)) for key in value), default=0) + 2
-        lines = [(key, entry, line) for key, entry in value.items() for line in _lines(entry)]
-
+        width = max((len(str(key)) for key in value), default=0)
+        rows = []
+        for key, entry in value.items():
+            label = str(key)
+            for line in _lines(entry):
+                rows.append(f"{label:<{width}}  {line:>14}" if isinstance(entry, int) else f"{label:<{width}}  {line}")
+                label = ""
+        return rows or ["none"]
     if isinstance(value, tuple | list):
         shown = [str(entry) for entry in value[:8]]
         more = [f"... and {len(value) - 8} more"] if len(value) > 8 else []
         return shown + more or ["none"]
+    if isinstance(value, str):
+        return [line for text in value.splitlines() for line in textwrap.wrap(text, TEXT_WIDTH)] or [""]
     return [f"{value:,}" if isinstance(value, int) else "not known" if value is None else str(value)]
 
 

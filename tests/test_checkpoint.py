@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from i2vpp import checkpoint, download
+from i2vpp import checkpoint_files, download
 from i2vpp.checkpoint import (
     import_image_model,
     inspect_checkpoint,
@@ -126,7 +126,7 @@ def test_the_model_does_not_keep_the_file(tmp_path) -> None:
 def test_other_image_size_gives_a_warning(tmp_path) -> None:
     path = tmp_path / "mine.pt"
     save_checkpoint(Network(), path, image_size=512)
-    with pytest.warns(UserWarning, match=r'trained at image_size 512, .* runs at 1024; pass .*"i2vpp-512"'):
+    with pytest.warns(UserWarning, match=r"trained at image_size 512, .* 1024; pass no config, or .*image_size=512"):
         load_checkpoint(Network(), path, image_size=1024)
 
 
@@ -157,7 +157,7 @@ def test_missing_file_says_where_to_get_one(tmp_path) -> None:
     message = refused(tmp_path / "sam-i2vpp_8gpu.pt", "does not exist .*`i2vpp download sam-i2vpp_8gpu` fetches one")
     assert "32gpu" not in message
     refused(tmp_path / "other.pt", "`i2vpp download sam-i2vpp_8gpu` or `i2vpp download sam-i2vpp_32gpu` or")
-    assert tuple(download.SOURCES) == checkpoint.PUBLISHED
+    assert tuple(download.SOURCES) == checkpoint_files.PUBLISHED
 
 
 def test_folder_empty_file_and_cut_off_file(tmp_path) -> None:

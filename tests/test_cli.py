@@ -130,7 +130,7 @@ def disc(frame_idx: int, obj_id: int, height: int = HEIGHT, width: int = WIDTH) 
 def predictor(monkeypatch: pytest.MonkeyPatch) -> FakePredictor:
     fake = FakePredictor()
     monkeypatch.setattr(track, "build_i2vpp_video_predictor", fake.build)
-    monkeypatch.setattr(cli, "default_checkpoint", lambda: None)
+    monkeypatch.setattr(cli, "named_checkpoint", lambda name: None)
     return fake
 
 
@@ -539,17 +539,6 @@ def test_a_video_file_end_to_end(predictor: FakePredictor, tmp_path: Path) -> No
 # The other commands
 
 
-def test_the_default_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "__file__", str(tmp_path / "repo/i2vpp/cli.py"))
-    (tmp_path / "here/checkpoints").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / "here")
-    assert cli.default_checkpoint() is None
-    for root in ("here", "repo"):
-        (tmp_path / root / "checkpoints").mkdir(parents=True, exist_ok=True)
-        (tmp_path / root / "checkpoints/i2vpp-demo-v1.pt").write_bytes(b"")
-        assert cli.default_checkpoint() == tmp_path / root / "checkpoints/i2vpp-demo-v1.pt"
-
-
 def test_the_demo_clip_and_its_prompts() -> None:
     clip = files("i2vpp") / "assets" / demo.CLIP
     assert len(clip.read_bytes()) < 600_000
@@ -571,7 +560,21 @@ def test_demo(predictor: FakePredictor, tmp_path: Path, capsys: pytest.CaptureFi
     printed = capsys.readouterr()
     assert str(out / "overlay.png") in printed.out
     assert cli.UNTRAINED in printed.err
+    assert predictor.built["ckpt_path"] is None
     assert cli.main(["demo", "-o", str(out), "--frames", "8", "--quiet"]) == cli.EXIT_ERROR
+
+
+def test_the_demo_takes_the_checkpoint_that_is_there_and_its_config(
+    predictor: FakePredictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = tmp_path / "checkpoints/i2vpp-demo.pt"
+    monkeypatch.setattr(cli, "named_checkpoint", {"i2vpp-demo": there}.get)
+    assert cli.main(["demo", "-o", str(tmp_path / "demo"), "--frames", "1", "--quiet"]) == 0
+    assert (predictor.built["ckpt_path"], predictor.built["config_file"]) == (str(there), None)
+    assert capsys.readouterr().err == f"i2vpp: weights: {there}\n"
+    options = ["--frames", "1", "--quiet", "--config", "i2vpp-512"]
+    assert cli.main(["demo", "-o", str(tmp_path / "other"), *options]) == 0
+    assert predictor.built["config_file"] == "i2vpp-512"
 
 
 def test_the_demo_replaces_its_own_folder(
@@ -596,12 +599,27 @@ def test_info(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.Ca
     torch.save({"model": {"image_encoder.weight": torch.zeros(1000, 2), "other": torch.zeros(3)}}, path)
     assert cli.main(["info", str(path)]) == 0
     table = capsys.readouterr().out
-    for line in (f"path            {path}", "num parameters  2,003", "image size      not known", "... and "):
+    expected = (f"path            {path}", "num parameters  2,003", "image size      not known", "... and ")
+    for line in (*expected, "card            none", f"parts           image_encoder  {'2,000':>14}"):
         assert line in table
     assert cli.main(["info", str(path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["num_entries"] == 2
     assert cli.main(["info", str(tmp_path / "missing.pt")]) == cli.EXIT_ERROR
     assert "missing.pt" in capsys.readouterr().err
+
+
+def test_info_shows_the_card(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "w.pt"
+    card = {"licence": "research only", "limits": f"{'small ' * 20}\nand slow"}
+    torch.save({"model": {"weight": torch.zeros(2)}, "card": card}, path)
+    assert cli.main(["info", str(path)]) == 0
+    wide = "small " * 13
+    shown = [f"licence  {card['licence']}", f"limits   {wide.strip()}", f"         {'small ' * 7}".rstrip()]
+    begin = "card            "
+    lines = [begin + shown[0], *(" " * len(begin) + text for text in [*shown[1:], "         and slow"])]
+    assert "\n".join(lines) in capsys.readouterr().out
+    assert cli.main(["info", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["card"] == card
 
 
 def test_download(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

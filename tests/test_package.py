@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from fnmatch import fnmatch
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,17 @@ def test_every_data_file_is_shipped(pyproject: dict[str, Any]) -> None:
     assert PACKAGE / "py.typed" in shipped
     assert {file.stem for file in shipped if file.parent.name == "configs"} >= set(CONFIGS)
     assert any(file.parent == PACKAGE / "assets" for file in shipped)
+
+
+def test_the_demo_checkpoint_is_the_only_one_that_git_keeps() -> None:
+    def ignored(path: str) -> bool:
+        patterns = (REPO / ".gitignore").read_text(encoding="utf-8").split()
+        matching = [pattern for pattern in patterns if fnmatch(path, pattern.removeprefix("!"))]
+        return bool(matching) and not matching[-1].startswith("!")  # the last one counts
+
+    assert not ignored("checkpoints/i2vpp-demo.pt")
+    assert ignored("checkpoints/sam-i2vpp_32gpu.pt")
+    assert ignored("checkpoints/tinysam.pth")
 
 
 def test_every_folder_with_code_is_a_package() -> None:

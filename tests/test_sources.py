@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from i2vpp.errors import FrameDecodeError, VideoError
-from i2vpp.session.video import LiveSource, open_source
+from i2vpp.session.video import LiveSource, natural_key, open_source
 from media import number_of, numbered_frame, numbers, read_all
 
 
@@ -46,6 +48,13 @@ def test_folder_in_natural_order(tmp_path):
     source = open_source(tmp_path)
     assert [number_of(frame) for frame in read_all(source)] == [0, 1, 2, 10, 11, 100]
     assert (len(source), source.height, source.width, source.fps) == (6, 32, 64, None)
+
+
+def test_natural_order_of_any_name():
+    names = ["a.jpg", "B2.jpg", "b10.jpg", "1²2.jpg", "1²10.jpg", "²", "٣.jpg", "4.jpg"]
+    want = ["1²2.jpg", "1²10.jpg", "٣.jpg", "4.jpg", "a.jpg", "B2.jpg", "b10.jpg", "²"]
+    assert sorted(names, key=natural_key) == want
+    assert sorted(map(Path, names), key=natural_key) == list(map(Path, want))
 
 
 def test_folder_without_images(tmp_path):

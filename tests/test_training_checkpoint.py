@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import os
 import signal
 import threading
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from i2vpp.checkpoint import inspect_checkpoint, load_checkpoint, read_checkpoint, save_checkpoint
 from i2vpp.config import ModelConfig
@@ -372,28 +372,21 @@ def test_other_threads_install_no_handlers() -> None:
     assert seen == [(earlier, False)]
 
 
-def outlive_one_signal(connection: Connection) -> None:
-    connection.send("started")
-    while signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        time.sleep(0.01)
-    connection.send("still here")
-    time.sleep(60)
+class Slow(Dataset[int]):
+    """Items that take a moment, each telling which process made it."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> int:
+        time.sleep(0.2)
+        return os.getpid()
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
-def test_a_loader_process_outlives_the_signal_to_the_group_and_then_can_be_ended() -> None:
-    if "fork" not in multiprocessing.get_all_start_methods():
-        pytest.skip("processes are not forked here")
-    context = multiprocessing.get_context("fork")
-    ours, theirs = context.Pipe()
-    with Interrupts() as interrupts:
-        process = context.Process(target=outlive_one_signal, args=(theirs,), daemon=True)
-        process.start()
-        assert ours.recv() == "started"
-        process.terminate()
-        assert ours.poll(20)
-        assert ours.recv() == "still here"
-        process.terminate()
-        process.join(20)
-    assert process.exitcode == -signal.SIGTERM
-    assert not interrupts.requested
+def test_loader_processes_go_on_through_a_signal_to_the_group() -> None:
+    loader = iter(DataLoader(Slow(), batch_size=None, num_workers=1, worker_init_fn=Interrupts.outlive))
+    worker = int(next(loader))
+    assert worker != os.getpid()
+    for number in Interrupts.SIGNALS:
+        os.kill(worker, number)
+    assert [int(item) for item in loader] == [worker] * 3

@@ -43,7 +43,9 @@ started = time.perf_counter()
 import i2vpp.build_i2vpp
 
 seconds = time.perf_counter() - started
+from i2vpp.checkpoint_files import find_checkpoint
 from i2vpp.config import load_config
+from i2vpp.errors import CheckpointError
 
 package = Path(i2vpp.__file__).resolve().parent
 assert package.is_relative_to(Path(sys.argv[1]).resolve()), f"i2vpp came from {package}, not from the wheel"
@@ -52,6 +54,12 @@ names = sorted(path.stem for path in (package / "configs").glob("*.yaml"))
 assert "i2vpp-256" in names, f"the wheel's configs are {names}"
 for name in names:
     load_config(name)
+try:
+    find_checkpoint("i2vpp-demo")
+except CheckpointError as error:
+    assert "comes with the git repository" in str(error), error
+else:
+    raise AssertionError("i2vpp-demo was found: the wheel must hold no checkpoint")
 assert seconds < 3, f"importing the predictor took {seconds:.1f} s after torch; at most 3 s are allowed"
 print(f"i2vpp {version('i2vpp')} with torch {torch.__version__}: imported in {seconds:.2f} s, configs {', '.join(names)}")
 PYTHON

@@ -23,10 +23,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `training` is no installed package
 
 from i2vpp.errors import I2VPPError
+from i2vpp.session.video import natural_key
 from training.config import SourceConfig
 from training.dataset.build import FILE_SOURCES, build_source
 from training.dataset.errors import NoDataError
-from training.dataset.files import FileSource, natural_key
+from training.dataset.files import FileSource
 
 EXIT_FAILED = 1
 LISTS = Path(__file__).resolve().parent.parent / "training" / "txt"

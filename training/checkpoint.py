@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -34,6 +33,7 @@ from training.errors import TrainingError
 
 FILE = "checkpoint.pt"
 BEST = "best.pt"
+LINGER = 60  # seconds that a loader process outlives a signal
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 _VERSION = 1  # of the `training` entry
@@ -366,10 +366,8 @@ class Interrupts:
     def __init__(self) -> None:
         self.requested = False
         self._earlier: dict[int, Any] = {}
-        self._process = 0
 
     def __enter__(self) -> Interrupts:
-        self._process = os.getpid()
         if threading.current_thread() is threading.main_thread():
             self._earlier = {number: signal.signal(number, self._note) for number in self.SIGNALS}
         return self
@@ -379,10 +377,15 @@ class Interrupts:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._earlier = {}
 
-    def _note(self, number: int, _: FrameType | None) -> None:
-        if os.getpid() == self._process:
-            self.requested = True
-        else:
-            # A forked loader process: schedulers signal the whole group, but the last step still needs its data.
-            # So the first signal is not for it, and the next one ends it as usual.
-            signal.signal(number, signal.SIG_DFL)
+    def _note(self, *_: object) -> None:
+        self.requested = True
+
+    @classmethod
+    def outlive(cls, _worker: int = 0) -> None:
+        """Let a loader process outlive the signals for a minute (its `worker_init_fn`).
+
+        Schedulers signal the whole group of processes, but the last step still needs its data. For a minute only: at
+        the end of a failed program, the same signal is how Python gets rid of the process.
+        """
+        for number in cls.SIGNALS:
+            signal.signal(number, lambda *_: signal.alarm(LINGER))

@@ -257,10 +257,10 @@ class Trainer:
                 self.config.data,
                 self._plan(self.state.epoch),
                 rank=self.ranks.rank,
-                world_size=self.ranks.world_size,
                 image_size=self.model.image_size,
                 start_step=self.state.batch,
                 pin_memory=self.device.type == "cuda",
+                worker_init=Interrupts.outlive,
             )
         )
 

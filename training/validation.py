@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +45,34 @@ def open_validation(config: ValidationConfig) -> Source | None:
     return build_source("validation", source)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Tracked:
+    """What was found and what is true in the first frames of a sequence.
+
+    Args:
+        name: of the sequence.
+        length: frames.
+        start: by object, the frame on which it was prompted: the first that shows it.
+        found: by object and frame, from `start` on, masks [H, W].
+        truths: by frame and object, true masks [H, W] of the objects that are present.
+    """
+
+    name: str
+    length: int
+    start: Mapping[int, int]
+    found: Mapping[int, Mapping[int, Mask]]
+    truths: Sequence[Mapping[int, Mask]]
+
+    def mask(self, obj: int, t: int) -> Mask:
+        """Return what was found of an object on a frame, nothing before it was prompted."""
+        return self.found[obj][t] if t in self.found[obj] else np.zeros_like(self.found[obj][self.start[obj]])
+
+    def truth(self, obj: int, t: int) -> Mask:
+        """Return the true mask, empty where the object is absent."""
+        mask = self.truths[t].get(obj)
+        return np.zeros_like(self.found[obj][self.start[obj]]) if mask is None else mask
+
+
 def validate(
     model: I2VPP, sequences: Source, indices: Sequence[int], config: ValidationConfig, *, dtype: torch.dtype
 ) -> Iterator[SequenceScore]:
@@ -61,36 +89,40 @@ def validate(
     predictor = I2VPPVideoPredictor(model.eval(), dtype=dtype)
     try:
         for index in indices:
-            yield score_sequence(predictor, sequences[index], prompt=config.prompt, max_frames=config.max_frames)
+            yield score_tracked(
+                track_sequence(predictor, sequences[index], prompt=config.prompt, max_frames=config.max_frames)
+            )
     finally:
         for module, training in modes.items():
             module.training = training
 
 
-def score_sequence(
-    predictor: I2VPPVideoPredictor, video: AnnotatedVideo, *, prompt: str, max_frames: int
-) -> SequenceScore:
-    """Track every object from the first frame that shows it, and score it from there on."""
+def track_sequence(predictor: I2VPPVideoPredictor, video: AnnotatedVideo, *, prompt: str, max_frames: int) -> Tracked:
+    """Track every object of a sequence from the first frame that shows it; `prompt` is one of `PROMPTS`."""
     length = min(len(video), max_frames)
-    truths = [video.masks(t) for t in range(length)]
-    first_seen = {obj: t for t in reversed(range(length)) for obj in truths[t]}
+    truths = [dict(video.masks(t)) for t in range(length)]
+    start = {obj: t for t in reversed(range(length)) for obj in truths[t]}
+    found: dict[int, dict[int, Mask]] = {obj: {} for obj in start}
     with predictor.init_state([video.image(t) for t in range(length)]) as state:
-        for obj, t in first_seen.items():
+        for obj, t in start.items():
             prompt_object(predictor, state, t, obj, truths[t][obj], prompt=prompt)
-        found: dict[int, dict[int, Mask]] = {obj: {} for obj in first_seen}
         for t, obj_ids, logits in predictor.propagate_in_video(state):
             for obj, mask in zip(obj_ids, (logits[:, 0] > 0).cpu().numpy(), strict=True):
-                found[obj][t] = mask
-    nothing = np.zeros_like(next(iter(truths[min(first_seen.values())].values())))
+                if t >= start[obj]:
+                    found[obj][t] = mask
+    return Tracked(name=video.name, length=length, start=start, found=found, truths=truths)
+
+
+def score_tracked(tracked: Tracked) -> SequenceScore:
+    """Score every object from the frame it was prompted on; those with no frame between first and last are left out."""
+    frames = {obj: range(start, tracked.length) for obj, start in tracked.start.items()}
     scores = [
-        score_object(
-            [found[obj][t] for t in range(start, length)], [truths[t].get(obj, nothing) for t in range(start, length)]
-        )
-        for obj, start in first_seen.items()
-        if length - start > 2  # otherwise no frame is left between the first and the last
+        score_object([tracked.mask(obj, t) for t in span], [tracked.truth(obj, t) for t in span])
+        for obj, span in frames.items()
+        if len(span) > 2
     ]
     return SequenceScore(
-        name=video.name,
+        name=tracked.name,
         j=float(np.mean([score.j for score in scores])),
         f=float(np.mean([score.f for score in scores])),
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import abc
 import json
 import os
-import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager

@@ -6,7 +6,7 @@ of the plan. An item that cannot be read is replaced by another one of its sourc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -181,11 +181,11 @@ def build_loader(
     plan: EpochPlan,
     *,
     rank: int,
-    world_size: int,
     image_size: int,
     start_step: int = 0,
     augment: bool = True,
     pin_memory: bool = False,
+    worker_init: Callable[[int], None] | None = None,
 ) -> ClipLoader:
     """Return the loader of one rank over the steps of an epoch, in order.
 
@@ -194,18 +194,16 @@ def build_loader(
         config: the mix.
         plan: of the epoch.
         rank: of this process.
-        world_size: as in the plan.
         image_size: side S of the frames.
         start_step: step at which a resumed run goes on.
         augment: whether clips are changed at random.
         pin_memory: page-lock the tensors, for copies to CUDA.
+        worker_init: called with its number in each loader process.
 
     Raises (while it is iterated):
         NoDataError: `config.max_failures` items in a row cannot be used.
         RuntimeError: reading an item failed in another way than by a DataError; the message names the item.
     """
-    if world_size != plan.world_size:
-        raise ValueError(f"world_size = {world_size}, but the plan was made for {plan.world_size}")
     dataset = ClipDataset(sources, config, plan, rank=rank, image_size=image_size, augment=augment)
     return ClipLoader(
         dataset,
@@ -214,5 +212,6 @@ def build_loader(
         num_workers=config.workers,
         prefetch_factor=PREFETCH if config.workers else None,
         pin_memory=pin_memory,
+        worker_init_fn=worker_init,
         generator=torch.Generator(),  # PyTorch draws seeds of the workers; not from the global generator
     )

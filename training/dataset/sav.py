@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from i2vpp.errors import VideoError
 from i2vpp.session.decoder import VideoFile
-from i2vpp.session.video import IMAGE_SUFFIXES
+from i2vpp.session.video import IMAGE_SUFFIXES, natural_key
 from training.dataset.errors import DataError
-from training.dataset.files import FileSource, Mask, natural_key, read_image, read_json, require_folder
+from training.dataset.files import FileSource, Mask, read_image, read_json, require_folder
 from training.dataset.rle import LazyMasks, RunLengths, parse_segmentation
 
 STEP = 4

@@ -162,7 +162,11 @@ def distil(
         optimizer.load_state_dict(progress["optimizer"])
         done = int(progress["step"])
     loader = DataLoader(
-        data, batch_size=batch_size, sampler=range(done * batch_size, steps * batch_size), num_workers=workers
+        data,
+        batch_size=batch_size,
+        sampler=range(done * batch_size, steps * batch_size),
+        num_workers=workers,
+        worker_init_fn=Interrupts.outlive,
     )
 
     def save(step: int) -> None:
