@@ -30,7 +30,7 @@ done
 cd "$(dirname "$0")"
 python=${PYTHON:-python}
 if [ -z "${GPUS:-}" ]; then
-    GPUS=$("$python" -c 'import torch; print(min(8, torch.cuda.device_count()))') || {
+    GPUS=$("$python" -c 'import torch; print(min(8, torch.cuda.device_count()))' 2>/dev/null) || {
         echo "train.sh: cannot count GPUs: '$python' has no PyTorch; set PYTHON or GPUS" >&2
         exit 2
     }

@@ -26,6 +26,10 @@ MAY_IMPORT: dict[str, set[str]] = {
 THIRD_PARTY: dict[str, set[str]] = {"errors": set(), "structures": {"torch"}}
 # the library must work without these
 NEVER_FROM_I2VPP = {"training", "tools", "test_pvs", "sav_dataset", "tests"}
+# folder beside the library -> the other folders it may import
+FOLDERS_MAY_IMPORT: dict[str, set[str]] = {"training": {"i2vpp"}, "sav_dataset": {"i2vpp", "training"}}
+# modules of training that its data sources may import; the network, the losses and the loop are not among them
+DATASET_MAY_IMPORT = ("training.dataset", "training.config", "training.recipes")
 
 MAX_LINES = 450
 PRINTING = {"cli", "commands"}  # modules or packages of i2vpp that speak to a terminal
@@ -82,6 +86,26 @@ def library_stands_alone(path: PurePosixPath, source: str) -> Iterator[str]:
             yield f"{path}:{line} imports {name}; the library never imports {', '.join(sorted(NEVER_FROM_I2VPP))}"
 
 
+def folders_keep_to_their_imports(path: PurePosixPath, source: str) -> Iterator[str]:
+    folder = path.parts[0]
+    if folder not in FOLDERS_MAY_IMPORT:
+        return
+    allowed = {folder, *FOLDERS_MAY_IMPORT[folder]}
+    for line, name in imported(path, source):
+        top = name.split(".")[0]
+        if top in {*CODE_FOLDERS, "tests"} - allowed:
+            yield f"{path}:{line} imports {name}; `{folder}` may import only {', '.join(sorted(allowed))}"
+
+
+def sources_know_no_training(path: PurePosixPath, source: str) -> Iterator[str]:
+    if path.parts[:2] != ("training", "dataset"):
+        return
+    for line, name in imported(path, source):
+        inside = any(f"{name}.".startswith(f"{module}.") for module in DATASET_MAY_IMPORT)
+        if name.split(".")[0] == "training" and not inside:
+            yield f"{path}:{line} imports {name}; `training/dataset` may import only {', '.join(DATASET_MAY_IMPORT)}"
+
+
 def files_stay_short(path: PurePosixPath, source: str) -> Iterator[str]:
     if (lines := len(source.splitlines())) > MAX_LINES:
         yield f"{path} has {lines} lines; at most {MAX_LINES} are allowed"
@@ -115,6 +139,8 @@ RULES: list[Rule] = [
     parts_keep_to_their_imports,
     some_parts_need_few_packages,
     library_stands_alone,
+    folders_keep_to_their_imports,
+    sources_know_no_training,
     files_stay_short,
     only_commands_print,
     nothing_is_swallowed,
@@ -152,6 +178,11 @@ BAD = [
     (some_parts_need_few_packages, "i2vpp/structures.py", "import numpy as np", "numpy"),
     (library_stands_alone, "i2vpp/cli.py", "from training.train import main", "training.train.main"),
     (library_stands_alone, "i2vpp/annotate/app.py", "import tools.benchmark", "tools.benchmark"),
+    (folders_keep_to_their_imports, "training/trainer.py", "import tools.benchmark", "tools.benchmark"),
+    (folders_keep_to_their_imports, "training/dataset/sav.py", "from sav_dataset import png_video", "sav_dataset"),
+    (folders_keep_to_their_imports, "sav_dataset/visualize.py", "from tests.media import save", "tests.media.save"),
+    (sources_know_no_training, "training/dataset/loader.py", "from training.loss_fns import clip_loss", "loss_fns"),
+    (sources_know_no_training, "training/dataset/loader.py", "from ..model import rollout", "training.model.rollout"),
     (files_stay_short, "training/trainer.py", "x = 1\n" * (MAX_LINES + 1), f"{MAX_LINES + 1} lines"),
     (only_commands_print, "i2vpp/session/video.py", "if True:\n    print('hello')", "video.py:2"),
     (nothing_is_swallowed, "i2vpp/checkpoint.py", "try:\n    pass\nexcept:\n    pass", "checkpoint.py:3"),
@@ -175,6 +206,9 @@ GOOD = [
     ("i2vpp/i2vpp_video_predictor.py", "from i2vpp.modeling.i2vpp import I2VPP\nfrom i2vpp.session import state"),
     ("i2vpp/cli.py", "print('hello')"),
     ("i2vpp/commands/demo.py", "print('hello')"),
+    ("training/dataset/loader.py", "from training.config import DataConfig\nfrom .clips import Clip\nimport i2vpp"),
+    ("sav_dataset/visualize.py", "from training.dataset.sav import SavVideos\nfrom i2vpp.errors import I2VPPError"),
+    ("tools/benchmark_training.py", "from training.trainer import Trainer\nimport benchmark"),
     ("tools/benchmark.py", "from i2vpp import build_i2vpp_video_predictor\nprint('hello')"),
     ("i2vpp/checkpoint.py", "try:\n    pass\nexcept (OSError, ValueError):\n    pass"),
     ("i2vpp/checkpoint.py", "try:\n    pass\nexcept Exception as error:\n    raise ValueError from error"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -24,7 +25,19 @@ else:
 
 REPO = Path(__file__).resolve().parent.parent
 PACKAGE = REPO / "i2vpp"
-TOP_LEVEL = ["README.md", "LICENSE", "setup.py", "i2vpp", "tools", "checkpoints"]
+TOP_LEVEL = [
+    "README.md",
+    "LICENSE",
+    "setup.py",
+    "i2vpp",
+    "tools",
+    "checkpoints",
+    "training",
+    "configs",
+    "sav_dataset",
+    "train.sh",
+    "multi_node_train_4_nodes.sh",
+]
 CONFIGS = ["i2vpp-infer", "i2vpp-512", "i2vpp-256"]
 MAX_IMPORT_SECONDS = 3.0
 
@@ -46,6 +59,11 @@ def run_python(code: str) -> str:
 @pytest.mark.parametrize("name", TOP_LEVEL)
 def test_top_level_names_stay(name: str) -> None:
     assert (REPO / name).exists(), f"{name} is part of the project's fixed tree"
+
+
+@pytest.mark.parametrize("script", sorted(REPO.glob("*.sh")) + sorted(REPO.glob("*/*.sh")), ids=lambda path: path.name)
+def test_scripts_can_be_executed(script: Path) -> None:
+    assert os.access(script, os.X_OK), f"chmod +x {script.relative_to(REPO)}"
 
 
 def test_versions_agree(pyproject: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from i2vpp.errors import ConfigError
 from training.config import ClipConfig, OptimizerConfig, SourceConfig, TrainConfig, UserConfig
 from training.recipes import RECIPES, load_recipe, to_yaml
 
-NAMES = ["i2vpp-demo", "i2vpp-finetune", "i2vpp-smoke", "i2vpp-train", "i2vpp-train-32gpu"]
+NAMES = ["i2vpp-demo", "i2vpp-demo-tune", "i2vpp-finetune", "i2vpp-smoke", "i2vpp-train", "i2vpp-train-32gpu"]
 BASE = "defaults: [train_schema, i2vpp-512, _self_]\ndata: {sources: {made_up: {kind: procedural}}}\n"
 
 
@@ -205,11 +205,11 @@ def test_what_an_override_gets_wrong(override, said) -> None:
 
 
 WRONG_VALUES = [
-    ("run.precision=fp16", "run.precision must be one of float32, bfloat16, float16; got 'fp16'"),
+    ("run.precision=fp16", "run.precision must be one of float32, bfloat16; got 'fp16'"),
     ("run.device=tpu", "run.device must be one of auto, cuda, cpu, mps; got 'tpu'"),
     ("optimizer.batch_norm=off", "optimizer.batch_norm must be one of frozen, train, sync; got 'off'"),
     ("optimizer.learning_rate=0", "optimizer.learning_rate must be a positive number; got 0"),
-    ("validation.prompt=scribble", "validation.prompt must be one of mask, box, click; got 'scribble'"),
+    ("validation.prompt=scribble", "validation.prompt must be one of mask, box, 1 click, 3 clicks; got 'scribble'"),
     ("data.sources.made_up.kind=davis", "data.sources.made_up.kind must be one of sav, sa1b"),
     ("data.sources.made_up.kind=sav", "data.sources.made_up.images is not set"),
     ("data.sources.made_up.repeat=0", "data.sources.made_up.repeat must be a positive number; got 0"),

@@ -70,7 +70,6 @@ class Learner:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     ema: EMA | None = None
-    scaler: torch.amp.GradScaler | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -83,7 +82,7 @@ class SavedRun:
         config: its recipe as YAML.
         random_states: one per rank (see `random_state`).
         model: state dict of the inference model.
-        training: the rest: `optimizer`, `scaler`, and with a moving average `weights` and `ema_updates`.
+        training: the rest: `optimizer`, and with a moving average `weights` and `ema_updates`.
     """
 
     path: Path
@@ -140,7 +139,6 @@ def save(
         "config": config,
         "random_states": [dict(states) for states in random_states],
         "optimizer": learner.optimizer.state_dict(),
-        "scaler": {} if learner.scaler is None else learner.scaler.state_dict(),
     }
     with _writing(path):
         if learner.ema is None:
@@ -249,8 +247,6 @@ def restore(saved: SavedRun, learner: Learner, *, config: str, rank: int = 0, wo
     for group, fresh in zip(state["param_groups"], learner.optimizer.param_groups, strict=True):
         group.update({key: fresh[key] for key in _PRESENT if key in fresh})
     learner.optimizer.load_state_dict(state)
-    if learner.scaler is not None and saved.training["scaler"]:
-        learner.scaler.load_state_dict(dict(saved.training["scaler"]))
 
     changed = changed_keys(saved.config, config)
     if changed and rank == 0:

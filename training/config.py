@@ -16,7 +16,7 @@ class ClipConfig:
     """How clips are drawn from the videos of a source.
 
     Args:
-        num_frames: frames of a clip; still images give 1, or a clip moved by a virtual camera (`moving_stills`).
+        num_frames: frames of a clip; a still image is repeated, or moved by a virtual camera (`moving_stills`).
         max_objects: objects drawn from the first frame of a clip, at most.
         strides: steps between drawn frames, in annotated frames; one is drawn for each clip.
         reverse: probability that time runs backwards.
@@ -149,13 +149,13 @@ class OptimizerConfig:
         trunk_layer_decay: factor from each layer of the trunk to the one before it.
         final_ratio: learning rate at the end over that at the start, both ways along a cosine.
         warmup_steps: steps over which the rate rises linearly from 0.
-        weight_decay: of everything but biases and normalisation.
+        weight_decay: of the kernels of linear and convolutional layers; nothing else decays.
         betas: of AdamW.
         clip_norm: of the gradient; 0 switches clipping off.
         accumulate: batches per optimiser step.
         freeze: parts of the network that do not learn, by name: "image_encoder", "image_encoder.trunk_image", ...
-        batch_norm: of the image trunk: `frozen` keeps its statistics, `train` updates them on each GPU, `sync`
-            over all GPUs.
+        batch_norm: of the image trunk: `frozen` keeps its statistics (scale and shift learn), `train` updates them on
+            each GPU, `sync` over all GPUs.
         dropout: whether the memory attention's dropout is on.
         ema: decay of the moving average of the weights; 0: none is kept.
         max_skipped: steps in a row that may be skipped for a non-finite loss or gradient.
@@ -183,7 +183,7 @@ class StartConfig:
 
     Args:
         image_model: `tinysam.pth` or `mobile_sam.pt`; what it lacks is initialised.
-        checkpoint: a published checkpoint or one of ours.
+        checkpoint: a published checkpoint or one of ours, as a path or a name such as `i2vpp-demo`.
         heads: weights of prompt encoder and mask decoder alone, may come on top of the others.
     """
 
@@ -222,12 +222,13 @@ class RunConfig:
         epochs: passes over the mix.
         max_steps: optimiser steps after which the run ends, whatever `epochs` says; 0: no limit. The schedule runs over
             the smaller of the two.
-        max_minutes: the run stops by itself after this long, saved, to be resumed; 0: no limit.
+        max_minutes: the run stops by itself this long after its start, saved, to be resumed; 0: no limit.
         seed: of everything random.
         precision: of the heavy arithmetic, `float32` or `bfloat16`; weights and their updates are float32 always.
         compile: `torch.compile` the image encoder and the memory attention.
         checkpoint_activations: recompute each frame in the backward pass instead of keeping its activations.
-        save_minutes: between checkpoints; also written on SIGTERM and SIGUSR1, after validation and at the end.
+        save_minutes: between checkpoints; also written on SIGTERM and SIGUSR1, after a validation that is the best so
+            far, and at the end.
         picture_every: steps between TensorBoard pictures; 0: none.
         device: `auto`, `cuda`, `cpu` or `mps`.
     """

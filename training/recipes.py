@@ -30,6 +30,7 @@ from i2vpp.errors import ConfigError
 from training import optimizer
 from training.config import DataConfig, SourceConfig, TrainConfig
 from training.dataset.build import KINDS, PROCEDURAL
+from training.validation import PROMPTS
 
 RECIPES = Path(__file__).resolve().parent.parent / "configs"
 MODEL_CONFIGS = Path(i2vpp.__file__).resolve().parent / "configs"
@@ -38,9 +39,9 @@ SCHEMA = "train_schema"
 _SOURCE = re.compile(r"data\.sources\.([^.]+)")
 _CHOICES = {
     ".kind": KINDS,
-    "run.precision": ("float32", "bfloat16", "float16"),
+    "run.precision": ("float32", "bfloat16"),
     "run.device": ("auto", "cuda", "cpu", "mps"),
-    "validation.prompt": ("mask", "box", "click"),
+    "validation.prompt": PROMPTS,
 }
 _LENGTHS = {"augment.scale": 2, "augment.color": 3, "augment.frame_color": 3}
 _AT_LEAST_1 = (

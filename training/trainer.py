@@ -39,6 +39,7 @@ from training.dataset.loader import LoadedBatch, build_loader, open_sources
 from training.dataset.plan import EpochPlan, derive_seed
 from training.distributed import Ranks, all_agree, any_rank, gather_objects, process_group, sum_over_ranks
 from training.ema import EMA
+from training.errors import TrainingError
 from training.loss_fns import LossTerms, normalised
 from training.model.objective import Objective
 from training.model.rollout import ClipRollout
@@ -129,7 +130,7 @@ class Trainer:
     def fit(self) -> None:
         """Train to the end, or to where the run is interrupted; either way the last step is saved."""
         config, optimizer = self.config, self.learner.optimizer
-        begun = time.monotonic() - 60 * self.state.minutes
+        begun, earlier = time.monotonic(), self.state.minutes
         clock = SaveClock(config.run.save_minutes)
         if self.ranks.is_main:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -148,7 +149,7 @@ class Trainer:
                     else:
                         self._skip(norm, records)
                     optimizer.zero_grad(set_to_none=True)
-                self._advance(len(batches), minutes=(time.monotonic() - begun) / 60)
+                self._advance(len(batches), minutes=earlier + (time.monotonic() - begun) / 60)
                 self._record(records, sums, norm, rate, batches)
                 stop = any_rank(interrupts.requested or self._out_of_time(begun), self.device)
                 last = self.state.step == self.total_steps
@@ -190,7 +191,11 @@ class Trainer:
     def _skip(self, norm: Tensor, records: Records) -> None:
         reason = f"the gradient's norm is {float(norm)} on rank {self.ranks.rank}"
         records.skip("steps", f"step {self.state.step + 1}: {reason}")
-        self.skips.skip(reason)
+        try:
+            self.skips.skip(reason)
+        except TrainingError:
+            self._save()
+            raise
 
     def _advance(self, num_batches: int, *, minutes: float) -> None:
         state = self.state

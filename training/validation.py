@@ -106,7 +106,7 @@ def track_sequence(predictor: I2VPPVideoPredictor, video: AnnotatedVideo, *, pro
     with predictor.init_state([video.image(t) for t in range(length)]) as state:
         for obj, t in start.items():
             prompt_object(predictor, state, t, obj, truths[t][obj], prompt=prompt)
-        for t, obj_ids, logits in predictor.propagate_in_video(state):
+        for t, obj_ids, logits in predictor.propagate_in_video(state, progress=False):
             for obj, mask in zip(obj_ids, (logits[:, 0] > 0).cpu().numpy(), strict=True):
                 if t >= start[obj]:
                     found[obj][t] = mask

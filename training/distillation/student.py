@@ -7,7 +7,8 @@ The encoder ends in a sum of two GELUs, which hardly reaches below zero, while t
 the embedding raised by a constant per channel, and `no_mem_embed`, which is added before the decoder, takes that away
 again: with the teacher's own heads (`--heads`: prompt encoder and mask decoder) it is a promptable image model at once.
 
-The result is an inference checkpoint, to be named as `start.checkpoint` of a recipe. An interrupted run goes on.
+At the end the memory parts are given a start that matches what looks alike (`training.model.matching`). The result is
+an inference checkpoint, to be named as `start.checkpoint` of a recipe. An interrupted run goes on.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from training.dataset.errors import NoDataError
 from training.dataset.files import read_image
 from training.dataset.plan import derive_seed
 from training.distillation.teacher import INDEX
+from training.model.matching import begin_as_matching
 from training.model.start import start
 from training.optimizer import build_optimizer, clip_gradients, freeze, set_rates, train_mode, trainable
 
@@ -47,6 +49,7 @@ GRID = 64  # of the teacher
 STRIDE = 16  # of the student
 SMALLEST_CROP = 32  # cells of the teacher's grid
 STATISTICS = 200  # embeddings that the statistics of the channels are taken from
+MATCHED = 32  # images that the memory parts are fitted to
 FLOOR = -0.2  # where the lowest percent of a channel comes to lie
 FROZEN = ("memory_attention", "memory_encoder", "memory_prompt_generator", "sam_prompt_encoder", "sam_mask_decoder")
 
@@ -193,6 +196,10 @@ def distil(
             if clock.due():
                 save(done)
                 clock.reset()
+        if done == steps:
+            with torch.no_grad():
+                clips = torch.stack([data[k][0] for k in range(MATCHED)]).to(device)
+                begin_as_matching(model, model.eval().encode(clips).embedding)
     save(done)
 
 

@@ -1,0 +1,41 @@
+#!/bin/sh
+# Trains checkpoints/i2vpp-demo.pt from nothing but data and a teacher; see checkpoints/i2vpp-demo.md. Every part can be
+# interrupted: the same command goes on where it stopped.
+#
+#   I2VPP_DATA=<folder> TEACHER=<encoder.onnx> sh checkpoints/train_demo.sh
+#
+# I2VPP_DATA holds davis16/, ecssd/, coco128/, sa1b_like/ and weights/sam2_tiny_heads.pt (docs/training.md). On a GPU:
+# SIZE=512 EMBED_EVERY=2 STUDENT="--steps 6000 --batch-size 64 --workers 12" and TRAIN="model.image_size=512 data.workers=12".
+set -eu
+cd "$(dirname "$0")/.."
+: "${I2VPP_DATA:?set it to the folder of the data}" "${TEACHER:?set it to the ONNX file of the teacher}"
+PYTHON=${PYTHON:-python3}
+OUT=${OUT:-outputs/i2vpp-demo}
+SIZE=${SIZE:-256}
+export I2VPP_DATA
+davis=$I2VPP_DATA/davis16
+
+# 1. What the teacher says about the photos and some frames of the training sequences, but for those held out.
+$PYTHON -m training.distillation.teacher --model "$TEACHER" --out "$OUT/embeddings" \
+    --images "$I2VPP_DATA/ecssd/images" "$I2VPP_DATA/coco128/images"
+grep -v -x -F -f training/txt/davis16_heldout.txt "$davis/ImageSets/train.txt" | sed "s,^,$davis/JPEGImages/480p/," |
+    xargs $PYTHON -m training.distillation.teacher --model "$TEACHER" --out "$OUT/embeddings" \
+        --every "${EMBED_EVERY:-8}" --images
+
+# 2. The image encoder learns to say it, too.
+# shellcheck disable=SC2086
+$PYTHON -m training.distillation.student --embeddings "$OUT/embeddings" --heads "$I2VPP_DATA/weights/sam2_tiny_heads.pt" \
+    --image-size "$SIZE" --out "$OUT/encoder.pt" ${STUDENT:---steps 650 --batch-size 8}
+
+# 3. The memory learns to follow objects; then everything learns together.
+# shellcheck disable=SC2086
+$PYTHON -m training.train -c i2vpp-demo run.folder="$OUT/memory" start.checkpoint="$OUT/encoder.pt" ${TRAIN:-}
+# shellcheck disable=SC2086
+$PYTHON -m training.train -c i2vpp-demo-tune run.folder="$OUT/tune" start.checkpoint="$OUT/memory/best.pt" ${TRAIN:-}
+
+# 4. Small weights, and their scores on sequences that none of this has seen.
+$PYTHON -m training.export "$OUT/tune/best.pt" "$OUT/i2vpp-demo.pt" --dtype bf16 \
+    --card licence="research and demonstration only, not commercial" model_card="checkpoints/i2vpp-demo.md"
+$PYTHON -m training.evaluate "$OUT/i2vpp-demo.pt" --images "$davis/JPEGImages/480p" \
+    --annotations "$davis/Annotations/480p" --include "$davis/ImageSets/val.txt" \
+    --prompts mask box "3 clicks" "1 click" --json "$OUT/scores.json" --sheets "$OUT/sheets"
