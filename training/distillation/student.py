@@ -190,7 +190,7 @@ def distil(
             optimizer.zero_grad(set_to_none=True)
             done += 1
             bar.update()
-            bar.set_postfix_str(f"loss {float(loss):.4f}, norm {float(norm):.2f}", refresh=False)
+            bar.set_postfix_str(f"loss {loss.item():.4f}, norm {norm.item():.2f}", refresh=False)
             if interrupts.requested or (minutes and time.monotonic() - begun > 60 * minutes):
                 break
             if clock.due():

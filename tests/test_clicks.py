@@ -1,0 +1,50 @@
+"""The clicks of the evaluation protocols."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from i2vpp.utils.clicks import Click, central_click, correcting_click
+
+
+def box(top: int, left: int, bottom: int, right: int) -> np.ndarray:
+    mask = np.zeros((20, 30), np.bool_)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+def test_the_first_click_is_the_pixel_of_the_mask_nearest_to_its_centroid() -> None:
+    assert central_click(box(4, 10, 9, 17)) == Click(x=13, y=6, positive=True)
+    ring = box(0, 0, 11, 11) & ~box(2, 2, 9, 9)  # its centroid (5, 5) is not part of it
+    click = central_click(ring)
+    assert ring[click.y, click.x]
+    assert abs(click.x - 5) + abs(click.y - 5) == 4
+    with pytest.raises(ValueError, match="nothing to click on"):
+        central_click(box(0, 0, 0, 0))
+
+
+def test_a_correction_goes_to_the_deepest_pixel_of_the_deeper_mistake() -> None:
+    truth = box(5, 5, 12, 12)
+    missed = correcting_click(truth, box(5, 5, 6, 12))  # 6 rows of 7: depth 3 in the middle, the first such pixel
+    assert missed == Click(x=7, y=8, positive=True)
+    invented = correcting_click(truth, truth | box(5, 14, 16, 25))
+    assert invented == Click(x=19, y=10, positive=False)
+    both = correcting_click(truth, box(5, 8, 12, 12) | box(13, 14, 20, 25))  # missed 3 columns, invented 7 rows
+    assert not both.positive
+
+
+def test_the_frames_border_counts_as_the_end_of_a_region() -> None:
+    click = correcting_click(box(0, 0, 9, 9), box(0, 0, 0, 0))
+    assert (click.x, click.y) == (4, 4)
+
+
+def test_a_faultless_mask_is_clicked_in_its_middle() -> None:
+    assert correcting_click(box(2, 2, 7, 7), box(2, 2, 7, 7)) == Click(x=4, y=4, positive=True)
+
+
+def test_masks_that_cannot_be_corrected() -> None:
+    with pytest.raises(ValueError, match="both masks are empty"):
+        correcting_click(box(0, 0, 0, 0), box(0, 0, 0, 0))
+    with pytest.raises(ValueError, match=r"sizes \(20, 30\) and \(2, 2\)"):
+        correcting_click(box(1, 1, 2, 2), np.ones((2, 2), np.bool_))

@@ -1,0 +1,142 @@
+"""A start without pretrained weights: the teacher's embeddings, the student that learns them, and a matching memory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from i2vpp.checkpoint import read_checkpoint
+from i2vpp.config import ModelConfig
+from i2vpp.modeling.i2vpp import I2VPP
+from i2vpp.structures import Conditioned, MaskPrediction, PointerEntry, Recall, SpatialEntry
+from models import parity_weights
+from training.distillation import student, teacher
+from training.model.matching import CONTENT, MASK_GAIN, begin_as_matching
+
+
+class Session:
+    """A teacher whose embedding is the picture's red, pooled, in its first channel."""
+
+    def run(self, names: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        assert names == ["image_embed"]
+        image = inputs["image"]
+        assert image.shape == (1, 3, 1024, 1024)
+        embedding = np.zeros((1, 256, 64, 64), np.float32)
+        embedding[0, 0] = image[0, 0].reshape(64, 16, 64, 16).mean((1, 3))
+        return [embedding]
+
+
+@pytest.fixture
+def embeddings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(teacher, "_session", lambda model: Session())
+    rng = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    for i in range(4):
+        pixels = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((80, 60)).save(tmp_path / "photos" / f"{i}.png")
+    arguments = ["--model", "x.onnx", "--images", str(tmp_path / "photos"), "--every", "2", "--out"]
+    assert teacher.main([*arguments, str(tmp_path / "embeddings")]) == 0
+    return tmp_path / "embeddings"
+
+
+def test_the_teacher_goes_on_where_it_stopped(embeddings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = json.loads((embeddings / "index.json").read_text())
+    assert [Path(path).name for path in index.values()] == ["0.png", "2.png"]
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("embedded again")
+
+    monkeypatch.setattr(Session, "run", refuse)
+    teacher.embed(Path("x.onnx"), [Path(path) for path in index.values()], embeddings)
+
+
+def test_pictures_and_embeddings_are_cut_and_flipped_alike(embeddings: Path) -> None:
+    data = student.Embeddings(embeddings, image_size=64, seed=1, length=20)
+    data._colours = torch.nn.Identity()  # type: ignore[assignment]
+    for k in range(8):
+        clip, embedding = data[k]
+        assert clip.shape == (3, 3, 64, 64)
+        assert embedding.shape == (256, 4, 4)
+        red = torch.nn.functional.adaptive_avg_pool2d(clip[None, 0, 2], 4)[0]
+        assert torch.corrcoef(torch.stack([red.flatten(), embedding[0].flatten()]))[0, 1] > 0.9
+    again = student.Embeddings(embeddings, image_size=64, seed=1, length=20)
+    again._colours = data._colours
+    assert torch.equal(again[3][0], data[3][0])
+
+
+def test_the_distance_is_one_for_a_spread_of_one() -> None:
+    channels = student.Channels(offset=torch.tensor([[[0.5]]]), scale=torch.tensor([[[2.0]]]))
+    target = torch.zeros(1, 1, 1, 2)
+    assert student.distance(target + 0.5, target, channels) == 0
+    assert student.distance(target + 2.5, target, channels) == 1
+
+
+@pytest.mark.slow
+def test_the_student_learns_resumes_and_ends_with_a_matching_memory(
+    embeddings: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "encoder.pt"
+    options = ["--embeddings", str(embeddings), "--out", str(out), "--image-size", "64", "--batch-size", "2",
+               "--workers", "0", "--steps", "6"]  # fmt: skip
+    assert student.main([*options, "--minutes", "0.0001"]) == 0
+    first = read_checkpoint(out)
+    assert first["distillation"]["step"] == 1
+    assert student.main(options) == 0
+    last = read_checkpoint(out)
+    assert last["distillation"]["step"] == 6
+    assert last["meta"]["image_size"] == 64
+    assert not torch.equal(
+        first["model"]["memory_encoder.out_proj.weight"], last["model"]["memory_encoder.out_proj.weight"]
+    )
+    assert "loss" in capfd.readouterr().err
+    name = "sam_mask_decoder.iou_token.weight"
+    assert torch.equal(first["model"][name], last["model"][name]), "heads do not learn here"
+
+
+def test_a_folder_without_embeddings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        student.main(["--embeddings", str(tmp_path), "--out", str(tmp_path / "x.pt")])
+    assert "holds no index.json: run `python -m training.distillation.teacher" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        teacher.main(["--model", str(tmp_path / "no.onnx"), "--images", str(tmp_path), "--out", str(tmp_path / "e")])
+    assert "error: no images below" in capsys.readouterr().err
+
+
+def test_a_matching_memory_holds_the_mask_and_attention_brings_it_back() -> None:
+    model = I2VPP(ModelConfig(image_size=128))
+    model.load_state_dict(parity_weights())
+    model.eval()
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(1, 3, 1, 8, 8, generator=generator)
+    clip = torch.nn.functional.interpolate(coarse, (1, 128, 128)).expand(-1, -1, 3, -1, -1)
+    with torch.no_grad():
+        features = model.encode(clip)
+        begin_as_matching(model, features.embedding)
+        left = torch.zeros(1, 1, 128, 128)
+        left[..., :64] = 1
+        given: MaskPrediction = model.adopt_mask(features, left)
+        memory = model.memorise(features, given, given.logits, prompted=True)
+        number = memory.values[0, CONTENT].float()
+        assert number[2:6, :2] == pytest.approx(MASK_GAIN, rel=0.5)
+        assert number[2:6, 6:] == pytest.approx(-MASK_GAIN, rel=0.5)
+
+        def moved(mask: torch.Tensor) -> torch.Tensor:
+            given = model.adopt_mask(features, mask)
+            memory = model.memorise(features, given, given.logits, prompted=True)
+            recall = Recall(
+                spatial=(SpatialEntry(memory=memory, slot=0),),
+                pointers=(PointerEntry(pointer=memory.pointer, offset=1.0),),
+            )
+            found: Conditioned = model.condition(features, model.read_memory([recall]))
+            return found.embedding[0]
+
+        difference = moved(left) - moved(1 - left)
+        direction = difference[:, :, :4].mean((1, 2))
+        along = torch.einsum("chw,c->hw", difference, direction)
+    assert along[2:6, :3].min() > 0 > along[2:6, 5:].max()

@@ -1,0 +1,120 @@
+"""Scoring whole sequences: what is prompted, from which frame on it counts, and the commands built on that."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data_files import write_mask
+from i2vpp.checkpoint import save_checkpoint
+from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
+from models import make_predictor
+from training import evaluate, export
+from training.config import ValidationConfig
+from training.validation import PROMPTS, Tracked, open_validation, score_tracked, track_sequence, validate
+
+HEIGHT, WIDTH, FRAMES = 36, 48, 4
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two sequences in DAVIS's layout; in the second one another object appears on frame 1."""
+    root = tmp_path_factory.mktemp("sequences")
+    rng = np.random.default_rng(0)
+    for name in ("ant", "bee"):
+        for part in ("JPEGImages", "Annotations"):
+            (root / part / name).mkdir(parents=True)
+        for t in range(FRAMES):
+            Image.fromarray(rng.integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)).save(
+                root / "JPEGImages" / name / f"{t:05}.jpg"
+            )
+            mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+            mask[8:20, 6 + t : 20 + t] = 1
+            if name == "bee" and t >= 1:
+                mask[22:34, 20:40] = 2
+            write_mask(root / "Annotations" / name / f"{t:05}.png", mask)
+    return root
+
+
+@pytest.fixture(scope="module")
+def config(folder: Path) -> ValidationConfig:
+    return ValidationConfig(images=str(folder / "JPEGImages"), annotations=str(folder / "Annotations"))
+
+
+@pytest.fixture(scope="module")
+def predictor() -> I2VPPVideoPredictor:
+    return make_predictor()
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_each_object_is_tracked_from_the_frame_that_first_shows_it(
+    predictor: I2VPPVideoPredictor, config: ValidationConfig, prompt: str
+) -> None:
+    sequences = open_validation(config)
+    assert sequences is not None
+    tracked = track_sequence(predictor, sequences[1], prompt=prompt, max_frames=FRAMES)
+    assert tracked.name == "bee"
+    assert tracked.start == {1: 0, 2: 1}
+    assert {obj: sorted(found) for obj, found in tracked.found.items()} == {1: [0, 1, 2, 3], 2: [1, 2, 3]}
+    assert not tracked.mask(2, 0).any()
+    if prompt == "mask":
+        intersection = tracked.mask(2, 1) & tracked.truth(2, 1)
+        assert intersection.sum() > 0.8 * (tracked.mask(2, 1) | tracked.truth(2, 1)).sum()
+    assert 0 <= score_tracked(tracked).jf <= 1
+
+
+def test_scores_leave_out_the_prompted_and_the_last_frame() -> None:
+    truth = np.zeros((20, 20), np.bool_)
+    truth[5:15, 5:15] = True
+    half = truth.copy()
+    half[:, 10:] = False
+    found = {1: {0: ~truth, 1: truth, 2: half, 3: ~truth}}
+    tracked = Tracked(name="x", length=4, start={1: 0}, found=found, truths=[{1: truth}] * 4)
+    assert score_tracked(tracked).j == pytest.approx((1 + 0.5) / 2)
+
+
+def test_validation_leaves_the_network_in_the_mode_it_was(
+    predictor: I2VPPVideoPredictor, config: ValidationConfig
+) -> None:
+    sequences = open_validation(config)
+    assert sequences is not None
+    model = predictor.model
+    model.train()
+    model.image_encoder.eval()
+    modes = [module.training for module in model.modules()]
+    scores = list(validate(model, sequences, [1], config, dtype=torch.float32))
+    assert [score.name for score in scores] == ["bee"]
+    assert [module.training for module in model.modules()] == modes
+    model.eval()
+
+
+def test_a_checkpoint_is_exported_and_scored_by_commands(
+    predictor: I2VPPVideoPredictor, config: ValidationConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_checkpoint(predictor.model, tmp_path / "large.pt", image_size=64)
+    small = tmp_path / "small.pt"
+    assert export.main([str(tmp_path / "large.pt"), str(small), "--card", "licence=none"]) == 0
+    assert small.stat().st_size < 40e6 < (tmp_path / "large.pt").stat().st_size
+    assert config.images is not None
+    options = ["--images", config.images, "--prompts", "mask", "1 click", "--device", "cpu", "--dtype", "float32"]
+    out = ["--json", str(tmp_path / "scores.json"), "--sheets", str(tmp_path / "sheets")]
+    assert evaluate.main([str(small), *options, *out]) == 0
+    printed = capsys.readouterr().out
+    assert "| sequence | mask | 1 click |" in printed
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert [score["name"] for score in scores["mask"]] == ["ant", "bee"]
+    mean = 50 * sum(score["j"] + score["f"] for score in scores["mask"]) / 2
+    assert f"| **mean J&F** | {mean:.1f} |" in printed
+    assert len(list((tmp_path / "sheets").glob("*.png"))) == 4
+
+
+def test_a_checkpoint_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        evaluate.main(["nowhere.pt", "--images", "x"])
+    assert end.value.code == 1
+    assert "error: checkpoint nowhere.pt does not exist" in capsys.readouterr().err
