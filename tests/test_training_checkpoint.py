@@ -339,7 +339,7 @@ def test_the_save_clock() -> None:
     assert not clock.due()
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
 def test_a_signal_is_noted_and_the_earlier_handler_comes_back(name: str) -> None:
     number = getattr(signal, name, None)
     if number is None:

@@ -352,12 +352,13 @@ class SaveClock:
 
 
 class Interrupts:
-    """While entered, SIGTERM and SIGUSR1 only set `requested`: the loop then finishes its step, saves and ends.
+    """While entered, SIGTERM, SIGUSR1 and Ctrl-C only set `requested`: the loop then finishes its step, saves and ends.
 
-    Handlers can be set in the main thread only; elsewhere nothing happens. On leaving, the earlier ones are put back.
+    A second Ctrl-C ends the program at once. Handlers can be set in the main thread only; elsewhere nothing happens. On
+    leaving, the earlier ones are put back.
     """
 
-    SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
+    SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name))
 
     def __init__(self) -> None:
         self.requested = False
@@ -373,7 +374,9 @@ class Interrupts:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._earlier = {}
 
-    def _note(self, *_: object) -> None:
+    def _note(self, number: int, _: object) -> None:
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
         self.requested = True
 
     @classmethod
