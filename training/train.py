@@ -21,7 +21,7 @@ examples:
   torchrun --nproc-per-node 8 -m training.train -c i2vpp-train             processes started by torchrun
   python -m training.train -c i2vpp-train run.epochs=3 'data.sources.sav.images="/data/my videos"'
 
-Overrides follow Hydra's grammar. A run folder that holds a run is resumed. SIGTERM and SIGUSR1 save and stop it.
+Overrides follow Hydra's grammar. A run folder that holds a run is resumed. Ctrl-C, SIGTERM, SIGUSR1 save and stop it.
 exit status: 0 done, 1 the run failed, 2 wrong usage, config or machine, 130 interrupted.
 """
 

@@ -3,37 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
 
 from i2vpp.errors import ConfigError
 from training.config import SourceConfig
 from training.dataset.clips import Source
 from training.dataset.coco import CocoImages
 from training.dataset.errors import NoDataError
-from training.dataset.files import read_items
+from training.dataset.files import FileSource, read_items
 from training.dataset.image_mask import ImageMaskPairs
 from training.dataset.palette import PaletteVideos
 from training.dataset.procedural import ProceduralVideos
 from training.dataset.sa1b import Sa1bImages
 from training.dataset.sav import SavVideos
 
-
-class _FileSourceType(Protocol):
-    """The constructor that all sources of files share."""
-
-    def __call__(
-        self,
-        images: Path,
-        annotations: Path | None,
-        *,
-        include: frozenset[str] | None,
-        exclude: frozenset[str],
-        name: str,
-    ) -> Source: ...
-
-
 PROCEDURAL = "procedural"
-FILE_SOURCES: dict[str, _FileSourceType] = {
+FILE_SOURCES: dict[str, type[FileSource]] = {
     "sav": SavVideos,
     "sa1b": Sa1bImages,
     "palette": PaletteVideos,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -50,29 +50,19 @@ class CocoImages(FileSource):
         images: folder of images, which may lie in its subfolders.
         annotations: the JSON file, or the folder that holds it; None: `instances_<folder of images>.json` or the only
             `instances_*.json` in `images`, beside it or in `annotations` beside it.
-        include: the only images used, by `file_name` without suffix; None: all.
-        exclude: images that are not used.
-        name: of the source.
+        include: see `FileSource`, as for the other arguments.
 
     Raises:
-        NoDataError: a folder, the JSON file or an image to include is missing.
+        NoDataError: a folder or the JSON file is missing.
         DataError: the JSON file is broken.
     """
 
-    def __init__(
-        self,
-        images: Path,
-        annotations: Path | None,
-        *,
-        include: frozenset[str] | None,
-        exclude: frozenset[str],
-        name: str,
-    ) -> None:
+    def _list(self, images: Path, annotations: Path | None) -> tuple[Iterable[str], Path]:
         require_coco()  # now rather than at the first polygon
         self._folder = require_folder(images, "images")
         self._file = annotations if annotations and annotations.is_file() else _find(images, annotations)
         self._records = {record.item: record for record in _records(self._file)}
-        super().__init__(self._records, include=include, exclude=exclude, name=name, where=self._file)
+        return self._records, self._file
 
     def _open(self, item: str) -> FileVideo[_Record]:
         record = self._records[item]

@@ -159,14 +159,14 @@ class FileVideo(Generic[A]):
 
 
 class FileSource(abc.ABC):
-    """A `Source` of named items; a subclass finds the names and says how an item is opened.
+    """A `Source` of named items; a subclass lists the names and says how an item is opened.
 
     Args:
-        names: of all items there are.
+        images: folder of images, of frame folders or of videos.
+        annotations: folder or file of annotations; None: where the dataset has them as it is published.
         include: the only items used; None: all.
         exclude: items that are not used.
         name: of the source.
-        where: what holds the items, for messages.
 
     Attributes:
         names: of the items that are used, in order.
@@ -174,9 +174,16 @@ class FileSource(abc.ABC):
     """
 
     def __init__(
-        self, names: Iterable[str], *, include: frozenset[str] | None, exclude: frozenset[str], name: str, where: Path
+        self,
+        images: Path,
+        annotations: Path | None = None,
+        *,
+        include: frozenset[str] | None = None,
+        exclude: frozenset[str] = frozenset(),
+        name: str,
     ) -> None:
         self.name = name
+        names, where = self._list(images, annotations)
         there = list(names)
         self.names = [item for item in there if (include is None or item in include) and item not in exclude]
         self.missing = sorted((include or frozenset()).difference(there), key=natural_key)
@@ -194,6 +201,10 @@ class FileSource(abc.ABC):
     def __getitem__(self, index: int) -> AnnotatedVideo:
         """Open an item."""
         return self._open(self.names[index])
+
+    @abc.abstractmethod
+    def _list(self, images: Path, annotations: Path | None) -> tuple[Iterable[str], Path]:
+        """Find the names of all items, and say what holds them, for messages."""
 
     @abc.abstractmethod
     def _open(self, item: str) -> AnnotatedVideo: ...

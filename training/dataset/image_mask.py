@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from i2vpp.session.video import IMAGE_SUFFIXES
@@ -30,28 +30,18 @@ class ImageMaskPairs(FileSource):
     Args:
         images: folder of images.
         annotations: folder of masks; None: `masks` or `ground_truth_mask` (ECSSD) beside `images`.
-        include: the only images used, by name without suffix; None: all.
-        exclude: images that are not used.
-        name: of the source.
+        include: see `FileSource`, as for the other arguments.
 
     Raises:
-        NoDataError: a folder or an image to include is missing.
+        NoDataError: a folder is missing.
         DataError: two images, or two masks, have one name.
     """
 
-    def __init__(
-        self,
-        images: Path,
-        annotations: Path | None,
-        *,
-        include: frozenset[str] | None,
-        exclude: frozenset[str],
-        name: str,
-    ) -> None:
+    def _list(self, images: Path, annotations: Path | None) -> tuple[Iterable[str], Path]:
         self._images = list_files(require_folder(images, "images"), IMAGE_SUFFIXES, recursive=True)
         self._mask_folder = require_folder(annotations or _beside(images), "masks")
         self._masks = list_files(self._mask_folder, IMAGE_SUFFIXES, recursive=True)
-        super().__init__(self._images, include=include, exclude=exclude, name=name, where=images)
+        return self._images, images
 
     def _open(self, item: str) -> FileVideo[Path]:
         image = self._images[item]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -32,26 +32,16 @@ class PaletteVideos(FileSource):
     Args:
         images: folder of frame folders.
         annotations: folder of mask folders; None: `images` with `Annotations` in the place of `JPEGImages`.
-        include: the only videos used, by the names of their folders; None: all.
-        exclude: videos that are not used.
-        name: of the source.
+        include: see `FileSource`, as for the other arguments.
 
     Raises:
-        NoDataError: a folder or a video to include is missing.
+        NoDataError: a folder is missing.
     """
 
-    def __init__(
-        self,
-        images: Path,
-        annotations: Path | None,
-        *,
-        include: frozenset[str] | None,
-        exclude: frozenset[str],
-        name: str,
-    ) -> None:
+    def _list(self, images: Path, annotations: Path | None) -> tuple[Iterable[str], Path]:
         self._images = require_folder(images, "frame folders")
         self._annotations = require_folder(annotations or _beside(images), "mask folders")
-        super().__init__(list_folders(images), include=include, exclude=exclude, name=name, where=images)
+        return list_folders(images), images
 
     def _open(self, item: str) -> FileVideo[Path]:
         folder = self._images / item

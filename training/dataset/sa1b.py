@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from i2vpp.session.video import IMAGE_SUFFIXES
@@ -19,29 +19,19 @@ class Sa1bImages(FileSource):
     Args:
         images: folder of images.
         annotations: folder of JSON files, with the same subfolders; None: `images`.
-        include: the only items used, by name without suffix; None: all.
-        exclude: items that are not used.
-        name: of the source.
+        include: see `FileSource`, as for the other arguments.
 
     Raises:
-        NoDataError: a folder or an item to include is missing.
+        NoDataError: a folder is missing.
         DataError: two images have one name.
     """
 
-    def __init__(
-        self,
-        images: Path,
-        annotations: Path | None,
-        *,
-        include: frozenset[str] | None,
-        exclude: frozenset[str],
-        name: str,
-    ) -> None:
+    def _list(self, images: Path, annotations: Path | None) -> tuple[Iterable[str], Path]:
         self._folder = require_folder(images, "images")
         self._images = list_files(images, IMAGE_SUFFIXES, recursive=True)
         folder = require_folder(annotations or images, "JSON files")
         self._annotations = list_files(folder, (".json",), recursive=True)
-        super().__init__(self._annotations, include=include, exclude=exclude, name=name, where=folder)
+        return self._annotations, folder
 
     def _open(self, item: str) -> FileVideo[Path]:
         annotation = self._annotations[item]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -197,24 +197,14 @@ class SavVideos(FileSource):
             the folder is used.
         annotations: folder of `<video>_manual.json` and `<video>_auto.json`, one or both for each video, at any depth;
             None: `images`.
-        include: names of videos, the only ones used; None: all.
-        exclude: names of videos that are not used.
-        name: of the source.
+        include: see `FileSource`, as for the other arguments.
 
     Raises:
-        NoDataError: a folder or a video to include is missing.
+        NoDataError: a folder is missing.
         DataError: a folder cannot be listed.
     """
 
-    def __init__(
-        self,
-        images: Path,
-        annotations: Path | None,
-        *,
-        include: frozenset[str] | None,
-        exclude: frozenset[str],
-        name: str,
-    ) -> None:
+    def _list(self, images: Path, annotations: Path | None) -> tuple[Iterable[str], Path]:
         self._annotations = require_folder(annotations or images, "masklets")
         self._frames: dict[str, Path] = {}
         for path in _walk(require_folder(images, "videos")):
@@ -222,7 +212,7 @@ class SavVideos(FileSource):
                 self._frames[path.name.removesuffix(VIDEO_SUFFIX)] = path
         self._files = {path.stem: path for path in _walk(self._annotations) if path.suffix == ".json"}
         names = sorted(self._frames, key=natural_key)
-        super().__init__(names, include=include, exclude=exclude, name=name, where=images)
+        return names, images
 
     def _open(self, item: str) -> SavVideo:
         stems = [f"{item}_{kind}" for kind in FIRST_ID]
