@@ -27,7 +27,7 @@ grep -v -x -F -f training/txt/davis16_heldout.txt "$davis/ImageSets/train.txt" |
 $PYTHON -m training.distillation.student --embeddings "$OUT/embeddings" --heads "$I2VPP_DATA/weights/sam2_tiny_heads.pt" \
     --image-size "$SIZE" --out "$OUT/encoder.pt" ${STUDENT:---steps 650 --batch-size 8}
 
-# 3. The memory learns to follow objects; then everything learns together.
+# 3. The memory learns to follow objects; then the temporal integrator learns with it.
 # shellcheck disable=SC2086
 $PYTHON -m training.train -c i2vpp-demo run.folder="$OUT/memory" start.checkpoint="$OUT/encoder.pt" ${TRAIN:-}
 # shellcheck disable=SC2086

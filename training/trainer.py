@@ -6,6 +6,7 @@ All ranks take the same branches: whatever decides about skipping, saving or sto
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -290,6 +291,8 @@ class Trainer:
     def _wrap(self) -> torch.nn.Module:
         if self.ranks.world_size == 1:
             return self.objective
+        # The gradients of 1x1 kernels have other strides than the kernels, for axes of length 1: the same memory.
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         # Which parameters a batch uses depends on how its clips are prompted.
         gpus = [self.device.index] if self.device.type == "cuda" else None
         return DistributedDataParallel(self.objective, device_ids=gpus, find_unused_parameters=True)

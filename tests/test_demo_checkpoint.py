@@ -1,0 +1,66 @@
+"""The checkpoint that comes with the repository: it loads by name, follows the demo's objects, in either precision."""
+
+from __future__ import annotations
+
+from importlib.resources import as_file, files
+
+import numpy as np
+import pytest
+
+from i2vpp.build_i2vpp import build_i2vpp_video_predictor
+from i2vpp.checkpoint import inspect_checkpoint
+from i2vpp.commands.demo import CLIP, PROMPTS
+from i2vpp.metrics import jaccard
+
+DEMO = "i2vpp-demo"
+FRAMES = 40
+
+
+def track(dtype: str) -> dict[int, list[np.ndarray]]:
+    """Masks of the demo's objects on the first frames of its clip."""
+    predictor = build_i2vpp_video_predictor(ckpt_path=DEMO, device="cpu", dtype=dtype)
+    with as_file(files("i2vpp") / "assets" / CLIP) as clip, predictor.init_state(str(clip)) as state:
+        for prompt in PROMPTS:
+            predictor.add_new_points_or_box(
+                state, prompt.frame_idx, prompt.obj_id, points=prompt.points or None, labels=prompt.labels or None,
+                box=prompt.box,
+            )  # fmt: skip
+        found: dict[int, list[np.ndarray]] = {prompt.obj_id: [] for prompt in PROMPTS}
+        for _, ids, logits in predictor.propagate_in_video(state, max_frame_num_to_track=FRAMES - 1, progress=False):
+            for obj_id, mask in zip(ids, (logits[:, 0] > 0).numpy(), strict=True):
+                found[obj_id].append(mask)
+    return found
+
+
+def test_the_file_says_what_it_is() -> None:
+    info = inspect_checkpoint(DEMO)
+    assert info.fits
+    assert info.size <= 40e6
+    assert info.image_size == 256
+    assert "not commercial" in info.card["licence"]
+    assert info.card["model_card"] == "checkpoints/i2vpp-demo.md"
+
+
+@pytest.fixture(scope="module")
+def exact() -> dict[int, list[np.ndarray]]:
+    return track("float32")
+
+
+@pytest.mark.slow
+def test_the_first_object_is_followed(exact: dict[int, list[np.ndarray]]) -> None:
+    masks = exact[PROMPTS[0].obj_id]
+    box = PROMPTS[0].box
+    assert box is not None
+    x0, y0, x1, y1 = map(int, box)
+    inside = masks[0][y0:y1, x0:x1].sum()
+    assert inside > 0.9 * masks[0].sum(), "the mask of the first frame lies in the box it was asked for"
+    areas = np.array([mask.sum() for mask in masks])
+    assert areas.min() > 0.3 * areas[0]
+    assert areas.max() < 3 * areas[0]
+
+
+@pytest.mark.slow
+def test_bfloat16_gives_nearly_the_same_masks(exact: dict[int, list[np.ndarray]]) -> None:
+    rough = track("bfloat16")
+    ious = [jaccard(a, b) for obj_id in exact for a, b in zip(exact[obj_id], rough[obj_id], strict=True)]
+    assert np.mean(ious) > 0.98
