@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing
+from PIL import Image
 
+from data_files import write_mask
 from i2vpp.build_i2vpp import build_i2vpp_video_predictor
 from i2vpp.checkpoint import read_checkpoint
 from training.config import TrainConfig
@@ -145,6 +147,38 @@ def test_sigterm_loses_no_finished_step(tmp_path: Path) -> None:
     assert read_checkpoint(tmp_path / "run" / "checkpoint.pt")["training"]["state"]["step"] == steps[-1]
     assert 2 <= steps[-1] < 20
     assert f"stopped after step {steps[-1]} of 20; the same command resumes the run" in told
+
+
+def test_validation_keeps_the_best_checkpoint_and_broken_items_are_counted(tmp_path: Path) -> None:
+    for name in ("ant", "bee", "broken"):
+        for t in range(3):
+            mask = np.zeros((40, 48), np.uint8)
+            mask[10:30, 8 + 4 * t : 28 + 4 * t] = 1
+            write_mask(tmp_path / "Annotations" / name / f"{t:05}.png", mask)
+            picture = tmp_path / "JPEGImages" / name / f"{t:05}.png"
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.stack([mask * 200] * 3, axis=2)).save(picture)
+    (tmp_path / "JPEGImages/broken/00001.png").write_bytes(b"no picture")
+    (tmp_path / "held_out.txt").write_text("bee\n")
+    own = ("+data.sources.own.kind=palette", f"+data.sources.own.images={tmp_path / 'JPEGImages'}",
+           f"+data.sources.own.exclude={tmp_path / 'held_out.txt'}", "+data.sources.own.clip.num_frames=2",
+           "~data.sources.made_up", "+data.sources.own.repeat=4")  # fmt: skip
+    config = load_recipe(
+        "i2vpp-smoke",
+        [f"run.folder={tmp_path / 'run'}", "user.corrections=0", "run.picture_every=1", "run.max_steps=4", *own,
+         f"validation.images={tmp_path / 'JPEGImages'}", f"validation.annotations={tmp_path / 'Annotations'}",
+         f"validation.include={tmp_path / 'held_out.txt'}", "validation.every=2"],
+    )  # fmt: skip
+    run(config, ALONE)
+    records = metrics(tmp_path / "run")
+    scored = {line["step"]: line["validation/jf"] for line in records if "validation/jf" in line}
+    assert sorted(scored) == [2, 4]
+    best = read_checkpoint(tmp_path / "run/best.pt")["training"]["state"]
+    assert best["best"] == max(scored.values())
+    assert scored[best["step"]] == best["best"]
+    assert records[-2]["skipped/items"] > 0, "the broken video was drawn, replaced and counted"
+    assert list((tmp_path / "run/tensorboard").iterdir())
+    assert load_recipe(tmp_path / "run/config.yaml") == config
 
 
 def test_non_finite_steps_are_skipped_and_too_many_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
