@@ -38,4 +38,4 @@ $PYTHON -m training.export "$OUT/tune/best.pt" "$OUT/i2vpp-demo.pt" --dtype bf16
     --card licence="research and demonstration only, not commercial" model_card="checkpoints/i2vpp-demo.md"
 $PYTHON -m training.evaluate "$OUT/i2vpp-demo.pt" --images "$davis/JPEGImages/480p" \
     --annotations "$davis/Annotations/480p" --include "$davis/ImageSets/val.txt" \
-    --prompts mask box "3 clicks" "1 click" --json "$OUT/scores.json" --sheets "$OUT/sheets"
+    --prompts gm bb 3c 1c --json "$OUT/scores.json" --sheets "$OUT/sheets"

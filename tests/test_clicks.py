@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from i2vpp.utils.clicks import Click, central_click, correcting_click
+from i2vpp.evaluation.clicks import Click, central_click, correcting_click
 
 
 def box(top: int, left: int, bottom: int, right: int) -> np.ndarray:

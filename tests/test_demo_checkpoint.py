@@ -11,7 +11,7 @@ import pytest
 from i2vpp.build_i2vpp import build_i2vpp_video_predictor
 from i2vpp.checkpoint import inspect_checkpoint
 from i2vpp.commands.demo import CLIP, PROMPTS
-from i2vpp.metrics import jaccard
+from i2vpp.evaluation.metrics import jaccard
 from training.config import ValidationConfig
 from training.validation import open_validation, track_sequence
 
@@ -73,6 +73,6 @@ def test_bfloat16_gives_nearly_the_same_masks(shared_data: Path) -> None:
     exact, rough = (build_i2vpp_video_predictor(ckpt_path=DEMO, device="cpu", dtype=d) for d in DTYPES)
     ious = []
     for index in range(len(sequences)):
-        a, b = (track_sequence(p, sequences[index], prompt="mask", max_frames=20) for p in (exact, rough))
+        a, b = (track_sequence(p, sequences[index], prompt="gm", max_frames=20) for p in (exact, rough))
         ious += [jaccard(a.mask(obj, t), b.mask(obj, t)) for obj in a.start for t in range(1, 20)]
     assert np.mean(ious) > 0.98

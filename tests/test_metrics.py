@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from i2vpp.metrics import ObjectScore, boundary, boundary_f, jaccard, score_object
+from i2vpp.evaluation.metrics import ObjectScore, boundary, boundary_f, jaccard, score_object
 
 
 def box(height: int, width: int, rows: slice, columns: slice) -> np.ndarray:

@@ -12,11 +12,12 @@ from PIL import Image
 
 from data_files import write_mask
 from i2vpp.checkpoint import save_checkpoint
+from i2vpp.evaluation.protocol import PUBLISHED
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from models import make_predictor
 from training import evaluate, export
 from training.config import ValidationConfig
-from training.validation import PROMPTS, Tracked, open_validation, score_tracked, track_sequence, validate
+from training.validation import Tracked, open_validation, score_tracked, track_sequence, validate
 
 HEIGHT, WIDTH, FRAMES = 36, 48, 4
 
@@ -51,7 +52,7 @@ def predictor() -> I2VPPVideoPredictor:
     return make_predictor()
 
 
-@pytest.mark.parametrize("prompt", PROMPTS)
+@pytest.mark.parametrize("prompt", PUBLISHED)
 def test_each_object_is_tracked_from_the_frame_that_first_shows_it(
     predictor: I2VPPVideoPredictor, config: ValidationConfig, prompt: str
 ) -> None:
@@ -62,7 +63,7 @@ def test_each_object_is_tracked_from_the_frame_that_first_shows_it(
     assert tracked.start == {1: 0, 2: 1}
     assert {obj: sorted(found) for obj, found in tracked.found.items()} == {1: [0, 1, 2, 3], 2: [1, 2, 3]}
     assert not tracked.mask(2, 0).any()
-    if prompt == "mask":
+    if prompt == "gm":
         intersection = tracked.mask(2, 1) & tracked.truth(2, 1)
         assert intersection.sum() > 0.8 * (tracked.mask(2, 1) | tracked.truth(2, 1)).sum()
     assert 0 <= score_tracked(tracked).jf <= 1
@@ -101,14 +102,14 @@ def test_a_checkpoint_is_exported_and_scored_by_commands(
     assert export.main([str(tmp_path / "large.pt"), str(small), "--card", "licence=none"]) == 0
     assert small.stat().st_size < 40e6 < (tmp_path / "large.pt").stat().st_size
     assert config.images is not None
-    options = ["--images", config.images, "--prompts", "mask", "1 click", "--device", "cpu", "--dtype", "float32"]
+    options = ["--images", config.images, "--prompts", "gm", "1c", "--device", "cpu", "--dtype", "float32"]
     out = ["--json", str(tmp_path / "scores.json"), "--sheets", str(tmp_path / "sheets")]
     assert evaluate.main([str(small), *options, *out]) == 0
     printed = capsys.readouterr().out
-    assert "| sequence | mask | 1 click |" in printed
+    assert "| sequence | gm | 1c |" in printed
     scores = json.loads((tmp_path / "scores.json").read_text())
-    assert [score["name"] for score in scores["mask"]] == ["ant", "bee"]
-    mean = 50 * sum(score["j"] + score["f"] for score in scores["mask"]) / 2
+    assert [score["name"] for score in scores["gm"]] == ["ant", "bee"]
+    mean = 50 * sum(score["j"] + score["f"] for score in scores["gm"]) / 2
     assert f"| **mean J&F** | {mean:.1f} |" in printed
     assert len(list((tmp_path / "sheets").glob("*.png"))) == 4
 

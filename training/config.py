@@ -201,7 +201,7 @@ class ValidationConfig:
         annotations: folder of palette PNGs.
         include: file with the names of the sequences used; none: all.
         every: steps between validations.
-        prompt: `mask`, `box`, `1 click` or `3 clicks`, on the first frame of each object.
+        prompt: `gm` (mask), `bb` (box), `3c` or `1c` (clicks), on the first frame of each object.
         max_frames: of each sequence.
     """
 
@@ -209,7 +209,7 @@ class ValidationConfig:
     annotations: str | None = None
     include: str | None = None
     every: int = 1000
-    prompt: str = "mask"
+    prompt: str = "gm"
     max_frames: int = 1000
 
 

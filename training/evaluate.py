@@ -1,9 +1,9 @@
 """Score a checkpoint on annotated sequences, from each kind of prompt on the first frame of each object.
 
     python -m training.evaluate CHECKPOINT --images JPEGImages/480p --annotations Annotations/480p \
-        --include ImageSets/val.txt --prompts mask box "3 clicks" "1 click" --json scores.json --sheets sheets
+        --include ImageSets/val.txt --prompts gm bb 3c 1c --json scores.json --sheets sheets
 
-J and F are those of the DAVIS benchmark (`i2vpp.metrics`); first and last frame are not scored.
+J and F are those of the DAVIS benchmark (`i2vpp.evaluation.metrics`); first and last frame are not scored.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from tqdm import tqdm
 from i2vpp.build_i2vpp import build_i2vpp_video_predictor
 from i2vpp.checkpoint import inspect_checkpoint
 from i2vpp.errors import I2VPPError
+from i2vpp.evaluation.protocol import PUBLISHED
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.utils.visualize import contact_sheet, overlay
 from training.config import ValidationConfig
 from training.dataset.clips import AnnotatedVideo, Source
-from training.validation import PROMPTS, SequenceScore, Tracked, open_validation, score_tracked, track_sequence
+from training.validation import SequenceScore, Tracked, open_validation, score_tracked, track_sequence
 
 SHEET_FRAMES = 8
 
@@ -77,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", required=True, help="folder of frame folders")
     parser.add_argument("--annotations", help="folder of palette PNGs (default: beside the images)")
     parser.add_argument("--include", help="file with the names of the sequences (default: all)")
-    parser.add_argument("--prompts", nargs="+", choices=PROMPTS, default=["mask"], help="default: mask")
+    parser.add_argument("--prompts", nargs="+", choices=PUBLISHED, default=["gm"], help="default: gm")
     parser.add_argument("--max-frames", type=int, default=10_000, help="of each sequence (default: all)")
     parser.add_argument("--config", help="model config (default: by the size the checkpoint was trained at)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override of the model config")

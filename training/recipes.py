@@ -27,10 +27,10 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 import i2vpp
 from i2vpp.config import nearest, shipped_configs
 from i2vpp.errors import ConfigError
+from i2vpp.evaluation.protocol import PUBLISHED
 from training import optimizer
 from training.config import DataConfig, SourceConfig, TrainConfig
 from training.dataset.build import KINDS, PROCEDURAL
-from training.validation import PROMPTS
 
 RECIPES = Path(__file__).resolve().parent.parent / "configs"
 MODEL_CONFIGS = Path(i2vpp.__file__).resolve().parent / "configs"
@@ -41,7 +41,7 @@ _CHOICES = {
     ".kind": KINDS,
     "run.precision": ("float32", "bfloat16"),
     "run.device": ("auto", "cuda", "cpu", "mps"),
-    "validation.prompt": PROMPTS,
+    "validation.prompt": PUBLISHED,
 }
 _LENGTHS = {"augment.scale": 2, "augment.color": 3, "augment.frame_color": 3}
 _AT_LEAST_1 = (

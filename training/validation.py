@@ -9,18 +9,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from i2vpp.evaluation.metrics import score_object
+from i2vpp.evaluation.protocol import PromptProtocol
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
-from i2vpp.metrics import jaccard, score_object
 from i2vpp.modeling.i2vpp import I2VPP
-from i2vpp.session.state import InferenceState
-from i2vpp.utils.clicks import Click, central_click, correcting_click
 from training.config import SourceConfig, ValidationConfig
 from training.dataset.build import build_source
 from training.dataset.clips import AnnotatedVideo, Source
 
 Mask = NDArray[np.bool_]
-NUM_CLICKS = {"1 click": 1, "3 clicks": 3}
-PROMPTS = ("mask", "box", *NUM_CLICKS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,14 +95,15 @@ def validate(
 
 
 def track_sequence(predictor: I2VPPVideoPredictor, video: AnnotatedVideo, *, prompt: str, max_frames: int) -> Tracked:
-    """Track every object of a sequence from the first frame that shows it; `prompt` is one of `PROMPTS`."""
+    """Track every object of a sequence from the first frame that shows it; `prompt` names a protocol."""
+    protocol = PromptProtocol(prompt)
     length = min(len(video), max_frames)
     truths = [dict(video.masks(t)) for t in range(length)]
     start = {obj: t for t in reversed(range(length)) for obj in truths[t]}
     found: dict[int, dict[int, Mask]] = {obj: {} for obj in start}
     with predictor.init_state([video.image(t) for t in range(length)]) as state:
         for obj, t in start.items():
-            prompt_object(predictor, state, t, obj, truths[t][obj], prompt=prompt)
+            protocol.prompt(predictor, state, t, obj, truths[t][obj])
         for t, obj_ids, logits in predictor.propagate_in_video(state, progress=False):
             for obj, mask in zip(obj_ids, (logits[:, 0] > 0).cpu().numpy(), strict=True):
                 if t >= start[obj]:
@@ -126,38 +124,3 @@ def score_tracked(tracked: Tracked) -> SequenceScore:
         j=float(np.mean([score.j for score in scores])),
         f=float(np.mean([score.f for score in scores])),
     )
-
-
-def prompt_object(
-    predictor: I2VPPVideoPredictor, state: InferenceState, t: int, obj: int, truth: Mask, *, prompt: str
-) -> None:
-    """Prompt an object as the evaluation protocols do; of several clicks those up to the best mask are kept."""
-    if prompt == "mask":
-        predictor.add_new_mask(state, t, obj, truth)
-    elif prompt == "box":
-        ys, xs = np.nonzero(truth)
-        predictor.add_new_points_or_box(state, t, obj, box=[xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
-    else:
-        clicks, ious = [central_click(truth)], []
-        for _ in range(NUM_CLICKS[prompt]):
-            found = _click(predictor, state, t, obj, clicks[-1:])
-            ious.append(jaccard(found, truth))
-            clicks.append(correcting_click(truth, found))
-        best = int(np.argmax(ious)) + 1
-        if best < len(ious):
-            predictor.remove_object(state, obj)
-            for click in clicks[:best]:
-                _click(predictor, state, t, obj, [click])
-
-
-def _click(predictor: I2VPPVideoPredictor, state: InferenceState, t: int, obj: int, clicks: Sequence[Click]) -> Mask:
-    _, obj_ids, logits = predictor.add_new_points_or_box(
-        state,
-        t,
-        obj,
-        points=[(click.x, click.y) for click in clicks],
-        labels=[int(click.positive) for click in clicks],
-        clear_old_points=False,
-    )
-    mask: Mask = (logits[obj_ids.index(obj), 0] > 0).cpu().numpy()
-    return mask

@@ -1,0 +1,103 @@
+"""What an evaluation tells the network of an object: its mask, its box or a few clicks, made from the true mask."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from i2vpp.evaluation.clicks import Click, central_click, correcting_click
+from i2vpp.evaluation.metrics import jaccard
+from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
+from i2vpp.session.state import InferenceState
+
+Mask: TypeAlias = "NDArray[np.bool_]"
+
+PUBLISHED = ("gm", "bb", "3c", "1c")
+"""Names of the protocols that results are reported for: true mask, bounding box, three clicks, one click."""
+
+
+@dataclass(frozen=True)
+class PromptProtocol:
+    """How an object is prompted on one frame.
+
+    Args:
+        name: `gm` (the true mask), `bb` (its bounding box) or `<n>c` (n clicks).
+
+    Raises:
+        ValueError: another name.
+    """
+
+    name: str
+
+    def __post_init__(self) -> None:
+        if self.name not in ("gm", "bb") and not re.fullmatch(r"[1-9]\d*c", self.name):
+            raise ValueError(
+                f"unknown prompt protocol {self.name!r}; allowed: gm (true mask), bb (bounding box), "
+                "<n>c (n clicks, such as 3c)"
+            )
+
+    @property
+    def num_clicks(self) -> int:
+        """How many clicks are made at most; 0 for masks and boxes."""
+        return int(self.name[:-1]) if self.name.endswith("c") else 0
+
+    def prompt(
+        self, predictor: I2VPPVideoPredictor, state: InferenceState, frame_idx: int, obj_id: int, truth: Mask
+    ) -> None:
+        """Prompt a new object on a frame.
+
+        Clicks are made one after the other, each where the last mask was wrong (`i2vpp.evaluation.clicks`). Those up to
+        the mask with the best IoU are kept.
+
+        Args:
+            predictor: that `state` belongs to.
+            state: a session without this object.
+            frame_idx: of the frame.
+            obj_id: of the object.
+            truth: the true mask [H, W], not empty, at the video's size.
+
+        Raises:
+            ValueError: an empty mask, from which neither a box nor a click can be made.
+        """
+        if not truth.any():
+            raise ValueError(f"object {obj_id} has no pixel on frame {frame_idx}; prompt it where it exists")
+        if self.name == "gm":
+            predictor.add_new_mask(state, frame_idx, obj_id, truth)
+        elif self.name == "bb":
+            predictor.add_new_points_or_box(state, frame_idx, obj_id, box=bounding_box(truth))
+        else:
+            self._click(predictor, state, frame_idx, obj_id, truth)
+
+    def _click(
+        self, predictor: I2VPPVideoPredictor, state: InferenceState, frame_idx: int, obj_id: int, truth: Mask
+    ) -> None:
+        clicks, ious = [central_click(truth)], []
+        for _ in range(self.num_clicks):
+            found = _add_click(predictor, state, frame_idx, obj_id, clicks[-1])
+            ious.append(jaccard(found, truth))
+            clicks.append(correcting_click(truth, found))
+        best = int(np.argmax(ious)) + 1
+        if best < len(ious):
+            predictor.remove_object(state, obj_id, need_output=False)
+            for click in clicks[:best]:
+                _add_click(predictor, state, frame_idx, obj_id, click)
+
+
+def bounding_box(mask: Mask) -> tuple[int, int, int, int]:
+    """Return x, y, x + width, y + height of the rectangle around the set pixels of a mask [H, W], which has some."""
+    ys, xs = np.nonzero(mask)
+    return int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1
+
+
+def _add_click(
+    predictor: I2VPPVideoPredictor, state: InferenceState, frame_idx: int, obj_id: int, click: Click
+) -> Mask:
+    _, obj_ids, logits = predictor.add_new_points_or_box(
+        state, frame_idx, obj_id, points=[(click.x, click.y)], labels=[int(click.positive)], clear_old_points=False
+    )
+    mask: Mask = (logits[obj_ids.index(obj_id), 0] > 0).cpu().numpy()
+    return mask
