@@ -175,6 +175,22 @@ def test_frames_can_be_left_out(tmp_path: Path) -> None:
     assert packed.masks(1)[2].nonzero()[1].min() == 30 + 2 * 3
 
 
+def test_frames_can_be_webp_which_is_smaller(tmp_path: Path) -> None:
+    images = write_videos(tmp_path / "in", count=1)
+    sizes = {}
+    for kind, suffix in pack_dataset.FORMATS.items():
+        output = tmp_path / kind
+        assert pack(output, "--kind", "palette", "--images", images, "--format", kind) == 0
+        frames = sorted((output / "JPEGImages" / "video1").iterdir())
+        assert [path.name for path in frames] == [f"00000{suffix}", f"00001{suffix}"]
+        sizes[kind] = sum(path.stat().st_size for path in frames)
+        with Image.open(frames[0]) as image:
+            assert image.format == kind.upper()
+        video = build_source("packed", SourceConfig(kind="palette", images=str(output / "JPEGImages")))[0]
+        assert video.image(1)[25:35, 38:46].mean((0, 1)) == pytest.approx([225, 9, 2], abs=25)
+    assert sizes["webp"] < sizes["jpeg"]
+
+
 def test_a_zip_file_holds_the_same_and_is_the_same_each_time(tmp_path: Path) -> None:
     images = write_videos(tmp_path / "in", count=2)
     outputs = [tmp_path / "one.zip", tmp_path / "two.zip", tmp_path / "folder"]

@@ -2,9 +2,9 @@
 """Pack training data into one small folder or zip file: frames at training size, re-encoded, with palette PNG masks.
 
     python tools/pack_dataset.py --kind palette --images DAVIS/JPEGImages/480p --short-side 512 -o packed.zip
-    python tools/pack_dataset.py -c configs/i2vpp-demo.yaml --short-side 512 --quality 85 -o packed
+    python tools/pack_dataset.py -c configs/i2vpp-demo.yaml --short-side 256 --format webp --every 2 -o packed.zip
 
-Each source becomes `JPEGImages/<video>/00000.jpg` and `Annotations/<video>/00000.png`, to be read as kind `palette`;
+Each source becomes `JPEGImages/<video>/00000.jpg` (or `.webp`, a third smaller) and `Annotations/<video>/00000.png`, to be read as kind `palette`;
 with -c in a folder of its own, named like the source. Still images become videos of one frame. Only annotated frames
 are packed, and larger ones are made smaller, never the reverse.
 
@@ -45,6 +45,7 @@ EXIT_FAILED = 1
 MOST_OBJECTS = 254
 """Values of a palette mask: 0 is the background, 255 stands for "ignore"."""
 
+FORMATS = {"jpeg": ".jpg", "webp": ".webp"}
 NAMED = 10  # items that cannot be read, in the summary
 
 
@@ -54,12 +55,14 @@ class Packing:
 
     Args:
         short_side: of larger frames afterwards, in pixels.
-        quality: of JPEG, 1 to 95.
+        format: of the frames, one of `FORMATS`.
+        quality: of the frames, 1 to 95.
         max_objects: of a video.
         every: so many annotated frames are one step to the next that is packed.
     """
 
     short_side: int
+    format: str
     quality: int
     max_objects: int
     every: int
@@ -162,7 +165,7 @@ def resize_mask(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bo
 
 
 def pack_video(video: AnnotatedVideo, packing: Packing) -> dict[str, bytes]:
-    """Return the files of a video by their names within its folder: `00000.jpg`, `00000.png` and on.
+    """Return the files of a video by their names within its folder: such as `00000.jpg` and `00000.png`.
 
     Raises:
         DataError: it cannot be read, or no object shows in it.
@@ -178,10 +181,10 @@ def pack_video(video: AnnotatedVideo, packing: Packing) -> dict[str, bytes]:
         seen = seen or bool(index.any())
         if image.size != (width, height):
             image = image.resize((width, height), Image.Resampling.BICUBIC)
-        files[f"{t:05d}.jpg"] = _encode(image, "JPEG", quality=packing.quality)
+        files[f"{t:05d}{FORMATS[packing.format]}"] = _encode(image, packing.format, quality=packing.quality)
         mask = Image.fromarray(index).convert("P")
         mask.putpalette(davis_palette())
-        files[f"{t:05d}.png"] = _encode(mask, "PNG")
+        files[f"{t:05d}.png"] = _encode(mask, "png")
     if not seen:
         raise DataError(f"{video.name}: no object shows in it")
     return files
@@ -220,7 +223,7 @@ def pack_source(source: Source, sink: Sink, packing: Packing, *, prefix: str, ta
             raise NoDataError(f"two videos of {source.name} would be named {name}; pack their folders one by one")
         names.add(name)
         for file, content in files.items():
-            folder = "JPEGImages" if file.endswith(".jpg") else "Annotations"
+            folder = "Annotations" if file.endswith(".png") else "JPEGImages"
             sink.write(f"{prefix}{folder}/{name}/{file}", content)
         tally.videos += 1
         tally.frames += len(files) // 2
@@ -231,7 +234,7 @@ def pack_source(source: Source, sink: Sink, packing: Packing, *, prefix: str, ta
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     arguments = _parser().parse_args(argv)
-    packing = Packing(**{name: getattr(arguments, name) for name in ("short_side", "quality", "max_objects", "every")})
+    packing = Packing(**{name: getattr(arguments, name) for name in ("short_side", "format", "quality", "max_objects", "every")})
     try:
         pack(arguments, packing)
     except (I2VPPError, OSError) as error:
@@ -279,9 +282,10 @@ def _parser() -> argparse.ArgumentParser:
     for key in ("images", "annotations", "include", "exclude"):
         parser.add_argument(f"--{key}", metavar="PATH", help="with --kind: as in a recipe")
     parser.add_argument("-o", "--output", required=True, metavar="PATH", help="new folder, or new file ending in .zip")
+    parser.add_argument("--format", choices=FORMATS, default="jpeg", help="of the frames; default: jpeg")
     numbers = {
         "short-side": (512, 100_000, "larger frames are reduced to it, in pixels"),
-        "quality": (85, 95, "of JPEG, 1 to 95"),
+        "quality": (85, 95, "of the frames, 1 to 95"),
         "every": (1, 100_000, "take every N-th annotated frame"),
         "max-objects": (MOST_OBJECTS, MOST_OBJECTS, f"kept of each video, at most {MOST_OBJECTS}"),
     }
