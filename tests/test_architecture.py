@@ -21,13 +21,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "modeling": {"structures", "config", "errors"},
     "session": {"structures", "memory", "errors", "utils"},
     "utils": {"structures", "errors"},
+    "evaluation": {"structures", "session", "errors", "i2vpp_video_predictor"},
 }
 # part of i2vpp -> the only packages beside the standard library that it may import
 THIRD_PARTY: dict[str, set[str]] = {"errors": set(), "structures": {"torch"}}
 # the library must work without these
 NEVER_FROM_I2VPP = {"training", "tools", "test_pvs", "sav_dataset", "tests"}
 # folder beside the library -> the other folders it may import
-FOLDERS_MAY_IMPORT: dict[str, set[str]] = {"training": {"i2vpp"}, "sav_dataset": {"i2vpp", "training"}}
+FOLDERS_MAY_IMPORT: dict[str, set[str]] = {
+    "training": {"i2vpp"},
+    "sav_dataset": {"i2vpp", "training"},
+    "test_pvs": {"i2vpp", "training", "sav_dataset"},
+}
 # modules of training that its data sources may import; the network, the losses and the loop are not among them
 DATASET_MAY_IMPORT = ("training.dataset", "training.config", "training.recipes")
 
@@ -173,6 +178,7 @@ BAD = [
     (parts_keep_to_their_imports, "i2vpp/session/state.py", "def f():\n    from .. import modeling", "i2vpp.modeling"),
     (parts_keep_to_their_imports, "i2vpp/modeling/sam/x.py", "from ...memory import bank", "i2vpp.memory.bank"),
     (parts_keep_to_their_imports, "i2vpp/modeling/i2vpp.py", "from i2vpp.session.video import FrameSource", "session"),
+    (parts_keep_to_their_imports, "i2vpp/evaluation/metrics.py", "from i2vpp import annotate", "i2vpp.annotate"),
     (parts_keep_to_their_imports, "i2vpp/structures.py", "from i2vpp.config import Config", "i2vpp.config.Config"),
     (parts_keep_to_their_imports, "i2vpp/memory/__init__.py", "from ..session import state", "i2vpp.session.state"),
     (some_parts_need_few_packages, "i2vpp/structures.py", "import numpy as np", "numpy"),
@@ -180,6 +186,7 @@ BAD = [
     (library_stands_alone, "i2vpp/annotate/app.py", "import tools.benchmark", "tools.benchmark"),
     (folders_keep_to_their_imports, "training/trainer.py", "import tools.benchmark", "tools.benchmark"),
     (folders_keep_to_their_imports, "training/dataset/sav.py", "from sav_dataset import png_video", "sav_dataset"),
+    (folders_keep_to_their_imports, "test_pvs/infer.py", "from tools.vos_inference import main", "vos_inference"),
     (folders_keep_to_their_imports, "sav_dataset/visualize.py", "from tests.media import save", "tests.media.save"),
     (sources_know_no_training, "training/dataset/loader.py", "from training.loss_fns import clip_loss", "loss_fns"),
     (sources_know_no_training, "training/dataset/loader.py", "from ..model import rollout", "training.model.rollout"),
