@@ -61,7 +61,7 @@ bench: $(STAMP)  ## measure speed and memory
 
 clean:  ## remove what was built, not the environment
 	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache $(DEMO_OUT)
-	@find i2vpp tools tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find i2vpp training test_pvs tools sav_dataset tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## remove the environment as well
 	@rm -rf $(VENV)

@@ -1,1 +1,1 @@
-"""Tools for the SA-V data set: extraction of frames, and pictures of its annotations. See README.md."""
+"""Tools for the SA-V data set: extraction of frames, pictures of its annotations, scores. See README.md."""

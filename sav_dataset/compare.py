@@ -1,0 +1,228 @@
+#!/usr/bin/env python3
+"""Compare two evaluations object by object, with an interval for the mean difference.
+
+    python -m sav_dataset.compare A.json B.json
+
+Both are files that `sav_dataset/sav_evaluator.py --json` wrote, of the same dataset. Differences are B minus A over the
+objects that both scored. The interval comes from a bootstrap over videos, because objects of one video rise and fall
+together: it holds the mean difference over other videos of this kind with 95 % confidence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `sav_dataset` is no installed package
+
+from i2vpp.errors import I2VPPError
+from sav_dataset.layouts import some
+from sav_dataset.report import markdown
+from sav_dataset.results import MEASURES, Evaluation, read_evaluation
+from sav_dataset.scoring import ObjectResult
+from training.dataset.errors import DataError
+
+CONFIDENCE = 0.95
+SAME_SETTINGS = ("layout", "merge_objects", "skip_first_and_last_frame", "boundary_tolerance")
+CHUNK = 1000  # bootstrap samples at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """An object in two evaluations, in percent.
+
+    Args:
+        before: its result in A.
+        after: its result in B.
+    """
+
+    before: ObjectResult
+    after: ObjectResult
+
+    def difference(self, measure: str) -> float:
+        """Return B minus A of "J&F", "J" or "F"."""
+        return _value(self.after, measure) - _value(self.before, measure)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """The mean of B minus A over objects, in percent points.
+
+    Args:
+        a: mean of A.
+        b: mean of B.
+        mean: of the differences.
+        low: lower end of the interval.
+        high: upper end of the interval.
+    """
+
+    a: float
+    b: float
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Two evaluations of the same dataset, object by object.
+
+    Args:
+        changes: objects that both scored.
+        only_a: names of objects that only A scored.
+        only_b: names of objects that only B scored.
+    """
+
+    changes: tuple[Change, ...]
+    only_a: tuple[str, ...]
+    only_b: tuple[str, ...]
+
+    def difference(self, measure: str, *, samples: int = 10000, seed: int = 0) -> Difference:
+        """Average the differences, with a bootstrap interval over videos.
+
+        Args:
+            measure: "J&F", "J" or "F".
+            samples: of the bootstrap.
+            seed: of the bootstrap.
+        """
+        differences = np.array([change.difference(measure) for change in self.changes])
+        _, video = np.unique([change.before.video for change in self.changes], return_inverse=True)
+        sums, counts = np.bincount(video, weights=differences), np.bincount(video)
+        generator = np.random.default_rng(seed)
+        means = []
+        for start in range(0, samples, CHUNK):
+            drawn = generator.integers(len(counts), size=(min(CHUNK, samples - start), len(counts)))
+            means.append(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
+        low, high = np.quantile(np.concatenate(means), ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
+        return Difference(
+            a=float(np.mean([_value(change.before, measure) for change in self.changes])),
+            b=float(np.mean([_value(change.after, measure) for change in self.changes])),
+            mean=float(differences.mean()),
+            low=float(low),
+            high=float(high),
+        )
+
+
+def compare(a: Evaluation, b: Evaluation) -> Comparison:
+    """Put two evaluations of the same dataset together.
+
+    Raises:
+        DataError: they were scored in different ways or on different frames, or share no object.
+    """
+    for name in SAME_SETTINGS:
+        if a.settings.get(name) != b.settings.get(name):
+            raise DataError(
+                f"A and B were scored in different ways: {name} is {a.settings.get(name)} and {b.settings.get(name)}; "
+                "score one of them again"
+            )
+    before = {(result.video, result.object): result for result in a.objects}
+    after = {(result.video, result.object): result for result in b.objects}
+    both = [key for key in before if key in after]
+    if not both:
+        raise DataError(f"A and B share no object: A scored {some(_names(before))}, B {some(_names(after))}")
+    changes = tuple(Change(before=before[key], after=after[key]) for key in both)
+    for change in changes:
+        if change.before.frames != change.after.frames:
+            raise DataError(
+                f"{change.before.name} was scored on {len(change.before.frames)} frames in A and on other "
+                f"{len(change.after.frames)} in B; compare results of the same ground truth"
+            )
+    return Comparison(
+        changes=changes,
+        only_a=tuple(result.name for key, result in before.items() if key not in after),
+        only_b=tuple(result.name for key, result in after.items() if key not in before),
+    )
+
+
+def changed_settings(a: Mapping[str, Any] | None, b: Mapping[str, Any] | None) -> list[str]:
+    """Say in which settings two runs of `test_pvs` differ; empty where one is not known."""
+    first, second = (_flat((run or {}).get("settings", {})) for run in (a, b))
+    if not first or not second:
+        return []
+    keys = [key for key in {**first, **second} if first.get(key) != second.get(key)]
+    return [f"{key}: {first.get(key)} -> {second.get(key)}" for key in keys]
+
+
+def report(comparison: Comparison, *, measure: str, samples: int, seed: int, top: int) -> str:
+    """Return the comparison in Markdown."""
+    changes = comparison.changes
+    rows = []
+    for name in MEASURES:
+        found = comparison.difference(name, samples=samples, seed=seed)
+        interval = f"{found.low:+.2f} to {found.high:+.2f}"
+        rows.append((name, f"{found.a:.2f}", f"{found.b:.2f}", f"{found.mean:+.2f}", interval))
+    differences = [change.difference(measure) for change in changes]
+    gained, lost = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
+    videos = len({change.before.video for change in changes})
+    parts = [
+        markdown((f"{len(changes)} objects, {videos} videos", "A", "B", "B - A", f"{CONFIDENCE:.0%} interval"), rows),
+        f"{measure}: {gained} objects gained, {lost} lost, {len(changes) - gained - lost} did not change.",
+    ]
+    ranked = sorted(changes, key=lambda change: change.difference(measure))
+    for title, part in (
+        ("gained most", [change for change in reversed(ranked) if change.difference(measure) > 0]),
+        ("lost most", [change for change in ranked if change.difference(measure) < 0]),
+    ):
+        if part and top:
+            parts.append(markdown((title, "A", "B", "B - A"), [_row(change, measure) for change in part[:top]]))
+    return "\n\n".join(parts)
+
+
+def _row(change: Change, measure: str) -> tuple[str, str, str, str]:
+    before, after = _value(change.before, measure), _value(change.after, measure)
+    return change.before.name, f"{before:.1f}", f"{after:.1f}", f"{after - before:+.1f}"
+
+
+def _value(result: ObjectResult, measure: str) -> float:
+    return {"J&F": result.jf, "J": result.j, "F": result.f}[measure]
+
+
+def _names(results: Mapping[Any, ObjectResult]) -> list[str]:
+    return [result.name for result in results.values()]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return flat
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sav_dataset.compare", description="Compare two evaluations object by object: B minus A."
+    )
+    parser.add_argument("a", type=Path, metavar="A.json", help="written by sav_evaluator.py --json")
+    parser.add_argument("b", type=Path, metavar="B.json")
+    parser.add_argument("--measure", choices=MEASURES, default="J&F", help="that ranks the objects (%(default)s)")
+    parser.add_argument("--top", type=int, default=10, metavar="N", help="objects to show of either kind (%(default)s)")
+    parser.add_argument("--samples", type=int, default=10000, help="of the bootstrap (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (%(default)s)")
+    args = parser.parse_args(arguments)
+    if args.samples < 1 or args.top < 0:
+        parser.error(f"--samples must be at least 1 and --top at least 0, got {args.samples} and {args.top}")
+    try:
+        a, b = read_evaluation(args.a), read_evaluation(args.b)
+        comparison = compare(a, b)
+    except I2VPPError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"A: {args.a}\nB: {args.b}")
+    for change in changed_settings(a.run, b.run):
+        print(f"   {change}")
+    print(f"\n{report(comparison, measure=args.measure, samples=args.samples, seed=args.seed, top=args.top)}")
+    for name, only in (("A", comparison.only_a), ("B", comparison.only_b)):
+        if only:
+            print(f"note: {len(only)} objects are in {name} only and do not count: {some(only)}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

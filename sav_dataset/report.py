@@ -1,0 +1,108 @@
+"""What is said of an evaluation: tables in Markdown, and what should be known beside the mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sav_dataset.layouts import Missing, some
+from sav_dataset.results import MEASURES, Evaluation, Table
+from sav_dataset.scoring import ObjectResult
+
+WITHOUT_STRICT = "missing videos are left out, missing objects and frames count as empty masks"
+
+
+def describe_missing(missing: Missing) -> str:
+    """Say which predictions are missing; empty if none is."""
+    parts = []
+    if missing.videos:
+        parts.append(f"{len(missing.videos)} videos without predictions: {some(missing.videos)}")
+    if missing.objects:
+        parts.append(f"{len(missing.objects)} objects without predictions: {some(missing.objects)}")
+    if missing.frames:
+        count = sum(map(len, missing.frames.values()))
+        gaps = [f"{name} ({len(frames)}, the first is {frames[0]})" for name, frames in missing.frames.items()]
+        parts.append(f"{count} frames without predictions: {some(gaps)}")
+    return "; ".join(parts)
+
+
+def describe_never_seen(names: Sequence[str]) -> str:
+    """Say which objects are in no scored frame; empty if there is none."""
+    if not names:
+        return ""
+    return (
+        f"{len(names)} objects are in no scored frame of the ground truth: {some(names)}; frames score 100 where the "
+        "prediction is empty too, else 0"
+    )
+
+
+def describe_unscored(names: Sequence[str]) -> str:
+    """Say which objects have no frame to score; empty if all have one."""
+    if not names:
+        return ""
+    return f"{len(names)} objects do not count, as they are annotated on too few frames: {some(names)}"
+
+
+def notes(evaluation: Evaluation) -> list[str]:
+    """Say what should be known beside the mean."""
+    missing = evaluation.missing
+    strange = [f"{video} ({', '.join(map(str, values))})" for video, values in evaluation.strange.items()]
+    failed = evaluation.run["failed"] if evaluation.run else []
+    found = [
+        f"{describe_missing(missing)}; {WITHOUT_STRICT}" if missing else "",
+        describe_never_seen(evaluation.never_seen),
+        describe_unscored(evaluation.unscored),
+        f"predictions hold values that are no object of the ground truth, ignored: {some(strange)}" if strange else "",
+        f"{len(failed)} units of the run failed: {some(failed)}" if failed else "",
+    ]
+    return [note for note in found if note]
+
+
+def report(evaluation: Evaluation, tables: Sequence[Table], *, worst: int) -> str:
+    """Return the result in Markdown.
+
+    Args:
+        evaluation: to be shown.
+        tables: means over parts, shown below the mean.
+        worst: so many objects are listed, the worst first.
+    """
+    left_out = len(evaluation.missing.videos)
+    overall = "all objects" + (f" ({left_out} videos missing)" if left_out else "")
+    parts = [table_text(Table(title="mean over", rows={overall: evaluation.mean}))]
+    parts += [table_text(table) for table in tables]
+    if worst:
+        objects = evaluation.worst(worst)
+        parts.append(objects_text(f"worst {len(objects)} of {len(evaluation.objects)}", objects))
+    if evaluation.run and evaluation.run["FPS"]:
+        devices = ", ".join(evaluation.run["devices"]) or "device not known"
+        memory = evaluation.run["peak_memory"] / 2**30
+        parts.append(f"Predictions: {evaluation.run['FPS']:.1f} frames/s, peak memory {memory:.2f} GiB ({devices})")
+    return "\n\n".join(parts)
+
+
+# ---- tables
+
+
+def table_text(table: Table) -> str:
+    """Return a table of means in Markdown, its columns aligned."""
+    rows = [
+        (name, str(mean.videos), str(mean.objects), *(f"{value:.1f}" for value in (mean.jf, mean.j, mean.f)))
+        for name, mean in table.rows.items()
+    ]
+    return markdown((table.title, "videos", "objects", *MEASURES), rows)
+
+
+def objects_text(title: str, objects: Sequence[ObjectResult]) -> str:
+    """Return a table of objects in Markdown, its columns aligned."""
+    rows = [(r.name, str(len(r.frames)), *(f"{value:.1f}" for value in (r.jf, r.j, r.f))) for r in objects]
+    return markdown((title, "frames", *MEASURES), rows)
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table with aligned columns; all but the first are numbers."""
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines = [
+        [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        for row in (header, rule, *rows)
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,250 @@
+"""What an evaluation found, and its files: JSON and CSV. All scores are in percent."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sav_dataset.layouts import Missing
+from sav_dataset.scoring import ObjectResult
+from training.dataset.errors import DataError
+from training.dataset.files import read_json
+
+MEASURES = ("J&F", "J", "F")
+RUN_FOLDER = ".run"
+"""Where `test_pvs` notes how predictions were made, in their folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mean:
+    """Mean over objects, in percent; nan where there are none.
+
+    Args:
+        videos: that these objects are in.
+        objects: how many.
+        j: mean J.
+        f: mean F.
+    """
+
+    videos: int
+    objects: int
+    j: float
+    f: float
+
+    @classmethod
+    def over(cls, objects: Sequence[ObjectResult]) -> Mean:
+        """Average over objects, each of which counts alike."""
+        count = len(objects)
+        return cls(
+            videos=len({result.video for result in objects}),
+            objects=count,
+            j=math.fsum(result.j for result in objects) / count if count else math.nan,
+            f=math.fsum(result.f for result in objects) / count if count else math.nan,
+        )
+
+    @property
+    def jf(self) -> float:
+        """J&F, the mean of both."""
+        return (self.j + self.f) / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Means over parts of the objects.
+
+    Args:
+        title: what the rows are.
+        rows: means by name.
+    """
+
+    title: str
+    rows: Mapping[str, Mean]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Scores of predictions.
+
+    Args:
+        objects: one result per object, in order.
+        missing: predictions that are not there.
+        never_seen: objects that are in no scored frame of the ground truth; they count, 100 where nothing is predicted.
+        unscored: objects that do not count, as they have no frame to score.
+        strange: by video, values of predicted index masks that are no object of the ground truth; they are ignored.
+        settings: how it was scored.
+        run: how the predictions were made, where that is known (`read_run`).
+    """
+
+    objects: tuple[ObjectResult, ...]
+    missing: Missing = field(default_factory=Missing)
+    never_seen: tuple[str, ...] = ()
+    unscored: tuple[str, ...] = ()
+    strange: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    run: Mapping[str, Any] | None = None
+
+    @property
+    def mean(self) -> Mean:
+        """The mean over all objects."""
+        return Mean.over(self.objects)
+
+    @property
+    def j(self) -> float:
+        """Mean J over all objects."""
+        return self.mean.j
+
+    @property
+    def f(self) -> float:
+        """Mean F over all objects."""
+        return self.mean.f
+
+    @property
+    def jf(self) -> float:
+        """J&F, the mean of both."""
+        return self.mean.jf
+
+    def worst(self, count: int) -> list[ObjectResult]:
+        """Return the objects with the lowest J&F, the worst first."""
+        return sorted(self.objects, key=lambda result: result.jf)[:count]
+
+
+def read_run(pred_root: Path) -> dict[str, Any] | None:
+    """Read how predictions were made, from the notes of `test_pvs` beside them; None where there are none.
+
+    Returns:
+        The contents of `.run/run.json`, and what its units took: `frames`, `seconds` (of all processes), `FPS` (frames
+        per second of a process), `peak_memory` (bytes, of the unit that took most), `devices` and `failed` (names).
+
+    Raises:
+        DataError: a file is damaged.
+    """
+    path = pred_root / RUN_FOLDER / "run.json"
+    if not path.is_file():
+        return None
+    folder = path.parent / "units"
+    records = {file.relative_to(folder).with_suffix("").as_posix(): read_json(file) for file in folder.rglob("*.json")}
+    made = [record for record in records.values() if "error" not in record]
+    try:
+        frames, seconds = sum(record["frames"] for record in made), sum(record["seconds"] for record in made)
+        peak_memory = max((record["peak_memory"] for record in made), default=None)
+    except (KeyError, TypeError) as error:
+        raise DataError(f"a record in {folder} is damaged ({type(error).__name__}: {error}); delete it") from error
+    return {
+        **read_json(path),
+        "frames": frames,
+        "seconds": seconds,
+        "FPS": frames / seconds if seconds else None,
+        "peak_memory": peak_memory,
+        "devices": sorted({record["device"] for record in made if record.get("device")}),
+        "failed": sorted(name for name, record in records.items() if "error" in record),
+    }
+
+
+# ---- JSON
+
+
+def write_json(path: Path, evaluation: Evaluation, tables: Iterable[Table] = ()) -> None:
+    """Write everything into one file, one line per object."""
+    content = {
+        **_scores(evaluation.mean),
+        "settings": dict(evaluation.settings),
+        "missing": asdict(evaluation.missing),
+        "never_seen": evaluation.never_seen,
+        "unscored": evaluation.unscored,
+        "strange": dict(evaluation.strange),
+        "run": evaluation.run,
+        "tables": {table.title: {name: _scores(mean) for name, mean in table.rows.items()} for table in tables},
+    }
+    objects = ",\n  ".join(json.dumps(_object_content(result)) for result in evaluation.objects)
+    head = json.dumps(content, indent=1, default=str).removesuffix("\n}")
+    path.write_text(f'{head},\n "objects": [\n  {objects}\n ]\n}}\n', encoding="utf-8")
+
+
+def read_evaluation(path: Path) -> Evaluation:
+    """Read a file that `write_json` wrote.
+
+    Raises:
+        DataError: it is no such file.
+    """
+    content = read_json(path)
+    try:
+        return Evaluation(
+            objects=tuple(_object_from(entry) for entry in content["objects"]),
+            missing=Missing(
+                videos=tuple(content["missing"]["videos"]),
+                objects=tuple(content["missing"]["objects"]),
+                frames={name: tuple(frames) for name, frames in content["missing"]["frames"].items()},
+            ),
+            never_seen=tuple(content["never_seen"]),
+            unscored=tuple(content["unscored"]),
+            strange={video: tuple(values) for video, values in content["strange"].items()},
+            settings=content["settings"],
+            run=content["run"],
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{path} holds no results of an evaluation ({type(error).__name__}: {error}); "
+            "give a file that sav_dataset/sav_evaluator.py --json wrote"
+        ) from error
+
+
+def _scores(mean: Mean) -> dict[str, float | int | None]:
+    scores = dict(zip(MEASURES, (mean.jf, mean.j, mean.f), strict=True))
+    rated = {name: None if math.isnan(value) else value for name, value in scores.items()}
+    return {**rated, "num_objects": mean.objects, "num_videos": mean.videos}
+
+
+def _object_content(result: ObjectResult) -> dict[str, Any]:
+    return {
+        "video": result.video,
+        "object": result.object,
+        "J&F": result.jf,
+        "J": result.j,
+        "F": result.f,
+        "frames": result.frames,
+        "frame_J": result.frame_j,
+        "frame_F": result.frame_f,
+    }
+
+
+def _object_from(entry: Mapping[str, Any]) -> ObjectResult:
+    return ObjectResult(
+        video=entry["video"],
+        object=entry["object"],
+        frames=tuple(entry["frames"]),
+        frame_j=tuple(entry["frame_J"]),
+        frame_f=tuple(entry["frame_F"]),
+    )
+
+
+# ---- CSV
+
+
+def write_csv(path: Path, evaluation: Evaluation) -> None:
+    """Write one line per object."""
+    rows = ((r.video, r.object, len(r.frames), r.jf, r.j, r.f) for r in evaluation.objects)
+    _write_rows(path, ("video", "object", "frames", *MEASURES), rows)
+
+
+def write_frames_csv(path: Path, evaluation: Evaluation) -> None:
+    """Write one line per object and scored frame."""
+    rows = (
+        (result.video, result.object, frame, (j + f) / 2, j, f)
+        for result in evaluation.objects
+        for frame, j, f in zip(result.frames, result.frame_j, result.frame_f, strict=True)
+    )
+    _write_rows(path, ("video", "object", "frame", *MEASURES), rows)
+
+
+def _write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    path.write_text(text.getvalue(), encoding="utf-8")

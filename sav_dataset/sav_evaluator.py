@@ -1,0 +1,281 @@
+#!/usr/bin/env python3
+"""Score predicted masks: J, F and J&F as the benchmarks SA-V and DAVIS define them.
+
+    python sav_dataset/sav_evaluator.py --gt_root data/sav_test/Annotations_6fps --pred_root outputs/sav_test
+    python sav_dataset/sav_evaluator.py --gt_root DAVIS/Annotations/480p --pred_root outputs/davis --json scores.json
+
+J and F are averaged over the annotated frames of each object but its first and last, then over all objects. Missing
+videos are left out and named; missing objects and frames count as empty masks, unless --strict is given.
+
+Exit status: 0 scored, 1 not, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `sav_dataset` is no installed package
+
+from i2vpp.errors import I2VPPError
+from i2vpp.evaluation.metrics import TOLERANCE
+from sav_dataset.groups import attribute_table, read_attributes, read_categories, read_seen, seen_table
+from sav_dataset.layouts import LAYOUTS, Layout, pair
+from sav_dataset.plots import draw_plots, require_matplotlib
+from sav_dataset.report import (
+    WITHOUT_STRICT,
+    describe_missing,
+    describe_never_seen,
+    describe_unscored,
+    notes,
+    objects_text,
+    report,
+)
+from sav_dataset.results import Evaluation, Table, read_run, write_csv, write_frames_csv, write_json
+from sav_dataset.scoring import Item, Scored, score_or_problem
+from training.dataset.errors import DataError
+from training.dataset.files import read_items, require_folder
+
+EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
+FRAMES_PER_PROCESS = 300
+"""So many frames are worth the start of another process, which takes some seconds."""
+NAMED = 10  # broken files in a message
+
+
+def evaluate(
+    gt_root: Path | str,
+    pred_root: Path | str,
+    *,
+    layout: Layout | None = None,
+    videos: Collection[str] | None = None,
+    merge_objects: bool = False,
+    skip_first_and_last_frame: bool = True,
+    strict: bool = False,
+    num_processes: int | None = None,
+    progress: bool = False,
+) -> Evaluation:
+    """Score predicted masks.
+
+    Args:
+        gt_root: folder of the videos' true masks.
+        pred_root: folder of the videos' predicted masks.
+        layout: "sav" (`<video>/<object>/<frame>.png`) or "davis" (`<video>/<frame>.png`); None: found out.
+        videos: names of those that count; None: all of `gt_root`.
+        merge_objects: all values of a PNG but 0 are one object, as in DAVIS 2016; "davis" only.
+        skip_first_and_last_frame: leave out each object's first annotated frame, on which it is given, and its last.
+        strict: missing predictions, and objects that are in no scored frame, are errors.
+        num_processes: that score; None: one per core if there is enough to do. The result is the same.
+        progress: show a progress bar on stderr.
+
+    Raises:
+        DataError: what is there does not fit; the message names files.
+    """
+    gt_root, pred_root = Path(gt_root), Path(pred_root)
+    skip = skip_first_and_last_frame
+    pairing = pair(gt_root, pred_root, layout=layout, skip_ends=skip, merge=merge_objects, only=videos)
+    if strict and pairing.missing:
+        raise DataError(f"{describe_missing(pairing.missing)}; without --strict {WITHOUT_STRICT}")
+    run = read_run(pred_root)
+    scored = _score_all(pairing.items, num_processes, progress)
+    evaluation = Evaluation(
+        objects=tuple(result for part in scored for result in part.objects),
+        missing=pairing.missing,
+        never_seen=tuple(name for part in scored for name in part.never_seen),
+        unscored=tuple(name for part in scored for name in part.unscored),
+        strange={item.video: part.strange for item, part in zip(pairing.items, scored, strict=True) if part.strange},
+        settings={
+            "gt_root": str(gt_root),
+            "pred_root": str(pred_root),
+            "layout": pairing.layout,
+            "merge_objects": merge_objects,
+            "skip_first_and_last_frame": skip,
+            "boundary_tolerance": TOLERANCE,
+        },
+        run=run,
+    )
+    if not evaluation.objects:
+        raise DataError(f"no frame is left to score in {gt_root}: {describe_unscored(evaluation.unscored)}")
+    if strict and (evaluation.never_seen or evaluation.unscored):
+        problems = [describe_never_seen(evaluation.never_seen), describe_unscored(evaluation.unscored)]
+        raise DataError("; ".join(problem for problem in problems if problem))
+    return evaluation
+
+
+def _score_all(items: Sequence[Item], num_processes: int | None, progress: bool) -> list[Scored]:
+    """Score all items, in order; what is wrong with any of them is told in one message."""
+    total = sum(len(item.scored_frames) for item in items)
+    if num_processes is None:
+        num_processes = min(_usable_cores(), math.ceil(total / FRAMES_PER_PROCESS))
+    results: list[Scored] = []
+    problems: list[str] = []
+    with tqdm(total=total, unit="frame", disable=None if progress else True) as bar:
+        for item, result in zip(items, _results(items, min(num_processes, len(items))), strict=True):
+            bar.update(len(item.scored_frames))
+            if isinstance(result, str):
+                problems.append(result)
+            else:
+                results.append(result)
+    if problems:
+        more = f"\n... and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
+        raise DataError("\n".join(problems[:NAMED]) + more)
+    return results
+
+
+def _results(items: Sequence[Item], processes: int) -> Iterator[Scored | str]:
+    if processes <= 1:
+        yield from map(score_or_problem, items)
+        return
+    context = multiprocessing.get_context("spawn")  # a forked process would inherit the threads of torch half dead
+    ignore = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for this process, which ends the others
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=signal.signal, initargs=ignore) as pool:
+        try:
+            yield from pool.map(score_or_problem, items)
+        except BrokenProcessPool as error:
+            raise I2VPPError(
+                f"one of {processes} processes was ended, perhaps for lack of memory; use fewer (--num_processes)"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# ---- the command
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Score predicted masks: J, F and J&F as the benchmarks SA-V and DAVIS define them."
+    )
+    add = parser.add_argument
+    add("--gt_root", type=Path, required=True, help="folder of the videos' true masks")
+    add("--pred_root", type=Path, required=True, help="folder of the videos' predicted masks")
+    add("--layout", choices=LAYOUTS, help="sav: <video>/<object>/<frame>.png, davis: <video>/<frame>.png (found out)")
+    add("--videos", type=Path, metavar="FILE", help="list of the videos that count, one a line (all of --gt_root)")
+    add("--merge_objects", action="store_true", help="all values but 0 are one object, as in DAVIS 2016")
+    add("--do_not_skip_first_and_last_frame", action="store_true", help="score them, too")
+    add("--strict", action="store_true", help="missing predictions and objects that are in no scored frame are errors")
+    add("--num_processes", type=int, metavar="N", help="that score (one per core, if there is enough to do)")
+    add("--worst", type=int, default=10, metavar="N", help="objects to show in the table and in --plots (%(default)s)")
+    files = parser.add_argument_group("files to write")
+    files.add_argument("--json", type=Path, metavar="FILE", help="everything, also how the predictions were made")
+    files.add_argument("--csv", type=Path, metavar="FILE", help="one line per object")
+    files.add_argument("--frames_csv", type=Path, metavar="FILE", help="one line per object and frame")
+    files.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="the tables that are shown, and one of all objects"
+    )
+    files.add_argument("--plots", type=Path, metavar="DIR", help="J and F over time, as PNG")
+    files.add_argument("--plot_videos", nargs="+", metavar="VIDEO", help="plot these instead of the worst objects")
+    files.add_argument("--images", type=Path, metavar="DIR", help="folder of the videos' frames: --plots draws masks")
+    parts = parser.add_argument_group("means over parts")
+    parts.add_argument(
+        "--attributes", type=Path, metavar="FILE", help="JSON {video: [attribute]}, or DAVIS's db_info.yaml"
+    )
+    parts.add_argument(
+        "--meta", type=Path, metavar="FILE", help="meta.json of YouTube-VOS, with the objects' categories"
+    )
+    parts.add_argument(
+        "--seen",
+        type=Path,
+        metavar="FILE",
+        help="meta.json of the training set, or a list of categories (../train/meta.json)",
+    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    parser = _parser()
+    args = parser.parse_args(arguments)
+    if args.num_processes is not None and args.num_processes < 1:
+        parser.error(f"--num_processes must be at least 1, got {args.num_processes}")
+    if args.worst < 0:
+        parser.error(f"--worst must be at least 0, got {args.worst}")
+    if args.seen is not None and args.meta is None:
+        parser.error("--seen needs --meta, which names the categories of the scored objects")
+    if args.plots is None and (args.images or args.plot_videos):
+        parser.error("--images and --plot_videos belong to --plots")
+    try:
+        _run(args)
+    except (I2VPPError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return 0
+
+
+def _run(args: argparse.Namespace) -> None:
+    attributes = read_attributes(args.attributes) if args.attributes else None
+    categories, seen = _read_meta(args.meta, args.seen) if args.meta else ({}, frozenset())
+    if args.plots:
+        require_matplotlib()
+    if args.images:
+        require_folder(args.images, "frames")
+    for path in (args.json, args.csv, args.frames_csv, args.markdown):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+    evaluation = evaluate(
+        args.gt_root,
+        args.pred_root,
+        layout=args.layout,
+        videos=read_items(args.videos) if args.videos else None,
+        merge_objects=args.merge_objects,
+        skip_first_and_last_frame=not args.do_not_skip_first_and_last_frame,
+        strict=args.strict,
+        num_processes=args.num_processes,
+        progress=True,
+    )
+    tables: list[Table] = []
+    try:
+        if attributes is not None:
+            tables.append(attribute_table(evaluation, attributes))
+        if categories:
+            tables.append(seen_table(evaluation, categories, seen))
+    finally:  # what was scored is not lost where a table cannot be made
+        _write(args, evaluation, tables)
+    if args.plots:
+        for path in draw_plots(evaluation, args.plots, worst=args.worst, videos=args.plot_videos, images=args.images):
+            print(f"wrote {path}")
+
+
+def _read_meta(meta: Path, seen: Path | None) -> tuple[dict[tuple[str, str], str], frozenset[str]]:
+    beside = meta.absolute().parent.parent / "train" / "meta.json"
+    if seen is None and not beside.is_file():
+        raise DataError(
+            f"which categories has the training set? {beside} is not there; name its meta.json, or a list, with --seen"
+        )
+    return read_categories(meta), read_seen(seen or beside)
+
+
+def _write(args: argparse.Namespace, evaluation: Evaluation, tables: Sequence[Table]) -> None:
+    text = report(evaluation, tables, worst=args.worst)
+    print(text)
+    for note in notes(evaluation):
+        print(f"note: {note}", file=sys.stderr)
+    if args.json:
+        write_json(args.json, evaluation, tables)
+    if args.csv:
+        write_csv(args.csv, evaluation)
+    if args.frames_csv:
+        write_frames_csv(args.frames_csv, evaluation)
+    if args.markdown:
+        everything = objects_text("object", evaluation.objects)
+        args.markdown.write_text(f"{text}\n\n{everything}\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
