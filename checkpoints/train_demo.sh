@@ -12,6 +12,7 @@ cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
 OUT=${OUT:-outputs/i2vpp-demo}
 SIZE=${SIZE:-256}
+PARTS=${PARTS:-}  # such as 15m: the weights also in parts of that size, for `cat i2vpp-demo.pt.* >i2vpp-demo.pt`
 export I2VPP_DATA
 davis=$I2VPP_DATA/davis16
 
@@ -36,6 +37,12 @@ $PYTHON -m training.train -c i2vpp-demo-tune run.folder="$OUT/tune" start.checkp
 # 4. Small weights, and their scores on sequences that none of this has seen.
 $PYTHON -m training.export "$OUT/tune/best.pt" "$OUT/i2vpp-demo.pt" --dtype bf16 \
     --card licence="research and demonstration only, not commercial" model_card="checkpoints/i2vpp-demo.md"
-$PYTHON -m training.evaluate "$OUT/i2vpp-demo.pt" --images "$davis/JPEGImages/480p" \
-    --annotations "$davis/Annotations/480p" --include "$davis/ImageSets/val.txt" \
-    --prompts gm bb 3c 1c --json "$OUT/scores.json" --sheets "$OUT/sheets"
+if [ -n "$PARTS" ]; then
+    split -d -b "$PARTS" "$OUT/i2vpp-demo.pt" "$OUT/i2vpp-demo.pt."
+fi
+for prompt in gm bb 3c 1c; do
+    $PYTHON tools/vos_inference.py --dataset davis2016 --data "$davis" --prompt $prompt \
+        --checkpoint "$OUT/i2vpp-demo.pt" --output "$OUT/masks_$prompt"
+    $PYTHON sav_dataset/sav_evaluator.py --gt_root "$davis/Annotations/480p" --pred_root "$OUT/masks_$prompt" --merge_objects \
+        --videos "$davis/ImageSets/val.txt" --json "$OUT/$prompt.json" --plots "$OUT/plots_$prompt" --images "$davis/JPEGImages/480p"
+done

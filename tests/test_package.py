@@ -35,6 +35,7 @@ TOP_LEVEL = [
     "training",
     "configs",
     "sav_dataset",
+    "test_pvs",
     "train.sh",
     "multi_node_train_4_nodes.sh",
 ]
