@@ -71,7 +71,7 @@ def build_i2vpp_video_predictor(
         CheckpointError: the checkpoint is missing, unreadable or does not fit.
     """
     model = build_i2vpp(config_file, ckpt_path, device, mode, hydra_overrides_extra, apply_postprocessing)
-    return I2VPPVideoPredictor(model, dtype=_dtype(dtype, model.device), selector=selector)
+    return I2VPPVideoPredictor(model, dtype=choose_dtype(dtype, model.device), selector=selector)
 
 
 def best_device() -> torch.device:
@@ -100,7 +100,12 @@ def _without_postprocessing(config: ModelConfig) -> ModelConfig:
     )
 
 
-def _dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype:
+def choose_dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype:
+    """Return the dtype of the heavy arithmetic: the named one, else bfloat16 where CUDA has it, else float32.
+
+    Raises:
+        ValueError: it is none of float32, bfloat16, float16.
+    """
     allowed = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if dtype is None:
         return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32

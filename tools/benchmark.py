@@ -27,13 +27,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from frame_cost import Case, Settings, cpu_name, measure, num_steps
+from frame_cost import Case, Settings, measure, num_steps
 from tqdm import tqdm
 
 from i2vpp.build_i2vpp import best_device
 from i2vpp.cli import DTYPES
 from i2vpp.config import load_config
 from i2vpp.errors import I2VPPError
+from i2vpp.utils.machine import cpu_name
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
 

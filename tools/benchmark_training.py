@@ -26,10 +26,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `training` is no installed package
 
 from benchmark import WEIGHTS, about, format_table
-from frame_cost import device_name, peak_memory
 
 from i2vpp.build_i2vpp import best_device
 from i2vpp.errors import I2VPPError
+from i2vpp.utils.machine import device_name, peak_memory
 from training.config import TrainConfig
 from training.distributed import Ranks
 from training.launch import check_launch, plan_launch

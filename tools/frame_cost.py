@@ -6,14 +6,11 @@
 from __future__ import annotations
 
 import io
-import platform
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import wraps
-from pathlib import Path
 from statistics import median
 from typing import Any
 from unittest.mock import patch
@@ -30,6 +27,7 @@ from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.session.frames import FrameStore
 from i2vpp.session.state import InferenceState
 from i2vpp.structures import FrameMemory
+from i2vpp.utils.machine import device_name, peak_memory
 
 FULL_MEMORY = 14
 """With so many tracked frames behind it, a frame reads full memory: 1 prompted and 6 selected tracked frames."""
@@ -256,40 +254,6 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
         a @ b
         times.append(now() - start)
     return 2 * side**3 / min(times)
-
-
-def peak_memory(device: torch.device) -> int | None:
-    """Return the most bytes so far: on CUDA of PyTorch's tensors, else of the process; None where nobody says.
-
-    Linux is asked for VmHWM: `ru_maxrss` of a child process starts at its parent's size.
-    """
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    status = Path("/proc/self/status")
-    if status.is_file():
-        for line in status.read_text(encoding="ascii", errors="replace").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    if sys.platform == "darwin":
-        import resource  # noqa: PLC0415 - not on Windows
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return None
-
-
-def device_name(device: torch.device) -> str:
-    """Return what the device is called."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
-
-
-def cpu_name() -> str:
-    """Return the processor's name."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 # ---- one combination

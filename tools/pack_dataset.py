@@ -4,9 +4,9 @@
     python tools/pack_dataset.py --kind palette --images DAVIS/JPEGImages/480p --short-side 512 -o packed.zip
     python tools/pack_dataset.py -c configs/i2vpp-demo.yaml --short-side 256 --format webp --every 2 -o packed.zip
 
-Each source becomes `JPEGImages/<video>/00000.jpg` (or `.webp`, a third smaller) and `Annotations/<video>/00000.png`, to be read as kind `palette`;
-with -c in a folder of its own, named like the source. Still images become videos of one frame. Only annotated frames
-are packed, and larger ones are made smaller, never the reverse.
+Each source becomes `JPEGImages/<video>/00000.jpg` (or `.webp`, a third smaller) and `Annotations/<video>/00000.png`, to
+be read as kind `palette`; with -c in a folder of its own, named like the source. Still images become videos of one
+frame. Only annotated frames are packed, and larger ones are made smaller, never the reverse.
 
 A palette mask gives each pixel to one object. Where objects overlap (SA-1B), the smaller one is painted over the
 larger one, which loses those pixels. Of each video the --max-objects largest ones are kept, as they come into sight.
@@ -234,7 +234,9 @@ def pack_source(source: Source, sink: Sink, packing: Packing, *, prefix: str, ta
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     arguments = _parser().parse_args(argv)
-    packing = Packing(**{name: getattr(arguments, name) for name in ("short_side", "format", "quality", "max_objects", "every")})
+    packing = Packing(
+        **{name: getattr(arguments, name) for name in ("short_side", "format", "quality", "max_objects", "every")}
+    )
     try:
         pack(arguments, packing)
     except (I2VPPError, OSError) as error:

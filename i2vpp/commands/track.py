@@ -79,7 +79,7 @@ class Summary:
 def build_predictor(model: ModelChoice) -> Any:
     """Build the predictor; without a checkpoint its weights are drawn from a fixed seed."""
     if model.device is not None:
-        _check_device(model.device)
+        parse_device(model.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(UNTRAINED_SEED)
         return build_i2vpp_video_predictor(
@@ -91,7 +91,12 @@ def build_predictor(model: ModelChoice) -> Any:
         )
 
 
-def _check_device(name: str) -> None:
+def parse_device(name: str) -> torch.device:
+    """Return a device by its name.
+
+    Raises:
+        I2VPPError: there is no such device, or this machine has none.
+    """
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -99,6 +104,7 @@ def _check_device(name: str) -> None:
     missing_cuda = device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
     if missing_cuda or (device.type == "mps" and not torch.backends.mps.is_available()):
         raise I2VPPError(f"this machine has no device {name!r} that PyTorch can use")
+    return device
 
 
 def check_folder(folder: Path, *, overwrite: bool) -> None:

@@ -1,0 +1,1 @@
+"""Evaluation runs: inference over whole datasets, split over processes and machines, restartable."""

@@ -1,0 +1,203 @@
+"""What the commands of evaluation runs have in common: options, the network, and how a run is started and concluded."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+
+from i2vpp.build_i2vpp import best_device, build_i2vpp, choose_dtype
+from i2vpp.checkpoint_files import DEMO, find_checkpoint
+from i2vpp.commands.track import ModelChoice, build_predictor, parse_device
+from i2vpp.errors import I2VPPError
+from i2vpp.evaluation.protocol import PromptProtocol
+from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
+from test_pvs.record import HIDDEN, Ledger
+from test_pvs.submit import CLUSTERS, ArrayJob, Cluster, command_line, submit
+from test_pvs.units import MakeWork, Unit, run_units
+
+DTYPES = ("float32", "bfloat16", "float16")
+EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a command wants to have made; see `test_pvs.units.run_units`."""
+
+    units: Sequence[Unit]
+    make_work: MakeWork
+    settings: Mapping[str, object]
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose the network."""
+    model = parser.add_argument_group("network")
+    model.add_argument("--checkpoint", default=DEMO, metavar="NAME_OR_PATH",
+                       help="weights: a file, or a name in checkpoints/ (%(default)s)")  # fmt: skip
+    model.add_argument("--config", help="name or path of a model config (the one that fits the checkpoint)")
+    model.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                       help="change a config value, such as model.selection.mode=top; may be repeated")  # fmt: skip
+    model.add_argument("--seed", type=int, metavar="N", help="of the memory selection: model.selection.seed=N (0)")
+    model.add_argument("--device", help="cpu, cuda, cuda:1, mps (the best there is)")
+    model.add_argument("--dtype", choices=DTYPES, help="of the heavy arithmetic (bfloat16 on GPUs that have it)")
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say where masks go, and who makes them."""
+    run = parser.add_argument_group("run")
+    run.add_argument("-o", "--output", type=Path, required=True, metavar="OUT",
+                     help="folder of the masks; where it holds a part of them, the run goes on")  # fmt: skip
+    run.add_argument("--overwrite", action=argparse.BooleanOptionalAction, default=False,
+                     help="delete what an earlier run has made in OUT")  # fmt: skip
+    run.add_argument("--processes", type=positive, metavar="N", help="on this machine (one per GPU, or one on the CPU)")
+    run.add_argument("--threads", type=positive, default=1, metavar="N",
+                     help="of PyTorch in each process; masks made on a CPU may depend on it (%(default)s)")  # fmt: skip
+    jobs = parser.add_argument_group("SLURM, through submitit")
+    jobs.add_argument("--use-cluster", type=int, choices=(0, 1), default=0, help="1: submit an array of jobs")
+    jobs.add_argument(
+        "--num-jobs", type=positive, default=1, metavar="N", help="of the array, which share the work (%(default)s)"
+    )
+    jobs.add_argument("--num-cpus", type=positive, default=4, metavar="N",
+                      help="of each job, beside one GPU, or none with --device cpu (%(default)s)")  # fmt: skip
+    jobs.add_argument("--hours", type=positive, default=12, metavar="N",
+                      help="time limit of a job, which is then requeued and goes on (%(default)s)")  # fmt: skip
+    jobs.add_argument("--partition", help="of SLURM")
+    jobs.add_argument("--account", help="of SLURM")
+    jobs.add_argument("--qos", help="of SLURM")
+    jobs.add_argument("--cluster", choices=CLUSTERS, default="slurm", help="`local`, `debug`: try it without SLURM")
+
+
+def model_choice(arguments: argparse.Namespace) -> ModelChoice:
+    """Return the chosen network, with its file, device and dtype found out.
+
+    Raises:
+        CheckpointError: there is no such checkpoint.
+    """
+    device = arguments.device or best_device().type
+    dtype = str(choose_dtype(arguments.dtype, parse_device(device))).removeprefix("torch.")
+    seed = () if arguments.seed is None else (f"model.selection.seed={arguments.seed}",)
+    return ModelChoice(
+        config=arguments.config,
+        checkpoint=find_checkpoint(arguments.checkpoint),
+        device=device,
+        dtype=dtype,
+        overrides=(*seed, *arguments.set),
+    )
+
+
+def model_settings(model: ModelChoice) -> dict[str, object]:
+    """Return what the masks depend on; the network is built once to see that config and checkpoint fit.
+
+    Raises:
+        I2VPPError: they do not.
+    """
+    assert model.checkpoint is not None
+    network = build_i2vpp(model.config, model.checkpoint, "cpu", hydra_overrides_extra=model.overrides)
+    return {
+        "checkpoint": model.checkpoint.name,
+        "checkpoint_sha256": _sha256(model.checkpoint),
+        "model": asdict(network.config),
+        "device": (model.device or "cpu").partition(":")[0],
+        "dtype": model.dtype,
+    }
+
+
+def build(model: ModelChoice, index: int) -> I2VPPVideoPredictor:
+    """Build the predictor of process `index` of this machine, on a GPU of its own where there are enough."""
+    device = model.device
+    if device == "cuda" and torch.cuda.device_count():
+        device = f"cuda:{index % torch.cuda.device_count()}"
+    predictor: I2VPPVideoPredictor = build_predictor(replace(model, device=device))
+    return predictor
+
+
+def run_command(
+    argv: Sequence[str] | None, parser: argparse.ArgumentParser, prepare: Callable[[argparse.Namespace], Run], name: str
+) -> int:
+    """Parse the arguments, make the run here or submit it, say how it ended, and return the exit status.
+
+    Args:
+        argv: arguments of the command; None for those of this process.
+        parser: with the options of `add_run_options`.
+        prepare: finds out what is to be made; raises I2VPPError where it cannot.
+        name: of the function that calls this one, as "module:name", for the jobs of a cluster.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        arguments = parser.parse_args(argv)
+    except SystemExit as end:  # argparse has printed help, or what is wrong
+        return int(end.code or 0)
+    try:
+        run = prepare(arguments)
+        if arguments.use_cluster:
+            return _submit(arguments, ArrayJob(command=name, arguments=command_line(argv)))
+        return _execute(run, arguments)
+    except (I2VPPError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return EXIT_ERROR
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; finished units are kept, and the same command goes on\n")
+        return EXIT_INTERRUPTED
+
+
+def _execute(run: Run, arguments: argparse.Namespace) -> int:
+    processes = arguments.processes
+    if processes is None:
+        gpus = torch.cuda.device_count() if arguments.device in (None, "cuda") and "RANK" not in os.environ else 0
+        processes = max(1, min(gpus, len(run.units)))
+    outcome = run_units(
+        run.units,
+        run.make_work,
+        arguments.output,
+        run.settings,
+        processes=processes,
+        threads=arguments.threads,
+        overwrite=arguments.overwrite,
+    )
+    if outcome.is_main:
+        sys.stdout.write(f"{outcome.report()}\nmasks: {arguments.output}\n")
+    return outcome.exit_status
+
+
+def _submit(arguments: argparse.Namespace, job: ArrayJob) -> int:
+    Ledger(arguments.output).prepare(overwrite=arguments.overwrite)
+    cluster = Cluster(
+        kind=arguments.cluster,
+        jobs=arguments.num_jobs,
+        gpus=0 if arguments.device == "cpu" else 1,
+        cpus=max(arguments.num_cpus, arguments.threads),
+        hours=arguments.hours,
+        partition=arguments.partition,
+        account=arguments.account,
+        qos=arguments.qos,
+    )
+    return submit(job, cluster, arguments.output / HIDDEN / "jobs")
+
+
+def protocol_name(text: str) -> str:
+    """Parse the name of a prompt protocol."""
+    try:
+        return PromptProtocol(text).name
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def positive(text: str) -> int:
+    """Parse an integer of 1 or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected an integer of 1 or more, got {text!r}")
+    return int(text)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,302 @@
+"""What a run leaves on disk beside its masks: how it was made, which units are done or failed, and who works on what.
+
+OUT/.run/run.json                how the run is made; what changes masks must be the same on a restart
+OUT/.run/units/<unit>.json       the `UnitRecord` of a finished unit, or its error
+OUT/.run/locks/<unit>.lock       locked by the process that works on the unit; the OS unlocks it when that ends
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import socket
+import sys
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+
+import torch
+from filelock import FileLock, Timeout
+
+from i2vpp.errors import I2VPPError
+
+HIDDEN = ".run"
+
+
+class RunError(I2VPPError, RuntimeError):
+    """An evaluation run cannot start or go on; the message says why and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """A piece of work that one process does.
+
+    Args:
+        name: path below the output folder of the folder that it makes: `<video>` or `<video>/<object>`.
+        frames: to be tracked; the unit's weight in the progress bar.
+    """
+
+    name: str
+    frames: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitRecord:
+    """What a finished unit took; `test_pvs.measure.Meter` makes it.
+
+    Args:
+        frames: that were tracked; 0 for a unit that had nothing to do and wrote nothing.
+        seconds: from the first frame's read to the last mask; loading weights is not counted.
+        peak_memory: in bytes: of the device on CUDA, resident set of the process elsewhere.
+        device: name of the device.
+        note: what the user should know, such as why there was nothing to do; reported at the end of the run.
+    """
+
+    frames: int
+    seconds: float
+    peak_memory: int
+    device: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Why a unit is not there.
+
+    Args:
+        error: type and message.
+        attempt: tells this attempt from all others.
+    """
+
+    error: str
+    attempt: str
+
+
+class Work(Protocol):
+    """Makes units in one process."""
+
+    def __call__(self, unit: Unit, folder: Path, on_frame: Callable[[], None]) -> UnitRecord:
+        """Make the files of a unit.
+
+        Args:
+            unit: what to make.
+            folder: where to; it exists, is empty, and gets its own name when the unit is whole.
+            on_frame: to be called after each frame.
+        """
+
+
+class Ledger:
+    """The state of a run on disk, shared by all processes and machines that work on it.
+
+    Args:
+        out: output folder of the run.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self._run = out / HIDDEN
+
+    def open(
+        self, settings: Mapping[str, object], units: Sequence[Unit], *, overwrite: bool = False
+    ) -> dict[str, Failure]:
+        """Begin the run, or go on with it.
+
+        Args:
+            settings: what the masks depend on; plain data.
+            units: of this start; a later one may have others.
+            overwrite: delete what an earlier run has made.
+
+        Returns:
+            Units that failed before now, which are worth another attempt.
+
+        Raises:
+            RunError: the folder has other contents, or was made with other settings; nothing is changed then.
+        """
+        _check_names(units)
+        self.prepare(overwrite=overwrite)
+        with FileLock(self._run / "lock"):
+            self._check_settings(json.loads(json.dumps(settings)))
+        states = {unit.name: self.look(unit) for unit in units}
+        return {name: state for name, state in states.items() if isinstance(state, Failure)}
+
+    def prepare(self, *, overwrite: bool = False) -> None:
+        """Make the folder; with `overwrite`, delete what runs have made in it.
+
+        Raises:
+            RunError: the folder has other contents, or processes work in it that is to be overwritten.
+        """
+        if self.out.exists() and not self.out.is_dir():
+            raise RunError(f"the output {self.out} is a file; name a folder")
+        if self.out.is_dir() and not self._run.is_dir() and any(self.out.iterdir()):
+            raise RunError(
+                f"the output folder {self.out} is not empty and was not made by an evaluation (it has no {HIDDEN}); "
+                "name another one, which is made if need be"
+            )
+        self._run.mkdir(parents=True, exist_ok=True)
+        if overwrite:
+            with FileLock(self._run / "lock"):
+                self._clear()
+
+    def look(self, unit: Unit) -> UnitRecord | Failure | None:
+        """Return the record of a finished unit, or why it failed; None if it is still to be made."""
+        path = self._record(unit)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            state = Failure(**content) if "error" in content else UnitRecord(**content)
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError) as error:
+            raise RunError(f"{path} is damaged ({error}); delete it, and its unit is made again") from error
+        if isinstance(state, UnitRecord) and state.frames and not (self.out / unit.name).is_dir():
+            return None
+        return state
+
+    @contextmanager
+    def claim(self, name: str) -> Iterator[bool]:
+        """Keep others from the unit of a name in the body; gives False if another process has it."""
+        path = self._run / "locks" / f"{name}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def make(self, unit: Unit, work: Work, on_frame: Callable[[], None]) -> UnitRecord:
+        """Make a claimed unit in a temporary folder, rename that and record it; a failure leaves no files."""
+        folder = self.out / unit.name
+        partial = _partial(folder)
+        _remove(partial)
+        partial.mkdir(parents=True)
+        try:
+            record = work(unit, partial, on_frame)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        _remove(folder)  # of an attempt that was ended before it was recorded
+        if record.frames:
+            partial.rename(folder)
+        else:
+            _remove(partial)
+        _write_json(self._record(unit), asdict(record))
+        return record
+
+    def fail(self, unit: Unit, error: BaseException) -> None:
+        """Record why a claimed unit could not be made."""
+        text = f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
+        _write_json(self._record(unit), asdict(Failure(error=text, attempt=uuid.uuid4().hex)))
+
+    def _record(self, unit: Unit) -> Path:
+        return self._run / "units" / f"{unit.name}.json"
+
+    def _check_settings(self, settings: Mapping[str, Any]) -> None:
+        path = self._run / "run.json"
+        earlier = self._settings(path) if path.exists() else None
+        if earlier not in (None, settings) and not any((self._run / "units").rglob("*.json")):
+            self._clear()  # an attempt that made nothing binds nobody
+            earlier = None
+        if earlier is None:
+            _write_json(path, {"settings": settings, **_circumstances()})
+            return
+        then, now = _flat(earlier), _flat(settings)
+        if different := [key for key in {**then, **now} if _shown(then, key) != _shown(now, key)]:
+            changes = "; ".join(f"{key} was {_shown(then, key)} and is now {_shown(now, key)}" for key in different)
+            raise RunError(
+                f"{self.out} holds masks that were made otherwise: {changes}. Name another output folder, or pass "
+                "--overwrite to delete what is there and begin anew"
+            )
+
+    @staticmethod
+    def _settings(path: Path) -> Mapping[str, Any]:
+        try:
+            settings: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8"))["settings"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{path} is damaged ({error!r}); name another output, or pass --overwrite") from error
+        return settings
+
+    def _clear(self) -> None:
+        """Delete whatever runs have made here; every unit that was ever begun has a lock."""
+        locks = self._run / "locks"
+        names = [path.relative_to(locks).as_posix().removesuffix(".lock") for path in locks.rglob("*.lock")]
+        for name in names:
+            with self.claim(name) as mine:
+                if not mine:
+                    raise RunError(
+                        f"{self.out} cannot be begun anew: another process is making {name} there now; end it first"
+                    )
+        (self._run / "run.json").unlink(missing_ok=True)
+        _remove(self._run / "units")
+        for name in names:
+            folder = self.out / name
+            _remove(folder)
+            _remove(_partial(folder))
+            if folder.parent != self.out and folder.parent.is_dir() and not any(folder.parent.iterdir()):
+                folder.parent.rmdir()
+
+
+def _check_names(units: Sequence[Unit]) -> None:
+    names = {unit.name for unit in units}
+    if len(names) < len(units):
+        raise RunError("two units have one name; names of videos and objects must differ")
+    for name in names:
+        path = PurePosixPath(name)
+        if not path.parts or path.is_absolute() or any(part.startswith(".") for part in path.parts):
+            raise RunError(f"{name!r} cannot name a unit: a video's or object's name may not begin with a dot or slash")
+        if above := names.intersection(parent.as_posix() for parent in path.parents):
+            raise RunError(f"unit {name} would lie in the folder of unit {above.pop()}")
+
+
+def _circumstances() -> dict[str, Any]:
+    """Say what is worth knowing of a run, but need not be the same on a restart."""
+    try:
+        i2vpp = version("i2vpp")
+    except PackageNotFoundError:
+        i2vpp = "not installed"
+    return {
+        "command": sys.argv,
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "host": socket.gethostname(),
+        "versions": {"i2vpp": i2vpp, "torch": torch.__version__, "python": platform.python_version()},
+    }
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Write nested keys with dots."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return flat
+
+
+def _shown(values: Mapping[str, Any], key: str) -> str:
+    return json.dumps(values[key]) if key in values else "not set"
+
+
+def _write_json(path: Path, content: object) -> None:
+    """Write a file that appears only when it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def _partial(folder: Path) -> Path:
+    """Return where a folder is while it is made."""
+    return folder.with_name(f".{folder.name}.partial")
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)

@@ -1,0 +1,124 @@
+"""Tracks all objects of a video together, for benchmarks with one index mask per frame."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from i2vpp.commands.track import ModelChoice
+from i2vpp.evaluation.protocol import PromptProtocol
+from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
+from i2vpp.session.state import InferenceState
+from i2vpp.structures import FrameResult
+from i2vpp.utils.writers import MaskWriter, check_object_ids, index_map
+from test_pvs.benchmarks import GivenObject, VosVideo, VosVideos
+from test_pvs.measure import Meter
+from test_pvs.options import build
+from test_pvs.record import Unit, UnitRecord
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class VosWork:
+    """Makes units that are videos: index PNGs with DAVIS's palette, named like the frames.
+
+    A pixel belongs to the object with the highest logit, if that is positive. Frames before the first object are empty.
+
+    Args:
+        predictor: tracks.
+        videos: to find them by the names of the units.
+        protocol: what is told of an object.
+    """
+
+    predictor: I2VPPVideoPredictor
+    videos: VosVideos
+    protocol: PromptProtocol
+
+    def __call__(self, unit: Unit, folder: Path, on_frame: Callable[[], None]) -> UnitRecord:
+        """Track a video; see `test_pvs.record.Work`.
+
+        Raises:
+            I2VPPError: its files are not right.
+        """
+        video = self.videos.open(unit.name)
+        given = [one for one in video.objects() if one.frame_idx < video.length]
+        check_object_ids([one.obj_id for one in given])
+        masks, meter = _NamedMasks(folder, video), Meter(self.predictor.device, on_frame)
+        start = min((one.frame_idx for one in given), default=video.length)
+        with self.predictor.init_state(list(video.frames.values())[: video.length]) as state:
+            nothing = np.zeros((state.video_height, state.video_width), np.uint8)
+            for frame_idx in range(start):
+                masks.add(frame_idx, nothing)
+                on_frame()
+            for result in track(self.predictor, state, given, self.protocol):
+                masks.add(result.frame_idx, index_map(result))
+                meter.frame()
+        return meter.record()
+
+
+@dataclass(frozen=True, kw_only=True)
+class MakeVosWork:
+    """Builds `VosWork` in a process of a run.
+
+    Args:
+        model: the network.
+        videos: to track.
+        prompt: name of a protocol.
+    """
+
+    model: ModelChoice
+    videos: VosVideos
+    prompt: str
+
+    def __call__(self, index: int) -> VosWork:
+        """Build what works in process `index` of this machine."""
+        return VosWork(predictor=build(self.model, index), videos=self.videos, protocol=PromptProtocol(self.prompt))
+
+
+class _NamedMasks(MaskWriter):
+    """Index masks named like the frames; frames that are not wanted are left out."""
+
+    def __init__(self, folder: Path, video: VosVideo) -> None:
+        super().__init__(folder)
+        self._names = video.written
+
+    def add(self, frame_idx: int, index: NDArray[np.uint8]) -> None:
+        if frame_idx in self._names:
+            super().add(frame_idx, index)
+
+    def path(self, frame_idx: int) -> Path:
+        return self.folder / f"{self._names[frame_idx]}.png"
+
+
+def track(
+    predictor: I2VPPVideoPredictor, state: InferenceState, given: Sequence[GivenObject], protocol: PromptProtocol
+) -> Iterator[FrameResult]:
+    """Track objects forward together, from the earliest of their first frames to the end of the video.
+
+    An object joins when its own first frame is reached: before, it is not among the results, and nothing that was seen
+    there is remembered of it.
+
+    Args:
+        predictor: that `state` belongs to.
+        state: a session without objects.
+        given: the objects; without any, there is no result.
+        protocol: what is told of each object on its first frame.
+    """
+    joining: defaultdict[int, list[GivenObject]] = defaultdict(list)
+    for one in given:
+        joining[one.frame_idx].append(one)
+
+    def join(frame_idx: int) -> None:
+        for one in joining.get(frame_idx, ()):
+            protocol.prompt(predictor, state, frame_idx, one.obj_id, one.mask)
+
+    if not given:
+        return
+    join(min(joining))
+    for result in predictor.propagate_in_video(state, progress=False):
+        yield result
+        join(result.frame_idx + 1)  # before that frame is tracked

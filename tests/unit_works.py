@@ -1,0 +1,74 @@
+"""Work for tests of the runner: makes little files in place of masks, and does what it is told by files in a folder.
+
+    python unit_works.py OUT ORDERS PROCESSES
+
+makes all `UNITS`. ORDERS may hold `broken/<unit>` (the unit raises DataError in its second frame), `deadly/<unit>` (the
+process kills itself, once) and `slow` (each frame takes a tenth of a second). `log` there tells who began what.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from i2vpp.errors import I2VPPError
+from test_pvs.units import Unit, UnitRecord, Work, run_units
+from training.dataset.errors import DataError
+
+UNITS = [Unit(name=f"{video}/{obj:03d}", frames=3 + obj) for video in ("bear", "cat", "dog") for obj in range(3)]
+SETTINGS = {"prompt": "gm", "model": {"seed": 0}}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Makes units; see the top of the file."""
+
+    orders: Path
+
+    def __call__(self, index: int) -> Work:
+        self.orders.mkdir(parents=True, exist_ok=True)
+        self._log(f"set-up {index}")
+        return partial(self._make, index)
+
+    def _make(self, index: int, unit: Unit, folder: Path, on_frame: Callable[[], None]) -> UnitRecord:
+        assert folder.is_dir() and not any(folder.iterdir())
+        self._log(f"begin {unit.name}")
+        deadly = self.orders / "deadly" / unit.name
+        if deadly.exists():
+            if deadly.read_text() != "always":
+                deadly.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        for frame in range(unit.frames):
+            if (self.orders / "broken" / unit.name).exists() and frame == 1:
+                raise DataError(f"frame {frame} of {unit.name}\nis broken")
+            time.sleep(0.1 if (self.orders / "slow").exists() else 0)
+            (folder / f"{frame:05d}.png").write_text(f"{unit.name} {frame}")
+            on_frame()
+        return UnitRecord(frames=unit.frames, seconds=0.5, peak_memory=2**20)
+
+    def _log(self, text: str) -> None:
+        with (self.orders / "log").open("a") as file:
+            file.write(f"{text} {os.getpid()}\n")
+
+
+def main(out: str, orders: str, processes: str) -> int:
+    """Make all units, as a command does."""
+    try:
+        outcome = run_units(UNITS, Drawing(Path(orders)), Path(out), SETTINGS, processes=int(processes))
+    except I2VPPError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    sys.stdout.write(f"{outcome.report()}\n" if outcome.is_main else "")
+    return outcome.exit_status
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

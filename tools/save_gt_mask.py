@@ -1,0 +1,187 @@
+#!/usr/bin/env python3
+"""Turn the PNG masks of SA-V's val or test set into one file per object (`mask_info`), which is faster to read.
+
+    python tools/save_gt_mask.py --data data/sav_test --num_processes 16
+    python tools/save_gt_mask.py --annotations my/Annotations_6fps --output my/mask_info
+
+Reads `<annotations>/<video>/<object>/<frame>.png` and writes `<output>/<video>/<object>.npy`, a file of
+`test_pvs.mask_info`: frame index to {0: bool mask [H, W]}, for every frame on which any object of the video has a mask.
+On a frame that does not show the object its mask is zero everywhere. Frames must be named by their index.
+
+A file appears when it is whole, and objects whose file is there are passed over: start it again after an interruption.
+Objects that cannot be read are listed at the end, the others are done, and the exit status is 1.
+Evaluation works without these files, straight from the PNGs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `test_pvs` is no installed package
+
+from i2vpp.errors import I2VPPError
+from test_pvs.mask_info import SUFFIX, Mask, write_mask_info
+from test_pvs.sav import ANNOTATIONS
+from training.dataset.errors import DataError, NoDataError
+from training.dataset.files import check_size, image_size, list_files, list_folders, read_index_mask, require_folder
+
+EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
+NAMED = 10  # objects that cannot be read, in the summary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One object to convert.
+
+    Args:
+        masks: folder of the video's object folders.
+        name: of the object's folder.
+        target: file to write.
+    """
+
+    masks: Path
+    name: str
+    target: Path
+
+
+def find_jobs(annotations: Path, output: Path) -> list[Job]:
+    """List the objects of all videos, in order.
+
+    Raises:
+        I2VPPError: a folder is missing, or there is no object.
+    """
+    require_folder(annotations, "annotations")
+    jobs = [
+        Job(masks=annotations / video, name=name, target=output / video / f"{name}{SUFFIX}")
+        for video in list_folders(annotations)
+        for name in list_folders(annotations / video)
+    ]
+    if not jobs:
+        raise NoDataError(f"{annotations} holds no object; expected <video>/<object>/00000.png")
+    return jobs
+
+
+def convert(job: Job) -> str | None:
+    """Write the file of an object; return what is wrong with it, or None.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    try:
+        masks = read_masks(job.masks, job.name)
+    except DataError as error:
+        return str(error)
+    write_mask_info(job.target, masks)
+    return None
+
+
+def read_masks(folder: Path, name: str) -> dict[int, Mask]:
+    """Read the masks [H, W] of one object of a video by frame index; all frames that are not its own share one array.
+
+    Args:
+        folder: of the video's object folders.
+        name: of the object's folder.
+
+    Raises:
+        DataError: there is no mask, a file is not named by a number, a PNG is broken or differs in size.
+    """
+    own = list_files(folder / name, (".png",))
+    frames = {stem for other in list_folders(folder) for stem in list_files(folder / other, (".png",))}
+    if wrong := sorted(stem for stem in frames if not stem.isdecimal()):
+        raise DataError(f"masks in {folder} must be named by the frame's index, such as 00004.png; got {wrong[0]}.png")
+    if not own:
+        raise DataError(f"the folder {folder / name} holds no mask (*.png)")
+    first = next(iter(own.values()))
+    size = image_size(first)
+    absent = np.zeros(size, np.bool_)
+    masks = dict.fromkeys(map(int, frames), absent)
+    for stem, path in own.items():
+        check_size(image_size(path), of=f"mask {path}", image=first, image_size=size)
+        mask = read_index_mask(path) > 0
+        masks[int(stem)] = mask if mask.any() else absent
+    return masks
+
+
+def run(jobs: Sequence[Job], processes: int) -> list[str]:
+    """Convert all objects, in this process or in several; return what is wrong with some of them."""
+    problems = []
+    with tqdm(total=len(jobs), unit="object", desc="mask_info") as bar:
+        for problem in _results(jobs, min(processes, len(jobs))):
+            bar.update()
+            if problem is not None:
+                problems.append(problem)
+    return sorted(problems)
+
+
+def _results(jobs: Sequence[Job], processes: int) -> Iterator[str | None]:
+    if processes <= 1:
+        yield from map(convert, jobs)
+        return
+    context = multiprocessing.get_context("spawn")  # a forked process would inherit the threads of torch half dead
+    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        futures = [pool.submit(convert, job) for job in jobs]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    arguments = _parser().parse_args(argv)
+    annotations: Path = arguments.annotations or arguments.data / ANNOTATIONS
+    output: Path = arguments.output or annotations.parent / "mask_info"
+    try:
+        jobs = find_jobs(annotations, output)
+        todo = [job for job in jobs if not job.target.exists()]
+        problems = run(todo, arguments.num_processes)
+    except (I2VPPError, OSError) as error:
+        print(f"error: {error}; start again when that is solved, finished objects are kept", file=sys.stderr)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        print("interrupted; start again to go on, finished objects are kept", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    print(f"{output}: {len(todo) - len(problems)} objects written, {len(jobs) - len(todo)} were there already")
+    if problems:
+        more = f"\n  and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
+        listed = "".join(f"\n  {problem}" for problem in problems[:NAMED])
+        print(f"error: not written: {len(problems)} objects{listed}{more}", file=sys.stderr)
+    return EXIT_FAILED if problems else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="save_gt_mask", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--data", type=Path, metavar="DIR", help=f"SA-V val or test set; it holds {ANNOTATIONS}")
+    where.add_argument("--annotations", type=Path, metavar="DIR", help="folder of <video>/<object>/<frame>.png")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="default: mask_info, beside the folder of annotations"
+    )
+    parser.add_argument(
+        "--num_processes", "--num-processes", type=_positive, default=os.cpu_count() or 1, metavar="N",
+        help="default: one per core, %(default)s",
+    )  # fmt: skip
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be an integer from 1 on; got {text!r}")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
