@@ -18,7 +18,8 @@ settings, as arguments or in the environment; give those that semi_infer.sh was 
   PYTHON                                               (python)
 
 Writes scores.json and scores.csv to OUT, unless --json and --csv say otherwise.
-Works from any folder, and paths count from there. --dry-run prints the command and ends.
+Works from any folder: paths that are given count from there, others from the clone. --dry-run prints the
+command and ends.
 TEXT
 }
 

@@ -17,7 +17,7 @@ settings, as arguments or in the environment:
   PROCESSES    on this machine                                    (one per GPU, or one on the CPU)
   PYTHON                                                          (python)
 
-Works from any folder, and paths count from there. The same command goes on where a run was ended.
+Works from any folder: paths that are given count from there, others from the clone. The same command goes on where a run was ended.
 --dry-run prints the command and ends; `python -m test_pvs.infer --help` lists the options.
 TEXT
 }

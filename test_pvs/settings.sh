@@ -16,11 +16,12 @@ for word in "$@"; do
     esac
 done
 
+root=$(cd "$(dirname "$0")/.." && pwd)
 PYTHON=${PYTHON:-python}
-DATA=${DATA:-data/sav_test}
+DATA=${DATA:-$root/data/sav_test}
 PROMPT=${PROMPT:-gm}
 CHECKPOINT=${CHECKPOINT:-i2vpp-demo}
-OUT=${OUT:-outputs/$(basename "$DATA")_$PROMPT}
+OUT=${OUT:-$root/outputs/$(basename "$DATA")_$PROMPT}
 
 run() {
     if [ "$dry_run" = 1 ]; then
@@ -33,7 +34,6 @@ run() {
         echo
         exit
     fi
-    root=$(cd "$(dirname "$0")/.." && pwd)
     export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
     exec "$@"
 }

@@ -291,12 +291,13 @@ def test_the_scripts_take_settings_as_arguments_and_from_the_environment(tmp_pat
     done = script("semi_infer.sh", *words, cwd=tmp_path, PYTHON="python3", PROCESSES="2", PROMPT="bb")
     assert done.stdout.split("\n")[0].strip() == (
         "python3 -m test_pvs.infer --data 'my sets/sav_val' --prompt 3c --checkpoint i2vpp-demo "
-        "--output outputs/sav_val_3c --processes 2 --set model.selection.seed=1"
+        f"--output {REPO}/outputs/sav_val_3c --processes 2 --set model.selection.seed=1"
     )
+    out = REPO / "outputs" / "sav_test_gm"
     done = script("semi_eval.sh", "--dry-run", "--strict", cwd=tmp_path, PYTHON="python3", DATA="x/sav_test")
     assert done.stdout.split("\n")[0].strip() == (
-        "python3 -m sav_dataset.sav_evaluator --gt_root x/sav_test/Annotations_6fps --pred_root outputs/sav_test_gm "
-        "--json outputs/sav_test_gm/scores.json --csv outputs/sav_test_gm/scores.csv --strict"
+        f"python3 -m sav_dataset.sav_evaluator --gt_root x/sav_test/Annotations_6fps --pred_root {out} "
+        f"--json {out}/scores.json --csv {out}/scores.csv --strict"
     )
     for name in ("semi_infer.sh", "semi_eval.sh"):
         assert script(name, "--help", cwd=tmp_path).stdout.startswith(f"usage: sh {name}")
