@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from i2vpp.checkpoint_files import DEMO, PUBLISHED, named_checkpoint
+from i2vpp.commands import annotate as annotate_command
 from i2vpp.commands import prompts as prompt_args
 from i2vpp.errors import I2VPPError
 
@@ -84,6 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_track(commands)
     _add_demo(commands)
+    _add_annotate(commands)
     _add_info(commands)
     _add_download(commands)
     return parser
@@ -186,6 +188,20 @@ def _add_demo(commands: Any) -> None:
     _add_model_options(parser)
 
 
+def _add_annotate(commands: Any) -> None:
+    parser = _add_command(
+        commands,
+        "annotate",
+        run_annotate,
+        usage="[VIDEO] [-o OUT] [options]",
+        brief="segment objects in a browser",
+        text=annotate_command.TEXT,
+        examples=annotate_command.EXAMPLES,
+    )
+    annotate_command.add_options(parser)
+    _add_model_options(parser)
+
+
 def _add_info(commands: Any) -> None:
     parser = _add_command(
         commands,
@@ -274,6 +290,12 @@ def run_demo(arguments: argparse.Namespace) -> int:
     model = _model_choice(arguments)
     summary = demo.run_demo(model, arguments.output, num_frames=arguments.frames, quiet=arguments.quiet)
     return _report(summary, arguments.output)
+
+
+def run_annotate(arguments: argparse.Namespace) -> int:
+    """Run `i2vpp annotate`."""
+    arguments.checkpoint = arguments.checkpoint or Path(DEMO)  # the page says so if it is not there
+    return annotate_command.run(arguments, _model_choice(arguments))
 
 
 def _model_choice(arguments: argparse.Namespace) -> ModelChoice:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +65,7 @@ def overlay(
     alpha: float = 0.5,
     contour: bool = True,
     labels: bool = False,
+    colors: Mapping[int, Color] | None = None,
 ) -> UInt8:
     """Tint objects on a frame; the frame itself is left as it is.
 
@@ -75,6 +76,7 @@ def overlay(
         alpha: strength of the tint, 0 to 1.
         contour: outline every object, light inside and dark outside, so that it shows on any background.
         labels: write the id into every object.
+        colors: of the objects by id; others have `object_color`.
 
     Raises:
         ValueError: shapes or the number of ids that do not fit together.
@@ -82,9 +84,10 @@ def overlay(
     image = _rgb(frame).copy()
     thickness = max(1, round(min(image.shape[:2]) / 240)) if contour else 0
     drawn = list(_object_masks(masks, obj_ids, image.shape[:2]))
+    painted = {obj_id: (colors or {}).get(obj_id) or object_color(obj_id) for obj_id in obj_ids}
     for obj_id, mask in drawn:
-        _paint(image, mask, object_color(obj_id), alpha, thickness)
-    return _draw_labels(image, drawn) if labels else image
+        _paint(image, mask, painted[obj_id], alpha, thickness)
+    return _draw_labels(image, drawn, painted) if labels else image
 
 
 def _rgb(image: UInt8) -> UInt8:
@@ -144,7 +147,7 @@ def _grow(mask: NDArray[np.bool_], steps: int) -> NDArray[np.bool_]:
     return mask
 
 
-def _draw_labels(image: UInt8, drawn: Sequence[tuple[int, NDArray[np.bool_]]]) -> UInt8:
+def _draw_labels(image: UInt8, drawn: Sequence[tuple[int, NDArray[np.bool_]]], colors: Mapping[int, Color]) -> UInt8:
     canvas = Image.fromarray(image)
     draw = ImageDraw.Draw(canvas)
     font_size = max(11, round(min(image.shape[:2]) / 26))
@@ -153,7 +156,7 @@ def _draw_labels(image: UInt8, drawn: Sequence[tuple[int, NDArray[np.bool_]]]) -
         if not len(rows):
             continue
         middle = np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2)
-        _tag(draw, (int(columns[middle]), int(rows[middle])), str(obj_id), object_color(obj_id), font_size)
+        _tag(draw, (int(columns[middle]), int(rows[middle])), str(obj_id), colors[obj_id], font_size)
     return np.array(canvas)
 
 

@@ -1,0 +1,385 @@
+"""The routes: what the page asks for, in JSON; every blocking call runs in the workers of its video."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from i2vpp.annotate.errors import StaleRevisionError
+from i2vpp.annotate.frames import MAX_WIDTH, MIN_WIDTH
+from i2vpp.annotate.jobs import PROPAGATE
+from i2vpp.annotate.problems import EXPECTED, NotFoundError, RequestError
+from i2vpp.annotate.security import Gate, Guard, Refused
+from i2vpp.annotate.session import VideoSession
+from i2vpp.annotate.transfers import start_export, start_import
+from i2vpp.annotate.values import Prompts
+from i2vpp.annotate.workers import Workers
+from i2vpp.annotate.workspace import Workspace
+
+T = TypeVar("T")
+Handler = Callable[[Request], Awaitable[Response]]
+SessionHandler = Callable[[Request, VideoSession], Awaitable[Response]]
+
+MEDIA_TYPES = {
+    ".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml", ".png": "image/png",
+    ".json": "application/json", ".woff2": "font/woff2", ".ico": "image/x-icon",
+}  # fmt: skip
+FRAME_SECONDS = 3600  # a browser keeps a frame for so long
+GONE = 499  # nobody waits for this answer any more
+
+log = logging.getLogger(__name__)
+
+
+def make_app(workspace: Workspace, guard: Guard) -> ASGIApp:
+    """Return the application, behind its gate."""
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        workspace.start()
+        yield
+        await workspace.stop()
+
+    routes = Routes(workspace)
+    answers: dict[Any, Any] = dict.fromkeys([*EXPECTED, IndexError], routes.answer_problem)
+    answers |= {Refused: answer_refused, HTTPException: answer_unknown, Exception: answer_bug}
+    return Gate(Starlette(routes=routes.table(), exception_handlers=answers, lifespan=lifespan), guard=guard)
+
+
+async def answer_refused(_: Request, refused: Refused) -> Response:
+    """Answer a body that turned out too large while it was read."""
+    return JSONResponse({"error": refused.reason}, refused.status)
+
+
+async def answer_unknown(_: Request, error: HTTPException) -> Response:
+    """Answer a path or method that there is not."""
+    return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
+
+
+async def answer_bug(_: Request, __: Exception) -> Response:
+    """Answer what should not happen; Starlette raises the exception again, for the log."""
+    return JSONResponse({"error": "an error in the program; the server's log tells more"}, 500)
+
+
+class Routes:
+    """Answers to requests.
+
+    Args:
+        workspace: the videos.
+    """
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self._static = static_files()
+
+    def table(self) -> list[Route]:
+        """Return all routes."""
+        video, thing = "/api/videos/{id}", "/api/videos/{id}/objects/{obj:int}"
+        return [
+            Route("/", self.page),
+            Route("/static/{name:path}", self.static),
+            Route("/api/library", self.library),
+            Route("/api/events", self.events),
+            Route(video, self._with(self.state)),
+            Route(f"{video}/open", self._with(self.open), methods=["POST"]),
+            Route(f"{video}/close", self.close, methods=["POST"]),
+            Route(f"{video}/thumbnail", self.thumbnail),
+            Route(f"{video}/timeline", self._with(self.timeline)),
+            Route(f"{video}/frames/{{t:int}}", self._with(self.frame)),
+            Route(f"{video}/masks/{{t:int}}", self._with(self.masks)),
+            Route(f"{video}/doubtful", self._with(self.doubtful)),
+            Route(f"{video}/objects", self._with(self.add_object), methods=["POST"]),
+            Route(thing, self._with(self.change_object), methods=["PATCH"]),
+            Route(thing, self._with(self.delete_object), methods=["DELETE"]),
+            Route(f"{thing}/prompts/{{t:int}}", self._with(self.set_prompts), methods=["PUT"]),
+            Route(f"{video}/undo", self._with(self.undo), methods=["POST"]),
+            Route(f"{video}/redo", self._with(self.redo), methods=["POST"]),
+            Route(f"{video}/propagate", self._with(self.propagate), methods=["POST"]),
+            Route(f"{video}/export", self._with(self.export), methods=["POST"]),
+            Route(f"{video}/import", self._with(self.import_masks), methods=["POST"]),
+            Route(f"{video}/cancel", self._with(self.cancel), methods=["POST"]),
+        ]
+
+    def _with(self, handler: SessionHandler) -> Handler:
+        """Hand the open video to a handler; a stale request is answered with the present state."""
+
+        async def handle(request: Request) -> Response:
+            async with self._workspace.use(request.path_params["id"]) as session:
+                try:
+                    return await handler(request, session)
+                except StaleRevisionError as error:
+                    state = await run(session.desk, session.state)
+                    return JSONResponse({"error": self._workspace.problems.words(error), "state": state}, 409)
+
+        return handle
+
+    async def answer_problem(self, _: Request, error: Exception) -> Response:
+        """Answer with the words for an expected error."""
+        status = self._workspace.problems.status(error)
+        if status >= 500:
+            log.warning("%s", error, exc_info=error)
+        return JSONResponse({"error": self._workspace.problems.words(error)}, status)
+
+    # ---- page, list, events
+
+    async def page(self, _: Request) -> Response:
+        """Answer with the page itself."""
+        return self._file("index.html")
+
+    async def static(self, request: Request) -> Response:
+        """Answer with a file of the page: one of those there were at the start, under exactly its name."""
+        return self._file(request.path_params["name"])
+
+    def _file(self, name: str) -> Response:
+        if name not in self._static:
+            raise NotFoundError("there is no such file")
+        file, media_type = self._static[name]
+        return Response(file.read_bytes(), media_type=media_type, headers={"cache-control": "no-cache"})
+
+    async def library(self, _: Request) -> Response:
+        """List the videos."""
+        videos = await self._workspace.describe()
+        return JSONResponse({"videos": videos, "model": self._workspace.describe_model()})
+
+    async def thumbnail(self, request: Request) -> Response:
+        """Answer with a small picture of a video."""
+        return picture(await unless_gone(request, self._workspace.thumbnail(request.path_params["id"])))
+
+    async def events(self, _: Request) -> Response:
+        """Send news until the page is closed."""
+        if self._workspace.events.full:
+            raise RequestError("too many pages are open", 503)
+        stream = self._workspace.events.listen()
+        return StreamingResponse(stream, media_type="text/event-stream", headers={"cache-control": "no-store"})
+
+    async def close(self, request: Request) -> Response:
+        """Close a video."""
+        await self._workspace.close(request.path_params["id"])
+        return JSONResponse({})
+
+    # ---- looking at a video
+
+    async def state(self, _: Request, session: VideoSession) -> Response:
+        """Tell the state of a video."""
+        return await answer_state(session)
+
+    async def open(self, _: Request, session: VideoSession) -> Response:
+        """Open a video."""
+        self._workspace.events.send(type="video", id=session.video.id, revision=session.store.revision)
+        return await answer_state(session)
+
+    async def timeline(self, _: Request, session: VideoSession) -> Response:
+        """Tell where objects are, and how sure the network is."""
+        return JSONResponse(await run(session.desk, session.timeline))
+
+    async def frame(self, request: Request, session: VideoSession) -> Response:
+        """Answer with a frame as JPEG."""
+        t = request.path_params["t"]
+        session.check_frame(t)
+        width = whole(request.query_params.get("width", str(session.width)), "width", MIN_WIDTH, MAX_WIDTH)
+        small = "strip" in request.query_params
+        workers, reader = (session.stripper, session.strip) if small else (session.viewer, session.view)
+        jpeg = reader.held(t, min(width, session.width)) or await unless_gone(
+            request, workers.submit(reader.jpeg, t, width)
+        )
+        return picture(jpeg)
+
+    async def masks(self, request: Request, session: VideoSession) -> Response:
+        """Answer with the masks of a frame as run lengths."""
+        body = await run(session.desk, session.masks, request.path_params["t"])
+        tag = f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
+        headers = {"etag": tag, "cache-control": "private, no-cache"}
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers=headers)
+        return Response(body, media_type="application/octet-stream", headers=headers)
+
+    async def doubtful(self, request: Request, session: VideoSession) -> Response:
+        """Tell the next frame that should be looked at."""
+        after = whole(request.query_params.get("after", "-1"), "after", -1)
+        return JSONResponse({"frame": await run(session.desk, session.doubtful, after)})
+
+    # ---- changing it
+
+    async def add_object(self, request: Request, session: VideoSession) -> Response:
+        """Add an object."""
+        body = await read(request, {"revision", "name", "color"})
+        created = await run(session.desk, session.add_object, revision(body), body.get("name"), body.get("color"))
+        return await answer_state(session, created=created)
+
+    async def change_object(self, request: Request, session: VideoSession) -> Response:
+        """Change an object's name, colour or flags."""
+        body = await read(request, {"revision", "name", "color", "hidden", "locked"})
+        changes = {key: body[key] for key in ("name", "color", "hidden", "locked") if body.get(key) is not None}
+        for flag in ("hidden", "locked"):
+            if not isinstance(changes.get(flag, False), bool):
+                raise RequestError(f"{flag} must be true or false")
+        workers = session.desk
+        if "locked" in changes:
+            session.jobs.stop(PROPAGATE)
+            workers = session.worker
+        await run(workers, session.change_object, request.path_params["obj"], revision(body), changes)
+        return await answer_state(session)
+
+    async def delete_object(self, request: Request, session: VideoSession) -> Response:
+        """Delete an object."""
+        expected = whole(request.query_params.get("revision", ""), "revision", 0)
+        session.jobs.stop(PROPAGATE)
+        await run(session.worker, session.delete_object, request.path_params["obj"], expected)
+        return await answer_state(session)
+
+    async def set_prompts(self, request: Request, session: VideoSession) -> Response:
+        """Replace the prompts of an object on a frame."""
+        body = await read(request, {"revision", "points", "box", "strokes", "imported"})
+        expected = revision(body)
+        given = {key: body[key] for key in ("points", "box", "strokes", "imported") if key in body}
+        prompts = Prompts.from_json({"imported": bool(given.get("strokes")), **given})
+        session.jobs.stop(PROPAGATE)
+        where = request.path_params["obj"], request.path_params["t"]
+        await run(session.worker, session.set_prompts, *where, expected, prompts)
+        return await answer_state(session)
+
+    async def undo(self, request: Request, session: VideoSession) -> Response:
+        """Take the last step back."""
+        body = await read(request, {"revision"})
+        session.jobs.stop(PROPAGATE)
+        await run(session.worker, session.undo, revision(body))
+        return await answer_state(session)
+
+    async def redo(self, request: Request, session: VideoSession) -> Response:
+        """Do the step again that was undone last."""
+        body = await read(request, {"revision"})
+        session.jobs.stop(PROPAGATE)
+        await run(session.worker, session.redo, revision(body))
+        return await answer_state(session)
+
+    async def propagate(self, request: Request, session: VideoSession) -> Response:
+        """Begin to track objects."""
+        body = await read(request, {"revision", "start", "direction", "stop", "objects"})
+        objects, stop = body.get("objects"), body.get("stop")
+        if objects is not None and not (isinstance(objects, list) and all(type(i) is int for i in objects)):
+            raise RequestError("objects must be a list of ids, or null for all")
+        await run(
+            session.desk,
+            session.start_propagation,
+            revision(body),
+            start=number(body, "start"),
+            direction=body.get("direction", "forward"),
+            stop=None if stop is None else number(body, "stop"),
+            obj_ids=objects,
+        )
+        return await answer_state(session)
+
+    async def export(self, request: Request, session: VideoSession) -> Response:
+        """Begin to write masks to files."""
+        body = await read(request, {"kind", "every", "revision"})
+        every = 1 if body.get("every") is None else number(body, "every")
+        await run(session.desk, start_export, session, body.get("kind"), every)
+        return await answer_state(session)
+
+    async def import_masks(self, request: Request, session: VideoSession) -> Response:
+        """Begin to read masks from files."""
+        body = await read(request, {"folder", "prompts", "revision"})
+        await run(session.desk, start_import, session, body.get("folder"), body.get("prompts", "first"))
+        return await answer_state(session)
+
+    async def cancel(self, _: Request, session: VideoSession) -> Response:
+        """Ask what runs to end."""
+        session.jobs.stop()
+        return await answer_state(session)
+
+
+async def run(workers: Workers, task: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """Wait for a call in a thread without blocking the event loop."""
+    return await asyncio.wrap_future(workers.submit(task, *args, **kwargs))
+
+
+async def unless_gone(request: Request, future: Future[Any]) -> Any:
+    """Wait for a result; if the browser goes away first, as in scrubbing, the work is not begun. None then."""
+    result: asyncio.Future[Any] = asyncio.wrap_future(future)
+    gone: asyncio.Future[Any] = asyncio.ensure_future(left(request))
+    try:
+        await asyncio.wait({result, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return result.result() if result.done() else None
+    finally:
+        gone.cancel()
+        result.cancel()
+
+
+def picture(jpeg: bytes | None) -> Response:
+    """Answer with a JPEG, or to nobody if there is none."""
+    if jpeg is None:
+        return Response(status_code=GONE)
+    return Response(jpeg, media_type="image/jpeg", headers={"cache-control": f"private, max-age={FRAME_SECONDS}"})
+
+
+async def left(request: Request) -> None:
+    """Wait until the browser has closed the connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def answer_state(session: VideoSession, **more: Any) -> Response:
+    """Answer with the state of a video."""
+    return JSONResponse({**await run(session.desk, session.state), **more})
+
+
+async def read(request: Request, allowed: set[str]) -> dict[str, Any]:
+    """Read a JSON object with no other keys than the allowed ones."""
+    text = await request.body()
+    try:
+        body = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise RequestError("the body is not JSON") from error
+    if not isinstance(body, dict):
+        raise RequestError("the body must be a JSON object")
+    if unknown := sorted(set(body) - allowed):
+        raise RequestError(f"unknown key {unknown[0]!r:.40}; allowed: {', '.join(sorted(allowed))}")
+    return body
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON")
+
+
+def revision(body: dict[str, Any]) -> int:
+    """Return the revision that a request was made in view of."""
+    return number(body, "revision")
+
+
+def number(body: dict[str, Any], key: str) -> int:
+    """Return an integer of 0 or more from a request."""
+    value = body.get(key)
+    if type(value) is not int or not 0 <= value < 2**53:
+        raise RequestError(f"{key} must be an integer of 0 or more; got {value!r:.40}")
+    return value
+
+
+def whole(text: str, key: str, low: int, high: int = 2**53) -> int:
+    """Return an integer of a query."""
+    digits = text.removeprefix("-")
+    if not (digits.isascii() and digits.isdecimal() and len(digits) < 17 and low <= int(text) <= high):
+        raise RequestError(f"{key} must be an integer from {low} to {high}; got {text!r:.40}")
+    return int(text)
+
+
+def static_files() -> dict[str, tuple[Path, str]]:
+    """List the files of the page by their names below `static`, with their media types."""
+    folder = Path(__file__).with_name("static")
+    return {
+        file.relative_to(folder).as_posix(): (file, MEDIA_TYPES[file.suffix])
+        for file in folder.rglob("*")
+        if file.suffix in MEDIA_TYPES
+    }

@@ -1,0 +1,58 @@
+"""Which frames a person should look at next."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from typing import TypeAlias
+
+Row: TypeAlias = tuple[int, int, int, float, float]
+"""Object, frame, area in pixels, object score (logit), predicted IoU; in the order of objects and frames."""
+
+THRESHOLD = 0.25
+REACH = 5
+SMALL_AREA = 64
+
+
+def next_doubtful(rows: Sequence[Row], prompted: Collection[tuple[int, int]], after: int) -> int | None:
+    """Return the first doubtful frame behind `after`, or else the first of all; None if no frame is doubtful.
+
+    The doubt of an object on a frame is the largest of
+    - how undecided its object score is: 2 min(p, 1 - p) with p = sigmoid(score);
+    - how low the predicted IoU of a visible object is: 1 - IoU;
+    - how much its area changed since its last frame with a mask: |a - b| / max(a, b, 64 pixels).
+    What is unknown counts 0, and so does an object on a frame where a person prompted it. The doubt of a frame is that
+    of its most doubtful object. A frame is doubtful if its doubt is at least 0.25, higher than on the 5 frames before
+    it and not lower than on the 5 frames behind it: peaks count, not every frame of a bad stretch.
+
+    Args:
+        rows: numbers of all masks that count.
+        prompted: (object, frame) with prompts.
+        after: a frame; -1 looks from the beginning.
+    """
+    doubts: dict[int, float] = {}
+    previous: tuple[int, int] | None = None  # object and area of the row before
+    for obj_id, frame, area, score, iou in rows:
+        before = previous[1] if previous is not None and previous[0] == obj_id else area
+        previous = obj_id, area
+        doubt = 0.0 if (obj_id, frame) in prompted else _doubt(before, area, score, iou)
+        doubts[frame] = max(doubts.get(frame, 0.0), doubt)
+    peaks = sorted(frame for frame in doubts if _is_peak(doubts, frame))
+    return next((frame for frame in peaks if frame > after), peaks[0] if peaks else None)
+
+
+def _doubt(before: int, area: int, score: float, iou: float) -> float:
+    doubt = abs(area - before) / max(area, before, SMALL_AREA)
+    if not math.isnan(score):
+        doubt = max(doubt, 2 / (1 + math.exp(min(abs(score), 700))))
+    if not math.isnan(iou) and area:
+        doubt = max(doubt, 1 - iou)
+    return doubt
+
+
+def _is_peak(doubts: dict[int, float], frame: int) -> bool:
+    doubt = doubts[frame]
+    if doubt < THRESHOLD:
+        return False
+    near = range(1, REACH + 1)
+    return all(doubts.get(frame - n, 0.0) < doubt >= doubts.get(frame + n, 0.0) for n in near)

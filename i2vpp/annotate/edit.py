@@ -1,0 +1,157 @@
+"""Edit: changes of an annotation inside one transaction."""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+import zlib
+from dataclasses import dataclass, replace
+from typing import Any
+
+from i2vpp.annotate.history import NO_FRAME, History, names
+from i2vpp.annotate.values import ObjectInfo, Prompts, StoredMask, check_color, check_name
+from i2vpp.errors import PromptError
+from i2vpp.utils.visualize import object_color
+from i2vpp.utils.writers import MAX_OBJECT_ID
+
+COMPRESSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extent:
+    """How far a video reaches: pixels, and frames where they are known."""
+
+    height: int
+    width: int
+    frames: int | None
+
+
+class Edit:
+    """Changes inside one transaction; made by `Annotation.edit`."""
+
+    def __init__(
+        self, connection: sqlite3.Connection, history: History, extent: Extent, *, label: str, joint: str | None
+    ) -> None:
+        self._sql = connection.execute
+        self._history = history
+        self._extent = extent
+        self._label, self._joint = label, joint
+        self._step: int | None = None
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was changed yet."""
+        return self._step is not None
+
+    def add_object(self, name: str | None = None, color: str | None = None, *, obj_id: int | None = None) -> ObjectInfo:
+        """Add an object; an id that was ever used in this file is not used again.
+
+        Args:
+            name: None: `Object <id>`.
+            color: `#rrggbb`; None: one that differs from the other objects'.
+            obj_id: the wished id; another is taken if it was used.
+
+        Raises:
+            PromptError: a bad name or colour, or all 255 ids were used.
+        """
+        used = {row[0] for row in self._sql("SELECT id FROM used_ids")}
+        free = [i for i in range(1, MAX_OBJECT_ID + 1) if i not in used]
+        if not free:
+            raise PromptError(
+                f"all {MAX_OBJECT_ID} object ids of this video were used; ids of deleted objects do not come back"
+            )
+        number = obj_id if obj_id in free else free[0]
+        assert number is not None
+        info = ObjectInfo(
+            id=number,
+            name=check_name(f"Object {number}" if name is None else name),
+            color=check_color("#{:02x}{:02x}{:02x}".format(*object_color(number)) if color is None else color),
+        )
+        self._sql("INSERT INTO used_ids VALUES (?)", (number,))
+        self._put("objects", number, NO_FRAME, (info.name, info.color, info.hidden, info.locked))
+        return info
+
+    def change_object(
+        self,
+        obj_id: int,
+        *,
+        name: str | None = None,
+        color: str | None = None,
+        hidden: bool | None = None,
+        locked: bool | None = None,
+    ) -> ObjectInfo:
+        """Change what is given; None leaves as it is."""
+        old = self._object(obj_id)
+        new = replace(
+            old,
+            name=old.name if name is None else check_name(name),
+            color=old.color if color is None else check_color(color),
+            hidden=old.hidden if hidden is None else bool(hidden),
+            locked=old.locked if locked is None else bool(locked),
+        )
+        if new != old:
+            self._put("objects", obj_id, NO_FRAME, (new.name, new.color, new.hidden, new.locked))
+        return new
+
+    def delete_object(self, obj_id: int) -> None:
+        """Delete an object with its prompts and masks."""
+        self._object(obj_id)
+        for table in ("masks", "prompts", "objects"):
+            for (frame,) in self._sql(f"SELECT frame FROM {table} WHERE object = ?", (obj_id,)).fetchall():
+                self._put(table, obj_id, frame, None)
+
+    def set_prompts(self, obj_id: int, frame: int, prompts: Prompts) -> None:
+        """Set all prompts of an object on a frame; empty ones delete them. The mask is left as it is."""
+        self._check_key(obj_id, frame)
+        prompts.check_inside(self._extent.height, self._extent.width)
+        value = json.dumps(prompts.to_json()) if prompts else None
+        old = self._sql("SELECT value FROM prompts WHERE object = ? AND frame = ?", (obj_id, frame)).fetchone()
+        if value != (old[0] if old else None):
+            self._put("prompts", obj_id, frame, None if value is None else (value,))
+
+    def set_mask(self, obj_id: int, frame: int, mask: StoredMask | None) -> None:
+        """Set the mask of an object on a frame; None deletes it. The prompts are left as they are."""
+        self._check_key(obj_id, frame)
+        if mask is None:
+            if self._sql("SELECT 1 FROM masks WHERE object = ? AND frame = ?", (obj_id, frame)).fetchone():
+                self._put("masks", obj_id, frame, None)
+            return
+        mask.check_size(self._extent.height, self._extent.width)
+        packed = zlib.compress(mask.runs, COMPRESSION)
+        runs = self._sql("INSERT INTO runs (data) VALUES (?)", (packed,)).lastrowid
+        self._put("masks", obj_id, frame, (mask.area, _known(mask.score), _known(mask.iou), len(packed), runs))
+
+    def _put(self, table: str, obj_id: int, frame: int, row: tuple[Any, ...] | None) -> None:
+        """Write or delete (None) a row; the first change makes this edit a step."""
+        if self._step is None:
+            self._step = self._history.begin(self._label, self._joint)
+        self._history.keep(self._step, table, obj_id, frame)
+        if row is None:
+            self._sql(f"DELETE FROM {table} WHERE object = ? AND frame = ?", (obj_id, frame))
+        else:
+            places = ", ".join("?" * (len(row) + 2))
+            self._sql(f"INSERT OR REPLACE INTO {table} VALUES ({places})", (obj_id, frame, *row))
+
+    def _object(self, obj_id: int) -> ObjectInfo:
+        row = self._sql(f"SELECT object, {names('objects')} FROM objects WHERE object = ?", (obj_id,)).fetchone()
+        if row is None:
+            raise PromptError(f"there is no object {obj_id}")
+        return to_object(row)
+
+    def _check_key(self, obj_id: int, frame: int) -> None:
+        self._object(obj_id)
+        frames = self._extent.frames
+        if frame < 0 or (frames is not None and frame >= frames):
+            last = "" if frames is None else f" to {frames - 1}"
+            raise PromptError(f"there is no frame {frame}; frames are 0{last}")
+
+
+def to_object(row: tuple[Any, ...]) -> ObjectInfo:
+    """Make an ObjectInfo of a row: id, then the columns of `objects`."""
+    obj_id, name, color, hidden, locked = row
+    return ObjectInfo(id=obj_id, name=name, color=color, hidden=bool(hidden), locked=bool(locked))
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)

@@ -1,0 +1,108 @@
+"""The SQLite file of an annotation: made, recognised, opened by one process at a time."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from i2vpp.annotate.errors import AnnotationError, DiskFullError, is_disk_full
+from i2vpp.annotate.history import create_tables
+
+APPLICATION_ID = 0x69327670  # "i2vp", in the header of the file
+VERSION = 1
+LOCK_SECONDS = 2.0
+
+
+def open_file(path: Path) -> sqlite3.Connection:
+    """Open or make an annotation file; any other file is left as it is.
+
+    Raises:
+        AnnotationError: the file is damaged, no annotation, in use, or cannot be written.
+        DiskFullError: no space is left.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = not path.exists() or not path.stat().st_size  # SQLite makes it empty; a process may be killed then
+    except OSError as error:
+        raise _explained(path, error) from error
+    with in_words(path):
+        if not new:
+            _check_kind(path)
+        connection = sqlite3.connect(path, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False)
+        try:
+            # One process at a time. It also spares the file of shared memory, which network disks cannot do.
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+            if new:
+                _create(connection)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if problem != "ok":
+                raise sqlite3.DatabaseError(problem)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def _check_kind(path: Path) -> None:
+    """Raise AnnotationError unless this is an annotation file; nothing is locked or written.
+
+    SQLite reads the file, not we: POSIX forgets all of a process's locks on a file when it closes any handle of it, and
+    SQLite alone knows whether this process has it open.
+    """
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
+            (application,) = connection.execute("PRAGMA application_id").fetchone()
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.OperationalError):
+            raise
+        raise AnnotationError(
+            f"{path} is no annotation file, or it is damaged; it is left as it is, move it away"
+        ) from error
+    if application != APPLICATION_ID:
+        raise AnnotationError(f"{path} is a SQLite file of another program; it is left as it is, move it away")
+    if version != VERSION:
+        raise AnnotationError(
+            f"{path} is an annotation file of version {version}; this i2vpp reads version {VERSION} only"
+        )
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    create_tables(connection)
+    connection.execute(
+        "CREATE TABLE video (name TEXT, height INTEGER, width INTEGER, frames INTEGER, revision INTEGER, "
+        "settled INTEGER)"
+    )
+    connection.execute("CREATE TABLE used_ids (id INTEGER PRIMARY KEY)")
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {VERSION}")
+    connection.execute("COMMIT")
+
+
+@contextmanager
+def in_words(path: Path) -> Iterator[None]:
+    """Turn the errors of SQLite into AnnotationError and DiskFullError."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise _explained(path, error) from error
+
+
+def _explained(path: Path, error: sqlite3.Error | OSError) -> AnnotationError:
+    reason = str(error)
+    if is_disk_full(error):
+        return DiskFullError(f"no space is left on the disk of {path}; nothing was changed. Free some and try again")
+    if "locked" in reason:
+        return AnnotationError(
+            f"{path} is in use, probably by another annotator; close that, or choose another output folder"
+        )
+    if "closed database" in reason:
+        return AnnotationError(f"{path} was closed")
+    if type(error) is sqlite3.DatabaseError:
+        return AnnotationError(f"{path} is damaged ({reason}); it is left as it is, move it away")
+    return AnnotationError(f"cannot use {path}: {reason}")

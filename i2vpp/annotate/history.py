@@ -1,0 +1,159 @@
+"""The tables of an annotation file, and undo and redo over them.
+
+Every value is a row with the key (object, frame). A step of the history keeps, of each row that it changed, the value
+which the row does not have now: the one before while the step is done, the one after while it is undone. Undo and redo
+are the same exchange.
+
+The run lengths of masks lie in a table of their own and never move: each belongs to one row, of `masks` or of the
+history, and goes when that goes. So a long propagation is undone at once.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from i2vpp.annotate.values import Change
+
+MAX_STEPS = 200
+MAX_BYTES = 1 << 29
+"""Of the masks that steps keep. Older steps are forgotten beyond that, but for the last one."""
+
+NO_FRAME = -1
+COLUMNS = {
+    "objects": ("name TEXT", "color TEXT", "hidden INTEGER", "locked INTEGER"),
+    "prompts": ("value TEXT",),
+    "masks": ("area INTEGER", "score REAL", "iou REAL", "bytes INTEGER", "runs INTEGER"),
+}
+"""Tables by name, with what their rows hold beside the key; `objects` have the frame NO_FRAME. The runs of a mask are
+a row of the table `runs`, where they take so many bytes."""
+
+_EXCHANGED = 0  # number of no step: where rows lie while they are exchanged
+
+
+def names(table: str) -> str:
+    """Return the names of a table's own columns, as SQL."""
+    return ", ".join(column.split()[0] for column in COLUMNS[table])
+
+
+def create_tables(connection: sqlite3.Connection) -> None:
+    """Make all empty tables."""
+    for table, columns in COLUMNS.items():
+        own = ", ".join(columns)
+        connection.execute(
+            f"CREATE TABLE {table} (object INTEGER, frame INTEGER, {own}, PRIMARY KEY (frame, object)) WITHOUT ROWID"
+        )
+        connection.execute(
+            f"CREATE TABLE past_{table} (step INTEGER, object INTEGER, frame INTEGER, present INTEGER, {own}, "
+            "PRIMARY KEY (step, frame, object)) WITHOUT ROWID"
+        )
+    connection.execute("CREATE TABLE runs (id INTEGER PRIMARY KEY, data BLOB)")
+    connection.execute("CREATE TABLE steps (number INTEGER PRIMARY KEY, label TEXT, joint TEXT, bytes INTEGER)")
+    connection.execute("CREATE TABLE position (step INTEGER)")
+    connection.execute("INSERT INTO position VALUES (0)")
+
+
+class History:
+    """Steps that can be undone and done again; call it inside a transaction only.
+
+    Args:
+        connection: to a file with the tables of `create_tables`.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._sql = connection.execute
+
+    def labels(self) -> tuple[str | None, str | None]:
+        """Return the labels of the steps that undo and redo would take, None where there is none."""
+        return self._label(self._position()), self._label(self._position() + 1)
+
+    def begin(self, label: str, joint: str | None) -> int:
+        """Forget the undone steps and return the number of a new one, or of the last if it has the same `joint`."""
+        position = self._position()
+        self._forget("> ?", position)
+        last = self._sql("SELECT joint FROM steps WHERE number = ?", (position,)).fetchone()
+        if joint is not None and last is not None and last[0] == joint:
+            return position
+        self._sql("INSERT INTO steps VALUES (?, ?, ?, 0)", (position + 1, label, joint))
+        self._sql("UPDATE position SET step = ?", (position + 1,))
+        return position + 1
+
+    def keep(self, step: int, table: str, obj_id: int, frame: int) -> None:
+        """Remember a row that is about to be changed, unless the step has done so before."""
+        row = f"FROM {table} WHERE object = ? AND frame = ?"
+        kept = self._sql(
+            f"INSERT OR IGNORE INTO past_{table} SELECT ?, ?, ?, object IS NOT NULL, {names(table)} "
+            f"FROM (SELECT 1) LEFT JOIN (SELECT * {row})",
+            (step, obj_id, frame, obj_id, frame),
+        ).rowcount
+        if table == "masks" and kept:
+            size = f"coalesce((SELECT bytes {row}), 0)"
+            self._sql(f"UPDATE steps SET bytes = bytes + {size} WHERE number = ?", (obj_id, frame, step))
+        elif table == "masks":  # made by this step, so nothing leads back to it
+            self._sql(f"DELETE FROM runs WHERE id = (SELECT runs {row})", (obj_id, frame))
+
+    def trim(self) -> None:
+        """Forget the oldest steps while there are too many, or while they keep too much."""
+        steps = self._sql("SELECT number, bytes FROM steps ORDER BY number DESC").fetchall()
+        total = 0
+        for count, (number, size) in enumerate(steps):
+            total += size
+            if count and (count >= MAX_STEPS or total > MAX_BYTES):
+                self._forget("<= ?", number)
+                return
+
+    def undo(self) -> Change | None:
+        """Take the last step back and say what that has changed; None if there is none."""
+        position = self._position()
+        return self._exchange(position, position - 1)
+
+    def redo(self) -> Change | None:
+        """Do the next undone step again and say what that has changed; None if there is none."""
+        position = self._position()
+        return self._exchange(position + 1, position + 1)
+
+    def _position(self) -> int:
+        return int(self._sql("SELECT step FROM position").fetchone()[0])
+
+    def _label(self, step: int) -> str | None:
+        found = self._sql("SELECT label FROM steps WHERE number = ?", (step,)).fetchone()
+        return None if found is None else str(found[0])
+
+    def _forget(self, which: str, step: int) -> None:
+        self._sql(f"DELETE FROM steps WHERE number {which}", (step,))
+        self._sql(f"DELETE FROM runs WHERE id IN (SELECT runs FROM past_masks WHERE step {which})", (step,))
+        for table in COLUMNS:
+            self._sql(f"DELETE FROM past_{table} WHERE step {which}", (step,))
+
+    def _exchange(self, step: int, position: int) -> Change | None:
+        label = self._label(step)
+        if label is None:
+            return None
+        keys = {table: self._exchange_rows(table, step) for table in COLUMNS}
+        self._sql(
+            "UPDATE steps SET bytes = (SELECT coalesce(sum(bytes), 0) FROM past_masks WHERE step = ?) WHERE number = ?",
+            (step, step),
+        )
+        self._sql("UPDATE position SET step = ?", (position,))
+        objects = frozenset(obj_id for obj_id, _ in keys["objects"])
+        return Change(label=label, objects=objects, prompts=frozenset(keys["prompts"]), masks=frozenset(keys["masks"]))
+
+    def _exchange_rows(self, table: str, step: int) -> list[tuple[int, int]]:
+        """Exchange the rows of a step with those of the table; return their keys."""
+        own, past = names(table), f"past_{table}"
+        keys = self._sql(f"SELECT object, frame FROM {past} WHERE step = ?", (step,)).fetchall()
+        self._sql(
+            f"INSERT INTO {past} SELECT ?, p.object, p.frame, t.object IS NOT NULL, "
+            f"{', '.join(f't.{name}' for name in own.split(', '))} "
+            f"FROM {past} p LEFT JOIN {table} t ON t.object = p.object AND t.frame = p.frame WHERE p.step = ?",
+            (_EXCHANGED, step),
+        )
+        self._sql(
+            f"DELETE FROM {table} WHERE (frame, object) IN (SELECT frame, object FROM {past} WHERE step = ?)", (step,)
+        )
+        self._sql(
+            f"INSERT INTO {table} SELECT object, frame, {own} FROM {past} WHERE step = ? AND present",
+            (step,),
+        )
+        self._sql(f"DELETE FROM {past} WHERE step = ?", (step,))
+        self._sql(f"UPDATE {past} SET step = ? WHERE step = ?", (step, _EXCHANGED))
+        return keys

@@ -1,0 +1,224 @@
+"""Masks from files: a folder in DAVIS or SA-V layout becomes objects of an annotation, in one step to undo.
+
+davis: `<frame>.png`, palette or grey PNGs of object ids. An object whose id is missing on a frame is absent there. PNGs
+       of nothing but 0 and 255 are masks of one object
+sav:   `<object>/<frame>.png`, binary PNGs, not zero = object
+
+`<frame>` is the name of the frame's file, or its index. `objects.json`, as exports write it, gives names and colours.
+Every object is added as a new one, with the id that it has in the files if that is free. All masks are stored; on
+which frames they are prompts, too, is chosen.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from i2vpp.annotate.errors import CancelledError, MaskFolderError
+from i2vpp.annotate.exports import OBJECTS_FILE
+from i2vpp.annotate.store import Annotation
+from i2vpp.annotate.values import ObjectInfo, Prompts, StoredMask
+from i2vpp.session.video import IMAGE_SUFFIXES
+
+_Masks: TypeAlias = "dict[int, dict[int, StoredMask]]"  # by the object ids of the files, and by frame
+PromptFrames: TypeAlias = "Literal['first', 'all'] | Collection[int]"
+
+MODES = ("1", "L", "P")
+BINARY = 255
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imported:
+    """What an import has added.
+
+    Args:
+        objects: in the order of their ids.
+        masks: how many, empty ones included.
+    """
+
+    objects: tuple[ObjectInfo, ...]
+    masks: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _MaskFile:
+    path: Path
+    frame: int
+    obj_id: int | None  # None: the values are the ids
+
+
+def import_masks(
+    annotation: Annotation,
+    folder: Path,
+    *,
+    frame_names: Sequence[str] | None = None,
+    prompts: PromptFrames = "first",
+    expected: int | None = None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Imported:
+    """Add the objects of a folder of masks. All files are read before anything is changed.
+
+    Args:
+        annotation: gets the objects.
+        folder: in one of the layouts above.
+        frame_names: names of the video's frames without suffix; None: PNGs are named by index.
+        prompts: on which frames a mask also becomes a prompt, which propagation starts from: the first one of each
+            object where it is visible, all, or those frames of the given ones where it is visible.
+        expected: revision, see `Annotation.edit`.
+        progress: told files read and files in all.
+        cancelled: asked before each file.
+
+    Raises:
+        MaskFolderError: there are no masks, or one does not fit; the message names the file. Nothing is changed.
+        CancelledError: `cancelled` said so; nothing is changed.
+        PromptError: there are not enough ids left.
+        StaleRevisionError: see `Annotation.edit`.
+        DiskFullError: no space is left.
+    """
+    files = list(_find(folder, annotation.frames, frame_names))
+    looks = _read_objects(folder / OBJECTS_FILE)
+    read: _Masks = {}
+    for done, file in enumerate(files, 1):
+        if cancelled():
+            raise CancelledError("the import was cancelled; nothing was changed")
+        _add(read, file, _read_values(file.path, annotation.height, annotation.width))
+        progress(done, len(files))
+    if not read:
+        raise MaskFolderError(f"all masks in {folder} are empty; there is no object in them")
+    if files[0].obj_id is None:
+        _complete(read, [file.frame for file in files], annotation)
+    added = []
+    with annotation.edit("Import masks", expected=expected) as edit:
+        for number in sorted(read, key=lambda obj_id: (obj_id == 0, obj_id)):  # 0 takes what is left
+            name, color = looks.get(number, (f"Object {number}", None))
+            info = edit.add_object(name, color, obj_id=number)
+            added.append(info)
+            masks = read[number]
+            for frame, mask in masks.items():
+                edit.set_mask(info.id, frame, mask)
+            for frame in _prompted(masks, prompts):
+                edit.set_prompts(info.id, frame, Prompts(imported=True))
+    count = sum(len(masks) for masks in read.values())
+    return Imported(objects=tuple(sorted(added, key=lambda info: info.id)), masks=count)
+
+
+def _add(masks: _Masks, file: _MaskFile, values: NDArray[np.uint8]) -> None:
+    if file.obj_id is not None:
+        masks.setdefault(file.obj_id, {})[file.frame] = StoredMask.of(values != 0)
+        return
+    for obj_id in np.flatnonzero(np.bincount(values.ravel())).tolist():
+        if obj_id:
+            masks.setdefault(obj_id, {})[file.frame] = StoredMask.of(values == obj_id)
+
+
+def _prompted(masks: Mapping[int, StoredMask], prompts: PromptFrames) -> list[int]:
+    visible = sorted(frame for frame, mask in masks.items() if mask.area)
+    if prompts == "first":
+        return visible[:1]
+    return visible if prompts == "all" else [frame for frame in visible if frame in prompts]
+
+
+def _complete(masks: _Masks, frames: Sequence[int], annotation: Annotation) -> None:
+    """Add the empty masks of index PNGs in which an object is missing."""
+    if set(masks) == {BINARY}:
+        masks[1] = masks.pop(BINARY)
+    empty = StoredMask.of(np.zeros((annotation.height, annotation.width), bool))
+    for found in masks.values():
+        found.update({frame: empty for frame in frames if frame not in found})
+
+
+def _find(folder: Path, frames: int | None, frame_names: Sequence[str] | None) -> Iterator[_MaskFile]:
+    """List all masks, by object and frame."""
+    entries = _entries(folder)
+    folders = [entry for entry in entries if entry.is_dir()]
+    pngs = [entry for entry in entries if _is_mask(entry)]
+    if bool(folders) == bool(pngs):
+        what = "both PNGs and folders" if pngs else "no masks"
+        raise MaskFolderError(
+            f"{folder} holds {what}; masks must lie in it as <frame>.png (DAVIS) or <object>/<frame>.png (SA-V)"
+        )
+    if pngs:
+        yield from _of_frames(pngs, None, frames, frame_names)
+        return
+    seen: dict[int, Path] = {}
+    for one in folders:
+        if not (one.name.isascii() and one.name.isdecimal()):
+            raise MaskFolderError(f"{one} is not named by an object id, such as 001")
+        other = seen.setdefault(int(one.name), one)
+        if other != one:
+            raise MaskFolderError(f"{other} and {one.name} are of the same object; keep one of them")
+        yield from _of_frames([e for e in _entries(one) if _is_mask(e)], int(one.name), frames, frame_names)
+
+
+def _of_frames(
+    paths: Sequence[Path], obj_id: int | None, frames: int | None, frame_names: Sequence[str] | None
+) -> Iterator[_MaskFile]:
+    indices = None if frame_names is None else {name: frame for frame, name in enumerate(frame_names)}
+    seen: dict[int, Path] = {}
+    for path in paths:
+        stem = path.stem
+        frame = indices.get(stem) if indices is not None else int(stem) if stem.isascii() and stem.isdecimal() else None
+        if frame is None or (frames is not None and frame >= frames):
+            there = "a frame's index" if frames is None else f"a frame's index, 0 to {frames - 1}"
+            wanted = there if indices is None else "one of the video's frames"
+            raise MaskFolderError(f"{path} is not named by {wanted}; remove it, or open the video that it belongs to")
+        other = seen.setdefault(frame, path)
+        if other != path:
+            raise MaskFolderError(f"{other} and {path.name} are of the same frame; keep one of them")
+        yield _MaskFile(path=path, frame=frame, obj_id=obj_id)
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    except OSError as error:
+        raise MaskFolderError(f"cannot read the folder of masks {folder}: {error.strerror}") from error
+
+
+def _is_mask(path: Path) -> bool:
+    """Whether a file is a PNG; other images are refused, anything else is left alone."""
+    suffix = path.suffix.lower()
+    if path.is_dir() or suffix not in IMAGE_SUFFIXES:
+        return False
+    if suffix != ".png":
+        raise MaskFolderError(f"{path} is no PNG; masks must be PNGs, as other formats change their values")
+    return True
+
+
+def _read_values(path: Path, height: int, width: int) -> NDArray[np.uint8]:
+    """Read the values [H, W] of a mask; its size is checked before it is decoded."""
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            if image.size != (width, height):
+                raise MaskFolderError(
+                    f"{path} is {image.width} x {image.height} pixels, but the video is {width} x {height}"
+                )
+            if image.mode not in MODES:
+                raise MaskFolderError(
+                    f"{path} is a PNG of mode {image.mode}; masks must be palette or grey PNGs of at most 8 bits"
+                )
+            return np.asarray(image).astype(np.uint8)
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise MaskFolderError(f"cannot read the mask {path}: {error}") from error
+
+
+def _read_objects(path: Path) -> dict[int, tuple[str, str | None]]:
+    """Read names and colours by id, if there is a file of them."""
+    if not path.exists():
+        return {}
+    try:
+        objects: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["objects"]
+        return {int(obj_id): (entry["name"], entry.get("color")) for obj_id, entry in objects.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise MaskFolderError(
+            f"{path} does not name objects as {{'objects': {{'1': {{'name': ..., 'color': '#rrggbb'}}}}}}; "
+            "correct or remove it"
+        ) from error

@@ -1,0 +1,153 @@
+"""What was opened: a video, or a folder of videos and folders of frames. Nothing is decoded to list it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from i2vpp.errors import VideoError
+from i2vpp.session.video import IMAGE_SUFFIXES, FrameSource, natural_key, open_source
+
+VIDEO_SUFFIXES = (
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".wmv", ".flv", ".ogv", ".3gp",
+)  # fmt: skip
+ID_LENGTH = 16
+MAX_FILE_NAME = 180  # bytes; SQLite and the exports add suffixes, and file systems allow 255
+
+
+@dataclass(frozen=True, kw_only=True)
+class Video:
+    """A video that can be annotated.
+
+    Args:
+        id: what URLs call it. It survives a restart, but not a change of the video: browsers keep frames for a while.
+        name: of the file or folder.
+        path: where it lies.
+    """
+
+    id: str
+    name: str
+    path: Path
+
+    @property
+    def file_name(self) -> str:
+        """A file name for what belongs to the video, without suffix; no two videos of a folder share it."""
+        raw = self.name.encode("utf-8", "surrogateescape")
+        if len(raw) <= MAX_FILE_NAME:
+            return self.name
+        return f"{raw[: MAX_FILE_NAME - ID_LENGTH - 1].decode('utf-8', 'ignore')}-{_digest(self.name)}"
+
+
+class Library:
+    """The videos below one folder, as it was when they were listed.
+
+    Args:
+        root: the opened folder; nothing outside it is ever read as a video.
+        videos: in natural order.
+        left_out: names of links that lead out of the folder.
+    """
+
+    def __init__(self, root: Path, videos: list[Video], left_out: list[str]) -> None:
+        self.root = root
+        self.videos = videos
+        self.left_out = left_out
+        self._by_id = {video.id: video for video in videos}
+
+    def get(self, video_id: str) -> Video | None:
+        """Return the video with that id, or None."""
+        return self._by_id.get(video_id)
+
+    def open(self, video: Video) -> FrameSource:
+        """Open a video's frames; every call opens it anew.
+
+        Raises:
+            VideoError: it cannot be read, or leads out of the opened folder by now.
+        """
+        check_below(self.root, video.path)
+        if video.path.is_dir():
+            for file in video.path.iterdir():
+                if file.is_symlink():
+                    check_below(self.root, file)
+        return open_source(video.path)
+
+    def frame_names(self, video: Video) -> list[str] | None:
+        """Return the names of a frame folder's files without suffix; None for video files, or where names repeat."""
+        if not video.path.is_dir():
+            return None
+        files = sorted((file for file in video.path.iterdir() if _is_image(file)), key=natural_key)
+        names = [file.stem for file in files]
+        return names if len(set(names)) == len(names) else None
+
+
+def open_library(path: Path) -> Library:
+    """List what can be annotated: the file, the folder of frames, or the videos and folders of frames in the folder.
+
+    Raises:
+        VideoError: there is nothing there, or nothing that could be a video.
+    """
+    if not path.exists():
+        raise VideoError(f"{path} does not exist; give a video file, a folder of frames, or a folder of either")
+    if path.is_file():
+        resolved = path.resolve()
+        return Library(resolved.parent, [_video(path.name, resolved)], [])
+    root = path.resolve()
+    entries = sorted((entry for entry in root.iterdir() if not entry.name.startswith(".")), key=natural_key)
+    files = [entry for entry in entries if entry.is_file()]
+    movies = [file for file in files if _is_movie(file)]
+    if not movies and any(_is_image(file) for file in files):
+        return Library(root, [_video(root.name or "frames", root)], [])
+    inside = [entry for entry in entries if is_below(root, entry)]
+    videos = [_video(entry.name, entry) for entry in inside if entry in movies or _holds_frames(entry)]
+    left_out = [entry.name for entry in entries if entry not in inside]
+    if not videos:
+        outside = f" (left out, as they lead out of it: {', '.join(left_out[:3])})" if left_out else ""
+        raise VideoError(
+            f"there is no video in {path}{outside}: looked for files with suffix {', '.join(VIDEO_SUFFIXES)} and for "
+            f"folders with images ({', '.join(IMAGE_SUFFIXES)}); deeper folders are not searched"
+        )
+    return Library(root, videos, left_out)
+
+
+def is_below(root: Path, path: Path) -> bool:
+    """Whether a path lies in a folder, links and `..` followed; the root is resolved already."""
+    try:
+        return path.resolve().is_relative_to(root)
+    except (OSError, RuntimeError, ValueError):  # a loop of links, a name that no file can have
+        return False
+
+
+def check_below(root: Path, path: Path) -> None:
+    """Raise VideoError if a path does not lie in a folder, links followed."""
+    if not is_below(root, path):
+        raise VideoError(f"{path.name} leads out of the opened folder")
+
+
+def _video(name: str, path: Path) -> Video:
+    stat = path.stat()
+    return Video(id=_digest(f"{path} {stat.st_size} {stat.st_mtime_ns}"), name=name, path=path)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:ID_LENGTH]
+
+
+def _is_movie(file: Path) -> bool:
+    return file.suffix.lower() in VIDEO_SUFFIXES
+
+
+def _is_image(file: Path) -> bool:
+    return file.suffix.lower() in IMAGE_SUFFIXES
+
+
+def _holds_frames(folder: Path) -> bool:
+    """Whether a folder holds an image; the first one is enough, so that long folders are not read through."""
+    return folder.is_dir() and any(_is_image(file) for file in _readable(folder))
+
+
+def _readable(folder: Path) -> Iterator[Path]:
+    try:
+        yield from folder.iterdir()
+    except PermissionError:
+        return

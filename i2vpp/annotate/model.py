@@ -1,0 +1,74 @@
+"""The network, built once in the background while pages are already open."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from i2vpp.errors import I2VPPError
+from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
+
+
+class ModelError(I2VPPError):
+    """There is no network to run: it could not be built, or it failed while it ran."""
+
+
+class Model:
+    """A predictor to come.
+
+    Args:
+        build: makes the predictor; called once, in a thread.
+        checkpoint: what pages call the weights.
+        on_change: told when the predictor is ready or cannot be built.
+    """
+
+    def __init__(self, build: Callable[[], I2VPPVideoPredictor], *, checkpoint: str) -> None:
+        self._build = build
+        self._checkpoint = checkpoint
+        self._future: Future[I2VPPVideoPredictor] = Future()
+        self._started = False
+        self._lock = threading.Lock()
+
+    def start(self, on_change: Callable[[], None] = lambda: None) -> None:
+        """Begin to build, unless that has been done; `on_change` is called when it is over."""
+        with self._lock:
+            if self._started:
+                return
+            self._started = True
+        self._future.add_done_callback(lambda _: on_change())
+        threading.Thread(target=self._work, name="i2vpp-build", daemon=True).start()
+
+    def _work(self) -> None:
+        try:
+            self._future.set_result(self._build())
+        except BaseException as error:  # noqa: BLE001 - not swallowed: raised by whoever asks for the predictor
+            self._future.set_exception(error)
+
+    def predictor(self) -> I2VPPVideoPredictor:
+        """Return the predictor; waits until it is built.
+
+        Raises:
+            ModelError: it could not be built; the message says why.
+        """
+        self.start()
+        try:
+            return self._future.result()
+        except (I2VPPError, OSError, RuntimeError, ValueError, MemoryError, ImportError) as error:
+            raise ModelError(f"there is no network: {error}") from error
+
+    def describe(self) -> dict[str, Any]:
+        """Return what pages show of the model."""
+        if not self._future.done():
+            return {"loading": True}
+        try:
+            predictor = self.predictor()
+        except ModelError as error:
+            return {"error": str(error)}
+        return {
+            "checkpoint": self._checkpoint,
+            "device": str(predictor.device),
+            "dtype": str(predictor.dtype).removeprefix("torch."),
+            "image_size": predictor.image_size,
+        }

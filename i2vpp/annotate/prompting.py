@@ -1,0 +1,94 @@
+"""From the prompts of an object on a frame to its mask."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from i2vpp.annotate.masks import paint
+from i2vpp.annotate.store import Annotation
+from i2vpp.annotate.tracks import Found, ModelTracks
+from i2vpp.annotate.values import Prompts, StoredMask, Stroke
+from i2vpp.errors import PromptError
+
+MAX_BASES = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Key:
+    """What a mask without strokes comes from."""
+
+    obj_id: int
+    frame: int
+    points: tuple[tuple[float, float, int], ...]
+    box: tuple[float, float, float, float] | None
+    imported: bool
+
+    @classmethod
+    def of(cls, obj_id: int, frame: int, prompts: Prompts) -> Key:
+        """Return the key of what prompts give without their strokes."""
+        return cls(obj_id=obj_id, frame=frame, points=prompts.points, box=prompts.box, imported=prompts.imported)
+
+
+class Prompter:
+    """Answers prompts. Masks without strokes are remembered, so that strokes can be changed one by one.
+
+    Args:
+        store: what is stored.
+        tracks: the network's memory; asked for only where the network is needed, as it may have to be built.
+    """
+
+    def __init__(self, store: Annotation, tracks: Callable[[], ModelTracks]) -> None:
+        self._store = store
+        self._tracks = tracks
+        self._bases: OrderedDict[Key, StoredMask] = OrderedDict()
+
+    def answer(self, obj_id: int, frame: int, old: Prompts, new: Prompts) -> Found:
+        """Return the mask of an object on a frame for new prompts in place of the stored ones."""
+        key = Key.of(obj_id, frame, new)
+        same_base = key == Key.of(obj_id, frame, old)
+        if same_base and old.strokes and new.strokes[: len(old.strokes)] == old.strokes:
+            return _painted(self._stored(key), new.strokes[len(old.strokes) :])
+        base = self._base(key, old, new) if old.strokes or not same_base else self._stored(key)
+        if new.strokes:
+            self._bases[key] = base.stored()
+            self._bases.move_to_end(key)
+            while len(self._bases) > MAX_BASES:
+                self._bases.popitem(last=False)
+        return _painted(base, new.strokes)
+
+    def _base(self, key: Key, old: Prompts, new: Prompts) -> Found:
+        """Return the mask that strokes are painted on, where it is not the stored one."""
+        same_base = key == Key.of(key.obj_id, key.frame, old)
+        if same_base and key in self._bases:
+            return self._found(self._bases[key])
+        if new.points or new.box:
+            return self._tracks().click(key.obj_id, key.frame, new, refines=not same_base and _refines(old, new))
+        if new.imported:
+            raise PromptError(
+                "the imported mask below these strokes is no longer known by itself: undo, or paint over them"
+            )
+        return self._tracks().without_prompts(key.obj_id, key.frame) or self._nothing()
+
+    def _stored(self, key: Key) -> Found:
+        mask = self._store.mask(key.obj_id, key.frame)
+        return self._nothing() if mask is None else self._found(mask)
+
+    def _found(self, mask: StoredMask) -> Found:
+        return Found(mask=mask.decode(self._store.height, self._store.width), score=mask.score, iou=mask.iou)
+
+    def _nothing(self) -> Found:
+        return Found(mask=np.zeros((self._store.height, self._store.width), bool), score=math.nan, iou=math.nan)
+
+
+def _painted(found: Found, strokes: Sequence[Stroke]) -> Found:
+    return replace(found, mask=paint(found.mask, strokes)) if strokes else found
+
+
+def _refines(old: Prompts, new: Prompts) -> bool:
+    """Whether new points and box only add to the old ones, so that the network goes on from the present mask."""
+    return bool(old) and new.box == old.box and new.points[: len(old.points)] == old.points

@@ -1,0 +1,369 @@
+"""One video that is being annotated: its store, its frames, and what the network knows of it."""
+
+from __future__ import annotations
+
+import math
+import struct
+import uuid
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from i2vpp.annotate.frames import FrameReader, JpegCache
+from i2vpp.annotate.jobs import PROPAGATE, Job, JobRunner
+from i2vpp.annotate.library import Library, Video
+from i2vpp.annotate.model import Model
+from i2vpp.annotate.problems import EXPECTED, NotFoundError, Problems
+from i2vpp.annotate.prompting import Prompter
+from i2vpp.annotate.store import Annotation
+from i2vpp.annotate.tracks import Found, ModelTracks
+from i2vpp.annotate.values import ObjectInfo, Prompts
+from i2vpp.annotate.workers import Workers
+from i2vpp.errors import PromptError
+from i2vpp.session.video import FrameSource
+
+DIRECTIONS = ("forward", "backward", "both")
+STORE_SUFFIX = ".sqlite"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What all videos of a server share.
+
+    Args:
+        library: where the videos come from.
+        output: folder of the stores and exports.
+        masks: another folder that masks may be imported from.
+        model: the network.
+        cache: of JPEGs.
+        problems: words for errors.
+        send: tells all pages, see `Events.send`.
+    """
+
+    library: Library
+    output: Path
+    masks: Path | None
+    model: Model
+    cache: JpegCache
+    problems: Problems
+    send: Callable[..., None]
+
+    @property
+    def mask_roots(self) -> list[Path]:
+        """The folders that masks may be imported from."""
+        return [self.library.root, *([] if self.masks is None else [self.masks.resolve()])]
+
+    def store_path(self, video: Video) -> Path:
+        """Return where a video's annotation lies."""
+        return self.output / f"{video.file_name}{STORE_SUFFIX}"
+
+
+class VideoSession:
+    """An open video. Its methods block: call them in its workers, as the comments at each group say.
+
+    Args:
+        video: the video.
+        around: what all videos share.
+
+    Raises:
+        VideoError: it cannot be read.
+        AnnotationError: its store cannot be used.
+    """
+
+    def __init__(self, video: Video, around: Surroundings) -> None:
+        self.video = video
+        self.around = around
+        self.view = FrameReader(video.id, self.open_frames, around.cache)
+        self.strip = FrameReader(video.id, self.open_frames, around.cache)
+        self.worker = Workers(f"i2vpp-model-{video.id}")  # the network, and what has to wait for it
+        self.desk = Workers(f"i2vpp-desk-{video.id}")  # quick looks into the store
+        self.viewer = Workers(f"i2vpp-view-{video.id}")
+        self.stripper = Workers(f"i2vpp-strip-{video.id}")
+        self.files = Workers(f"i2vpp-files-{video.id}")  # exports and imports
+        self._tracks: ModelTracks | None = None
+        self.jobs = JobRunner(self._tell_job, self.tell, around.problems)
+        try:
+            source = self.view.source
+            self.height, self.width, self.fps = source.height, source.width, source.fps
+            self.frames = len(source)
+            self.store = Annotation(
+                around.store_path(video), height=self.height, width=self.width, frames=self.frames, video=video.name
+            )
+        except BaseException:
+            self.view.close()
+            raise
+        self._prompter = Prompter(self.store, self._ready_tracks)
+
+    def open_frames(self) -> FrameSource:
+        """Open the frames once more; every thread reads from its own."""
+        return self.around.library.open(self.video)
+
+    @property
+    def has_tracks(self) -> bool:
+        """Whether the network holds memory of this video."""
+        return self._tracks is not None
+
+    def close(self) -> Future[None]:
+        """Stop what runs, keep what is done, and let go of everything; returns at once."""
+        self.jobs.stop()
+        closed = self.worker.submit(self._close)
+        self.worker.close()
+        return closed
+
+    def _close(self) -> None:
+        for reader, worker in ((self.view, self.viewer), (self.strip, self.stripper)):
+            worker.submit(reader.close)
+            worker.close()
+        for worker in (self.desk, self.files):
+            worker.close()
+        self.desk.join()
+        self.files.join()
+        try:
+            self._drop_tracks()
+        finally:
+            self.store.close()
+
+    def tell(self) -> None:
+        """Tell all pages that the store has changed."""
+        self.around.send(type="video", id=self.video.id, revision=self.store.revision)
+
+    # ---- looking; in `desk`
+
+    def state(self) -> dict[str, Any]:
+        """Return what a page shows of the video."""
+        store = self.store
+        return {
+            "id": self.video.id,
+            "name": self.video.name,
+            "width": self.width,
+            "height": self.height,
+            "fps": self.fps,
+            "frames": self.frames,
+            "revision": store.revision,
+            "undo": store.undo_label,
+            "redo": store.redo_label,
+            "objects": [asdict(info) for info in store.objects()],
+            "prompts": {
+                str(obj_id): {str(frame): prompts.to_json() for frame, prompts in frames.items()}
+                for obj_id, frames in store.prompts().items()
+            },
+            "job": self.jobs.to_json(),
+        }
+
+    def timeline(self) -> dict[str, Any]:
+        """Return area and scores of all masks."""
+        revision = self.store.revision
+        objects = {}
+        for obj_id, frames in self.store.timeline().items():
+            areas, scores, ious = zip(*frames.values(), strict=True)
+            objects[str(obj_id)] = {
+                "frames": list(frames),
+                "area": areas,
+                "score": [known(score) for score in scores],
+                "iou": [known(iou) for iou in ious],
+            }
+        return {"revision": revision, "objects": objects}
+
+    def masks(self, frame: int) -> bytes:
+        """Return a frame's masks: for each object uint32 id, uint32 count of run lengths, and these; little-endian."""
+        self.check_frame(frame)
+        parts = []
+        for obj_id, mask in self.store.masks(frame).items():
+            parts += [struct.pack("<II", obj_id, len(mask.runs) // 4), mask.runs]
+        return b"".join(parts)
+
+    def doubtful(self, after: int) -> int | None:
+        """Return the next frame that should be looked at; hidden and locked objects do not count."""
+        counted = [info.id for info in self.store.objects() if not (info.hidden or info.locked)]
+        return self.store.doubtful(after, obj_ids=counted)
+
+    def check_frame(self, frame: int) -> None:
+        """Raise NotFoundError if there is no such frame."""
+        if not 0 <= frame < self.frames:
+            raise NotFoundError(f"there is no frame {frame}; the video has frames 0 to {self.frames - 1}")
+
+    # ---- objects; in `desk`, but what concerns the network in `worker`
+
+    def add_object(self, revision: int, name: str | None, color: str | None) -> int:
+        """Add an object and return its id."""
+        with self.store.edit("Add object", expected=revision) as edit:
+            info = edit.add_object(name, color)
+        self.tell()
+        return info.id
+
+    def change_object(self, obj_id: int, revision: int, changes: dict[str, Any]) -> None:
+        """Change name, color, hidden or locked; to lock, stop a propagation first and come in `worker`."""
+        info = self._object(obj_id)
+        with self.store.edit(f"Change {info.name}", expected=revision) as edit:
+            edit.change_object(obj_id, **changes)
+        self.tell()
+
+    def delete_object(self, obj_id: int, revision: int) -> None:
+        """Delete an object with all its masks; in `worker`."""
+        info = self._object(obj_id)
+        with self.store.edit(f"Delete {info.name}", expected=revision) as edit:
+            edit.delete_object(obj_id)
+        self._forget([obj_id])
+        self.tell()
+
+    # ---- what needs the network; in `worker`
+
+    def set_prompts(self, obj_id: int, frame: int, revision: int, prompts: Prompts) -> None:
+        """Replace an object's prompts on a frame, and its mask there by what they give: nothing by none."""
+        info = self._object(obj_id)
+        self.check_frame(frame)
+        if info.locked:
+            raise PromptError(f"{info.name} is locked; unlock it first")
+        with self.store.edit("look", expected=revision):  # stale requests must not cost a run of the network
+            prompts.check_inside(self.height, self.width)
+        old = self.store.prompts().get(obj_id, {}).get(frame, Prompts())
+        stays = prompts.imported and not (prompts.points or prompts.box)
+        prompts = replace(prompts, imported=old.imported and stays)
+        if prompts == old:
+            return
+        try:
+            found = self._prompter.answer(obj_id, frame, old, prompts) if prompts else None
+            with self.store.edit(_prompt_label(info, frame, old, prompts)) as edit:
+                edit.set_prompts(obj_id, frame, prompts)
+                edit.set_mask(obj_id, frame, None if found is None else found.stored())
+        except EXPECTED as error:
+            self._recover(error, [obj_id])
+            raise
+        self.tell()
+
+    def undo(self, revision: int) -> None:
+        """Take the last step back."""
+        self._travel(self.store.undo, revision)
+
+    def redo(self, revision: int) -> None:
+        """Do the step again that was undone last."""
+        self._travel(self.store.redo, revision)
+
+    def _travel(self, move: Callable[..., Any], revision: int) -> None:
+        change = move(expected=revision)
+        if change is not None:
+            unprompted = {obj_id for obj_id, _ in change.masks - change.prompts}  # what was tracked is not so any more
+            self._forget(unprompted | change.objects)
+        self.tell()
+
+    # ---- jobs
+
+    def start_propagation(
+        self, revision: int, *, start: int, direction: str, stop: int | None, obj_ids: Sequence[int] | None
+    ) -> None:
+        """Track objects through the video as a job; in `desk`.
+
+        Args:
+            revision: that the wish was made in view of.
+            start: the first frame.
+            direction: `forward`, `backward` or `both`.
+            stop: the last frame, None for the end of the video.
+            obj_ids: the objects; None for all that have prompts and are not locked.
+        """
+        with self.store.edit("look", expected=revision):
+            pass
+        way = self._way(start, direction, stop)
+        chosen = self._propagated(obj_ids)
+        name = f"Propagate {chosen[0].name}" if len(chosen) == 1 else f"Propagate {len(chosen)} objects"
+        job = Job(PROPAGATE, name, sum(map(len, way)))
+        self.jobs.start(job, self.worker, lambda job: self._propagate(job, [info.id for info in chosen], way))
+
+    def _propagate(self, job: Job, obj_ids: Sequence[int], way: Sequence[range]) -> dict[str, Any]:
+        step = uuid.uuid4().hex
+        try:
+            tracked = self._ready_tracks().propagate(obj_ids, way, stopping=lambda: job.stopping)
+            with closing(tracked) as results:
+                for done, (frame, found) in enumerate(results, start=1):
+                    with self.store.edit(job.label, joint=step) as edit:
+                        for obj_id, one in found.items():
+                            edit.set_mask(obj_id, frame, one.stored())
+                    self._tell_mask(frame, found)
+                    self.jobs.step(job, done)
+                    if job.stopping:
+                        break
+        except EXPECTED as error:
+            self._recover(error, obj_ids)
+            raise
+        return {"frames": job.done}
+
+    def _way(self, start: int, direction: str, stop: int | None) -> list[range]:
+        if direction not in DIRECTIONS:
+            raise PromptError(f"direction must be one of {', '.join(DIRECTIONS)}; got {direction!r:.40}")
+        for frame in (start, *(() if stop is None else (stop,))):
+            self.check_frame(frame)
+        if direction == "both" and stop is None:
+            return [range(start, self.frames), *([range(start - 1, -1, -1)] if start else [])]
+        if direction == "both":
+            direction = "backward" if stop is not None and stop < start else "forward"
+        last = stop if stop is not None else self.frames - 1 if direction == "forward" else 0
+        step = 1 if direction == "forward" else -1
+        if (last - start) * step < 0:
+            raise PromptError(f"frame {last} does not lie {direction} of frame {start}")
+        return [range(start, last + step, step)]
+
+    def _propagated(self, obj_ids: Sequence[int] | None) -> list[ObjectInfo]:
+        """Return the objects that are to be propagated; the prompted ones of those that are not locked."""
+        prompted = self.store.prompts()
+        named = self.store.objects() if obj_ids is None else [self._object(i) for i in dict.fromkeys(obj_ids)]
+        chosen = [info for info in named if not info.locked and info.id in prompted]
+        if not chosen:
+            raise PromptError("nothing to propagate: none of the objects has a prompt and is unlocked")
+        return chosen
+
+    # ---- within
+
+    def _object(self, obj_id: int) -> ObjectInfo:
+        for info in self.store.objects():
+            if info.id == obj_id:
+                return info
+        raise NotFoundError(f"there is no object {obj_id}")
+
+    def _ready_tracks(self) -> ModelTracks:
+        if self._tracks is None:
+            predictor = self.around.model.predictor()
+            self._tracks = ModelTracks(predictor, self.open_frames(), self.store)
+        return self._tracks
+
+    def _forget(self, obj_ids: Collection[int]) -> None:
+        if self._tracks is not None:
+            for obj_id in obj_ids:
+                self._tracks.forget(obj_id)
+
+    def _drop_tracks(self) -> None:
+        if self._tracks is not None:
+            self._tracks.close()
+            self._tracks = None
+
+    def _recover(self, error: BaseException, obj_ids: Collection[int]) -> None:
+        """Let the network forget what it may hold beyond the store after an error."""
+        if isinstance(error, RuntimeError | MemoryError):
+            self._drop_tracks()
+        else:
+            self._forget(obj_ids)
+
+    def _tell_job(self, job: dict[str, Any]) -> None:
+        self.around.send(type="job", id=self.video.id, job=job)
+
+    def _tell_mask(self, frame: int, found: dict[int, Found]) -> None:
+        objects = {str(i): [int(one.mask.sum()), known(one.score), known(one.iou)] for i, one in found.items()}
+        self.around.send(type="mask", id=self.video.id, frame=frame, revision=self.store.revision, objects=objects)
+
+
+def known(value: float) -> float | None:
+    """Return a number, None for NaN, which JSON does not have."""
+    return None if math.isnan(value) else value
+
+
+def _prompt_label(info: ObjectInfo, frame: int, old: Prompts, new: Prompts) -> str:
+    if not new:
+        what = "Clear"
+    elif new.strokes != old.strokes:
+        what = "Brush"
+    elif new.box != old.box:
+        what = "Box"
+    else:
+        what = "Points"
+    return f"{what}: {info.name}, frame {frame}"

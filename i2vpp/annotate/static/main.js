@@ -1,0 +1,162 @@
+// The page's start: wires the parts together and listens to the server.
+
+import { loadLibrary, openVideo, redo, refresh, refreshTimeline, resume, undo } from "./actions.js";
+import { call, listen } from "./api.js";
+import { byId, debounce, setText } from "./dom.js";
+import { startDialogs } from "./dialogs.js";
+import { KEYS, startKeys } from "./keys.js";
+import { choose, lastFrame, showLibrary, startLibrary } from "./library.js";
+import { masksChanged } from "./masks.js";
+import { banner } from "./notices.js";
+import { startObjects } from "./objects.js";
+import { startPlayback } from "./playback.js";
+import { startPointer } from "./pointer.js";
+import { receiveJob, receiveMask, startPropagate } from "./propagate.js";
+import { fit, startStage, view, zoomBy } from "./stage.js";
+import { startTimeline } from "./timeline.js";
+import { app, emit, isEmpty, keep, on, selectedObject, setView } from "./state.js";
+
+const BANNER_WAIT_MS = 800; // a server that is back at once was never away
+const HINTS = {
+  click: "Click adds, right click takes away, dragging draws a box",
+  box: "Drag a box around the object",
+  brush: "Paint on the mask; Shift or the right button erases",
+  eraser: "Erase from the mask; Shift or the right button paints",
+};
+
+function startTools() {
+  for (const button of document.querySelectorAll("[data-tool]")) button.addEventListener("click", () => setView({ tool: button.dataset.tool }));
+  byId("brush").addEventListener("input", (event) => setView({ brush: Number(event.target.value) }));
+  byId("opacity").addEventListener("input", (event) => setView({ opacity: Number(event.target.value) / 100 }));
+  byId("masks-shown").addEventListener("click", () => setView({ masksShown: !app.masksShown }));
+  byId("zoom-in").addEventListener("click", () => zoomBy(1.25));
+  byId("zoom-out").addEventListener("click", () => zoomBy(0.8));
+  byId("fit").addEventListener("click", fit);
+  byId("undo").addEventListener("click", undo);
+  byId("redo").addEventListener("click", redo);
+  for (const name of ["view", "state", "selection", "video"]) on(name, showTools);
+  on("zoom", () => setText(byId("zoom"), `${Math.round(view.scale * 100)} %`));
+  showTools();
+}
+
+function showTools() {
+  const painting = app.tool === "brush" || app.tool === "eraser";
+  for (const button of document.querySelectorAll("[data-tool]")) {
+    button.setAttribute("aria-pressed", button.dataset.tool === app.tool);
+    button.disabled = !app.video;
+  }
+  byId("brush-row").hidden = !painting;
+  byId("brush").value = app.brush;
+  setText(byId("brush-size"), `${2 * app.brush} px`);
+  byId("opacity").value = Math.round(app.opacity * 100);
+  byId("masks-shown").setAttribute("aria-pressed", app.masksShown);
+  const object = selectedObject();
+  byId("tool-object").hidden = !object;
+  byId("tool-object").style.setProperty("--color", object?.color ?? "transparent");
+  setText(byId("tool-hint"), HINTS[app.tool]);
+  byId("tool-options").hidden = !app.video;
+  byId("view-controls").hidden = !app.video;
+}
+
+function showTitle() {
+  const { video } = app;
+  setText(byId("video-name"), video?.name ?? "No video");
+  document.title = video ? `${video.name} - i2vpp` : "i2vpp annotate";
+  byId("start").hidden = video !== null;
+  const prompted = video && Object.values(video.prompts).some((frames) => Object.values(frames).some((prompts) => !isEmpty(prompts)));
+  byId("first-step").hidden = !video || prompted || app.pending.size > 0;
+  for (const [id, label] of [["undo", video?.undo], ["redo", video?.redo]]) {
+    const button = byId(id);
+    const name = id === "undo" ? "Undo" : "Redo";
+    button.disabled = !label;
+    button.title = label ? `${name}: ${label} (${id === "undo" ? "Z" : "Y"})` : `Nothing to ${id}`;
+  }
+  for (const id of ["show-export", "show-import"]) byId(id).disabled = !video;
+}
+
+function showLink() {
+  const link = byId("link");
+  link.dataset.state = app.connected ? (app.busy ? "busy" : "saved") : "lost";
+  const work = app.library?.model?.loading ? "Waiting for the model…" : "Saving…";
+  const words = app.connected ? (app.busy ? work : "Saved") : "Not connected";
+  setText(byId("link-text"), app.video || !app.connected ? words : "");
+}
+
+/** Keep place in the address, so that reloading (or a second tab) comes back to it. */
+const keepPlace = debounce(() => {
+  if (!app.video) return;
+  keep(`frame.${app.video.id}`, app.frame);
+  const place = new URLSearchParams({ video: app.video.id, frame: app.frame });
+  history.replaceState(null, "", `#${place}`);
+}, 250);
+
+function received(event) {
+  if (event.type === "model" && app.library) {
+    app.library.model = event.model;
+    emit("library");
+  }
+  if (event.id !== app.video?.id) return;
+  if (event.type === "mask") receiveMask(event);
+  else if (event.type === "job") receiveJob(event.job);
+  else if (event.type === "video" && event.revision > app.video.revision) refresh();
+}
+
+let bannerTimer = 0;
+
+function opened(again) {
+  clearTimeout(bannerTimer);
+  banner(null);
+  app.connected = true;
+  emit("link");
+  if (again) resume().then(() => [masksChanged(), refreshTimeline()]);
+}
+
+function lost() {
+  if (!app.connected) return;
+  app.connected = false;
+  bannerTimer = setTimeout(async () => {
+    emit("link");
+    const why = await reason();
+    if (!app.connected) banner(why);
+  }, BANNER_WAIT_MS);
+}
+
+/** Why there are no news from the server: it is away, or it refuses, such as without its token. */
+async function reason() {
+  try {
+    await call("GET", "/api/library");
+  } catch (error) {
+    if (error.status) return error.message;
+  }
+  return "The server does not answer. Everything up to your last saved step is kept; trying to connect again…";
+}
+
+async function begin() {
+  const place = new URLSearchParams(location.hash.slice(1));
+  if (location.search) history.replaceState(null, "", location.pathname + location.hash); // a token has become a cookie
+  await loadLibrary();
+  const videos = app.library?.videos ?? [];
+  const named = videos.find(({ id, error }) => id === place.get("video") && !error);
+  if (named) await openVideo(named.id, Number(place.get("frame")) || 0);
+  else if (videos.length === 1 && !videos[0].error) await choose(videos[0].id, lastFrame(videos[0].id));
+  if (!app.video) showLibrary(true);
+}
+
+startStage();
+startPointer();
+startPlayback();
+startTimeline();
+startObjects();
+startPropagate();
+startLibrary();
+startDialogs(KEYS);
+startKeys();
+startTools();
+for (const name of ["video", "state"]) on(name, showTitle);
+for (const name of ["video", "frame"]) on(name, keepPlace);
+for (const name of ["link", "video", "library"]) on(name, showLink);
+window.addEventListener("beforeunload", (event) => app.busy && app.connected && event.preventDefault());
+showTitle();
+showLink();
+listen({ received, opened, lost });
+begin();

@@ -1,0 +1,225 @@
+// What the pointer does on the frame: prompts, boxes, strokes, moving marks, zoom and pan.
+
+import { addObject, deletePrompt, editPrompts } from "./actions.js";
+import { clamp } from "./dom.js";
+import { markerAt } from "./markers.js";
+import { canvas, isCurrent, panBy, toVideo, view, zoomBy } from "./stage.js";
+import { app, emit, on, promptsOf, select, selectMarker, selectedObject } from "./state.js";
+
+const CLICK_REACH = 4; // screen pixels a click may wander before it becomes a box
+const STROKE_STEP = 1.5; // screen pixels between the points of a stroke
+const WHEEL_SPEED = 0.0016;
+
+/** Set while the space bar is down: the left button pans, then; `used` tells the keyboard that it did. */
+export const space = { down: false, used: false };
+
+let gesture = null; // {move(event), up(event)} of the pressed button
+
+const round = (value) => Math.round(value * 10) / 10;
+
+/** The nearest point inside the video, in tenths of a pixel. */
+export function inside({ x, y }) {
+  return { x: round(clamp(x, 0, app.video.width - 1)), y: round(clamp(y, 0, app.video.height - 1)) };
+}
+
+const isInside = ({ x, y }) => x >= 0 && y >= 0 && x < app.video.width && y < app.video.height;
+
+function setDraft(draft) {
+  app.draft = draft;
+  emit("draft");
+}
+
+/** Add a click of the selected object, and an object if there is none. */
+export function addPoint(at, positive) {
+  const { x, y } = inside(at);
+  return editPrompts((prompts) => ({ ...prompts, points: [...prompts.points, [x, y, positive ? 1 : 0]] }));
+}
+
+function pan(event) {
+  let [x, y] = [event.clientX, event.clientY];
+  canvas.dataset.cursor = "grabbing";
+  return {
+    move(next) {
+      panBy(next.clientX - x, next.clientY - y);
+      [x, y] = [next.clientX, next.clientY];
+    },
+    up: () => showCursor(),
+  };
+}
+
+function boxOf(a, b) {
+  const [p, q] = [inside(a), inside(b)];
+  return [Math.min(p.x, q.x), Math.min(p.y, q.y), Math.max(p.x, q.x), Math.max(p.y, q.y)];
+}
+
+/** A press that becomes a click or, when it wanders, a box. */
+function clickOrBox(event, { positive, canClick, canBox }) {
+  const from = toVideo(event);
+  const wandered = (next) => Math.hypot(next.clientX - event.clientX, next.clientY - event.clientY) > CLICK_REACH;
+  let box = null;
+  return {
+    move(next) {
+      if (!canBox || !(box || wandered(next))) return;
+      box = boxOf(from, toVideo(next));
+      setDraft({ box });
+    },
+    up() {
+      setDraft(null);
+      if (box && box[2] - box[0] >= 1 && box[3] - box[1] >= 1) editPrompts((prompts) => ({ ...prompts, box }));
+      else if (!box && canClick && isInside(from)) addPoint(from, positive);
+    },
+  };
+}
+
+function paint(event, erase) {
+  const stroke = { points: [], radius: app.brush, erase };
+  const add = (next) => {
+    const { x, y } = inside(toVideo(next));
+    const [lastX, lastY] = stroke.points.at(-1) ?? [Infinity, Infinity];
+    if (Math.hypot(x - lastX, y - lastY) * view.scale >= STROKE_STEP) stroke.points.push([x, y]);
+    setDraft({ stroke, brush: toVideo(next) });
+  };
+  add(event);
+  return {
+    move: (next) => (next.getCoalescedEvents?.() ?? [next]).forEach(add),
+    up() {
+      setDraft(null);
+      editPrompts((prompts) => ({ ...prompts, strokes: [...prompts.strokes, stroke] }));
+    },
+  };
+}
+
+/** Move a prompt; a press that does not move selects it, so that Delete or its × takes it back. */
+function moveMarker(event, marker) {
+  if (marker.part === "x") return { move() {}, up: () => deletePrompt(marker) };
+  const from = toVideo(event);
+  const before = promptsOf(app.selected, app.frame);
+  let moved = null;
+  selectMarker(marker);
+  return {
+    move(next) {
+      if (!moved && Math.hypot(next.clientX - event.clientX, next.clientY - event.clientY) <= CLICK_REACH) return;
+      const to = toVideo(next);
+      moved = shifted(before, marker, to.x - from.x, to.y - from.y);
+      setDraft(markerDraft(moved, marker));
+    },
+    up() {
+      setDraft(null);
+      if (moved) editPrompts(() => moved);
+    },
+  };
+}
+
+function markerDraft(prompts, { kind, index }) {
+  if (kind === "box") return { box: prompts.box };
+  if (kind === "stroke") return { stroke: prompts.strokes[index] };
+  const [x, y] = prompts.points[index];
+  return { cross: { x, y } };
+}
+
+function shifted(prompts, { kind, index, part }, dx, dy) {
+  const move = ([x, y, ...rest]) => {
+    const to = inside({ x: x + dx, y: y + dy });
+    return [to.x, to.y, ...rest];
+  };
+  if (kind === "point") return { ...prompts, points: prompts.points.map((point, i) => (i === index ? move(point) : point)) };
+  if (kind === "stroke") return { ...prompts, strokes: prompts.strokes.map((stroke, i) => (i === index ? { ...stroke, points: stroke.points.map(move) } : stroke)) };
+  const [x0, y0, x1, y1] = prompts.box;
+  if (part === "all") return { ...prompts, box: boxOf({ x: x0 + dx, y: y0 + dy }, { x: x1 + dx, y: y1 + dy }) };
+  const [left, top] = [part === 0 || part === 3, part === 0 || part === 1];
+  return { ...prompts, box: boxOf({ x: x0 + (left ? dx : 0), y: y0 + (top ? dy : 0) }, { x: x1 + (left ? 0 : dx), y: y1 + (top ? 0 : dy) }) };
+}
+
+function begin(event) {
+  if (event.button === 1 || (event.button === 0 && space.down)) {
+    space.used = space.down;
+    return pan(event);
+  }
+  if (event.button > 2 || !isCurrent()) return null;
+  const other = event.button === 2 || event.shiftKey;
+  if (app.tool === "brush" || app.tool === "eraser") return paint(event, (app.tool === "eraser") !== other);
+  const marker = event.button === 0 ? markerAt(toVideo(event), view) : null;
+  if (marker) return moveMarker(event, marker);
+  if (app.marker) selectMarker(null);
+  return clickOrBox(event, { positive: !other, canClick: app.tool === "click", canBox: event.button === 0 && !event.shiftKey });
+}
+
+/** Give up what is being drawn; true if there was something. */
+export function abandon() {
+  const had = gesture !== null || app.draft?.cross !== undefined;
+  gesture = null;
+  if (app.draft) setDraft(null);
+  return had;
+}
+
+function showCursor(event = null) {
+  if (!app.video) canvas.dataset.cursor = "none";
+  else if (space.down) canvas.dataset.cursor = "grab";
+  else if (app.tool === "brush" || app.tool === "eraser") canvas.dataset.cursor = "brush";
+  else if (event && markerAt(toVideo(event), view)) canvas.dataset.cursor = "pointer";
+  else canvas.dataset.cursor = "cross";
+}
+
+function hover(event) {
+  showCursor(event);
+  const painting = app.tool === "brush" || app.tool === "eraser";
+  if (painting) setDraft({ brush: toVideo(event) });
+  else if (app.draft) setDraft(null);
+}
+
+/** Move the keyboard's cross by some screen pixels; it starts in the middle of what is seen. */
+export function moveCross(dx, dy) {
+  if (!app.video) return;
+  const from = app.draft?.cross ?? { x: (canvas.clientWidth / 2 - view.x) / view.scale, y: (canvas.clientHeight / 2 - view.y) / view.scale };
+  setDraft({ cross: inside({ x: from.x + dx / view.scale, y: from.y + dy / view.scale }) });
+}
+
+/** Add a click at the keyboard's cross; false if it is not shown. */
+export function clickAtCross(positive) {
+  if (!app.draft?.cross) return false;
+  addPoint(app.draft.cross, positive);
+  return true;
+}
+
+export function startPointer() {
+  canvas.addEventListener("contextmenu", (event) => event.preventDefault());
+  canvas.addEventListener("pointerdown", (event) => {
+    if (!app.video || gesture) return;
+    event.preventDefault();
+    canvas.focus({ preventScroll: true });
+    canvas.setPointerCapture(event.pointerId);
+    gesture = begin(event);
+  });
+  canvas.addEventListener("pointermove", (event) => {
+    if (!app.video) return;
+    if (gesture) gesture.move(event);
+    else hover(event);
+  });
+  canvas.addEventListener("pointerup", (event) => {
+    const ended = gesture;
+    gesture = null;
+    ended?.up(event);
+  });
+  canvas.addEventListener("pointercancel", abandon);
+  canvas.addEventListener("pointerleave", () => !gesture && app.draft?.brush && setDraft(null));
+  canvas.addEventListener(
+    "wheel",
+    (event) => {
+      event.preventDefault();
+      const lines = event.deltaMode === 1 ? 16 : 1;
+      const speed = event.ctrlKey ? 6 : 1; // pinching on a touchpad comes as small steps with Ctrl
+      const box = canvas.getBoundingClientRect();
+      zoomBy(Math.exp(-event.deltaY * lines * WHEEL_SPEED * speed), event.clientX - box.left, event.clientY - box.top);
+    },
+    { passive: false },
+  );
+  on("view", () => showCursor());
+  on("video", () => showCursor());
+}
+
+/** Select the object with this place in the list, or add the first one. */
+export function selectByPlace(place) {
+  const object = app.video?.objects[place];
+  if (object) select(object.id);
+  else if (app.video && place === 0 && !selectedObject()) addObject();
+}

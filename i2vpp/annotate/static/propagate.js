@@ -1,0 +1,137 @@
+// The panel that starts a propagation, and the bar of whatever job is running.
+
+import { cancel, propagate, refreshTimeline } from "./actions.js";
+import { byId, count, duration, el, placeOf, setText } from "./dom.js";
+import { masksChanged } from "./masks.js";
+import { notify } from "./notices.js";
+import { app, emit, goTo, jobRunning, objects, on } from "./state.js";
+
+
+const form = byId("propagate");
+const chosen = new Set(); // ids of the objects that are not to be propagated: new objects take part
+
+function choice() {
+  const { direction, range, which, stop } = form.elements;
+  const all = which.value === "all";
+  return {
+    direction: direction.value,
+    stop: range.value === "all" ? null : Number(stop.value),
+    objects: all ? null : objects().map(({ id }) => id).filter((id) => !chosen.has(id)),
+  };
+}
+
+/** Start with what the panel says, or stop what is running. */
+export function propagateOrCancel() {
+  if (jobRunning()) return cancel();
+  if (!app.video) return null;
+  const wanted = choice();
+  const trouble = troubleOf(wanted);
+  if (trouble) return notify("warning", trouble);
+  app.following = app.follow;
+  return propagate(wanted);
+}
+
+function troubleOf({ direction, stop, objects: ids }) {
+  if (ids?.length === 0) return "No object is chosen: tick at least one.";
+  if (stop === null) return null;
+  if (direction === "forward" && stop <= app.frame) return `Forward from frame ${app.frame} cannot end at frame ${stop}: choose a later one.`;
+  if (direction === "backward" && stop >= app.frame) return `Backward from frame ${app.frame} cannot end at frame ${stop}: choose an earlier one.`;
+  return null;
+}
+
+/** Which frames a propagation would go over, in words. */
+function extent({ direction, stop }) {
+  const last = app.video.frames - 1;
+  if (direction === "both" && stop === null) return `From frame ${app.frame} on to ${last} and back to 0`;
+  return `From frame ${app.frame} to ${stop ?? (direction === "backward" ? 0 : last)}`;
+}
+
+function showChoice() {
+  const { range, which, stop } = form.elements;
+  stop.disabled = range.value === "all" || !app.video;
+  stop.max = app.video ? app.video.frames - 1 : 0;
+  byId("chosen").hidden = which.value === "all";
+  setText(byId("propagate-hint"), app.video ? extent(choice()) : "");
+  if (which.value !== "all") showChosen();
+}
+
+function showChosen() {
+  const boxes = objects().map((object) => {
+    const box = el("input", { type: "checkbox", on: { change: () => (box.checked ? chosen.delete(object.id) : chosen.add(object.id)) } });
+    box.checked = !chosen.has(object.id);
+    const swatch = el("span", { class: "swatch" });
+    swatch.style.setProperty("--color", object.color);
+    return el("label", { class: "check" }, box, swatch, el("span", { class: "lane-text", text: object.name }));
+  });
+  byId("chosen").replaceChildren(...boxes);
+}
+
+function showJob() {
+  const job = app.video?.job ?? null;
+  const running = job?.state === "running" && job.kind !== "prompt";
+  byId("job").hidden = !running;
+  byId("run").hidden = running;
+  byId("start-propagation").disabled = !app.video || !objects().length;
+  if (!running) return;
+  const bar = byId("job-bar");
+  bar.max = Math.max(job.total ?? 1, 1);
+  bar.value = job.done;
+  setText(byId("job-title"), job.label);
+  byId("job-title").title = job.label;
+  byId("cancel").disabled = job.stopping === true;
+  setText(byId("cancel"), job.stopping ? "Stopping…" : "Cancel");
+  setText(byId("job-frames"), job.total === null ? "" : `${job.done} / ${count(job.total, "frame")}`);
+  const speed = job.fps ? `${job.fps.toFixed(1)} frames/s` : "starting…";
+  setText(byId("job-speed"), job.seconds_left === null ? speed : `${speed} · ${duration(job.seconds_left)} left`);
+}
+
+/** An event of the server: the job went on or ended. */
+export function receiveJob(job) {
+  const was = app.video.job;
+  app.video = { ...app.video, job };
+  emit("job");
+  if (job.state === "running" || (was && was.state !== "running" && was.kind === job.kind)) return;
+  app.following = false;
+  refreshTimeline();
+  if (job.state === "failed") notify("error", `${job.label} failed: ${job.error}. What was done before is kept.`);
+  else if (job.state === "cancelled" && job.kind !== "prompt") notify("info", `Stopped after ${count(job.done, "frame")}; what was done is kept.`);
+  else if (job.kind === "export") notify("success", `Exported to “${job.result?.folder ?? ""}” in the output folder.`);
+  else if (job.kind === "import") notify("success", `Imported ${count(job.result?.objects?.length ?? 0, "object")} with ${count(job.result?.masks ?? 0, "mask")}.`);
+  else if (job.kind === "propagate") notify("info", `Propagated over ${count(job.done, "frame")}.`);
+}
+
+/** Enter a mask into the timeline, which is kept in the order of frames. */
+function note(id, frame, values) {
+  const known = (app.timeline[id] ??= { frames: [], area: [], score: [], iou: [] });
+  const at = placeOf(known.frames, frame);
+  const there = known.frames[at] === frame ? 1 : 0;
+  known.frames.splice(at, there, frame);
+  for (const [name, value] of Object.entries(values)) known[name].splice(at, there, value);
+}
+
+/** An event of the server: a frame's masks were stored. */
+export function receiveMask({ frame, objects: found }) {
+  masksChanged(frame);
+  for (const [id, [area, score, iou]] of Object.entries(found)) note(id, frame, { area, score, iou });
+  emit("timeline");
+  if (app.following && !app.playing && jobRunning()) goTo(frame);
+  else if (frame === app.frame) emit("frame");
+}
+
+export function startPropagate() {
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    propagateOrCancel();
+  });
+  form.addEventListener("change", () => {
+    const { range, stop } = form.elements;
+    if (range.value === "stop" && stop.disabled && app.video) stop.value = form.elements.direction.value === "backward" ? 0 : app.video.frames - 1;
+    showChoice();
+  });
+  byId("cancel").addEventListener("click", cancel);
+  for (const name of ["video", "state", "frame"]) on(name, showChoice);
+  for (const name of ["video", "state", "job"]) on(name, showJob);
+  on("video", () => chosen.clear());
+  showChoice();
+  showJob();
+}

@@ -1,0 +1,96 @@
+// What the page knows, in one place, and a bus that says what changed. The truth is the server's store.
+
+import { clamp } from "./dom.js";
+
+const bus = new EventTarget();
+
+/** Listen to: library, video (another one), state (its annotations), frame, selection, view, job, masks, timeline, link. */
+export const on = (name, listener) => bus.addEventListener(name, (event) => listener(event.detail));
+export const emit = (name, detail) => bus.dispatchEvent(new CustomEvent(name, { detail }));
+
+const KEPT = { opacity: 0.5, brush: 16, follow: true };
+
+/** What was kept under this name when the page was last here, or a default. */
+export function kept(name, otherwise) {
+  try {
+    return JSON.parse(localStorage.getItem(`i2vpp.${name}`)) ?? otherwise;
+  } catch {
+    return otherwise; // storage is off or holds something foreign
+  }
+}
+
+export function keep(name, value) {
+  try {
+    localStorage.setItem(`i2vpp.${name}`, JSON.stringify(value));
+  } catch {
+    // storage is off or full: the setting lasts as long as the page
+  }
+}
+
+export const app = {
+  library: null, // the answer of /api/library
+  video: null, // VideoState of the open video
+  timeline: {}, // object id -> {frames, area, score, iou}
+  frame: 0,
+  selected: null, // object id
+  marker: null, // the selected prompt on this frame: {kind: "point" | "box" | "stroke", index}
+  tool: "click",
+  draft: null, // what is being drawn: {box} or {stroke}
+  masksShown: true,
+  playing: false,
+  pending: new Map(), // "object:frame" -> prompts that the server has not confirmed yet
+  busy: 0, // requests that change something and are not answered yet
+  connected: true,
+  ...Object.fromEntries(Object.keys(KEPT).map((name) => [name, kept(name, KEPT[name])])),
+};
+
+/** Change how things are shown or edited: tool, opacity, brush, ... */
+export function setView(changes) {
+  Object.assign(app, changes);
+  for (const name of Object.keys(KEPT)) if (name in changes) keep(name, changes[name]);
+  emit("view");
+}
+
+export const NO_PROMPTS = Object.freeze({ points: [], box: null, strokes: [], imported: false });
+export const promptKey = (objectId, frame) => `${objectId}:${frame}`;
+
+/** Prompts of an object on a frame, as the person sees them: what is not confirmed yet included. */
+export function promptsOf(objectId, frame) {
+  return app.pending.get(promptKey(objectId, frame)) ?? app.video?.prompts[objectId]?.[frame] ?? NO_PROMPTS;
+}
+
+export const isEmpty = (prompts) => !(prompts.points.length || prompts.box || prompts.strokes.length || prompts.imported);
+
+export const objects = () => app.video?.objects ?? [];
+export const selectedObject = () => objects().find((object) => object.id === app.selected) ?? null;
+
+/** All frames with prompts of any object, in order. */
+export function promptedFrames() {
+  const frames = new Set();
+  for (const byFrame of Object.values(app.video?.prompts ?? {})) for (const frame of Object.keys(byFrame)) frames.add(Number(frame));
+  return [...frames].sort((a, b) => a - b);
+}
+
+export function select(objectId) {
+  if (app.selected === objectId) return;
+  app.selected = objectId;
+  app.marker = null;
+  emit("selection");
+}
+
+export function selectMarker(marker) {
+  app.marker = marker;
+  emit("selection");
+}
+
+/** Show a frame; anything outside the video is brought inside. */
+export function goTo(frame) {
+  if (!app.video) return;
+  const next = clamp(Math.round(frame), 0, app.video.frames - 1);
+  if (next === app.frame) return;
+  app.frame = next;
+  app.marker = null;
+  emit("frame");
+}
+
+export const jobRunning = () => app.video?.job?.state === "running";

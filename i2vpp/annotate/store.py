@@ -1,0 +1,278 @@
+"""Annotation: the objects, prompts and masks of one video in one SQLite file, with undo and redo.
+
+The file is the truth; whatever a model remembers is made from it. Every change is one transaction: it is there as a
+whole or not at all, also when the process is killed.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import zlib
+from collections.abc import Callable, Collection, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from i2vpp.annotate.doubt import Row, next_doubtful
+from i2vpp.annotate.edit import Edit, Extent, to_object
+from i2vpp.annotate.errors import AnnotationError, StaleRevisionError
+from i2vpp.annotate.files import in_words, open_file
+from i2vpp.annotate.history import History, names
+from i2vpp.annotate.values import NAN, Change, ObjectInfo, Prompts, StoredMask, Summary
+
+_MASKS = "SELECT object, area, score, iou, data FROM masks JOIN runs ON masks.runs = runs.id"
+
+
+class Annotation:
+    """What a person and the model said of one video. Threads may share it; another process cannot open it meanwhile.
+
+    A step is what one undo takes back. The last 200 steps are kept.
+
+    Args:
+        path: of the file; it is made, with its folder, if it does not exist.
+        height: of the video in pixels.
+        width: of the video in pixels.
+        frames: how many the video has, if that is known.
+        video: name of the video; None: any.
+
+    Attributes:
+        video: the name, None if it was never given.
+        frames: how many, None if that was never given.
+
+    Raises:
+        AnnotationError: the file is damaged, no annotation, of another video, in use, or cannot be written. It is left
+            as it is.
+        DiskFullError: no space is left.
+    """
+
+    def __init__(
+        self, path: Path, *, height: int, width: int, frames: int | None = None, video: str | None = None
+    ) -> None:
+        self.path = path
+        self.height, self.width = height, width
+        self._lock = threading.RLock()
+        self._connection = open_file(path)
+        self._history = History(self._connection)
+        try:
+            with self._transaction():
+                self.video, self.frames = self._claim(video, frames)
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def __enter__(self) -> Annotation:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; further calls do nothing."""
+        with self._lock:
+            self._connection.close()
+
+    @property
+    def revision(self) -> int:
+        """A number that grows with every committed change."""
+        return int(self._one("SELECT revision FROM video")[0])
+
+    @property
+    def undo_label(self) -> str | None:
+        """Label of the step that `undo` takes back."""
+        with self._reading():
+            return self._history.labels()[0]
+
+    @property
+    def redo_label(self) -> str | None:
+        """Label of the step that `redo` does again."""
+        with self._reading():
+            return self._history.labels()[1]
+
+    def objects(self) -> list[ObjectInfo]:
+        """Return all objects in the order of their ids."""
+        return [to_object(row) for row in self._rows(f"SELECT object, {names('objects')} FROM objects ORDER BY object")]
+
+    def prompts(self) -> dict[int, dict[int, Prompts]]:
+        """Return all prompts by object and frame."""
+        found: dict[int, dict[int, Prompts]] = {}
+        for obj_id, frame, value in self._rows("SELECT object, frame, value FROM prompts ORDER BY object, frame"):
+            found.setdefault(obj_id, {})[frame] = Prompts.from_json(json.loads(value))
+        return found
+
+    def mask(self, obj_id: int, frame: int) -> StoredMask | None:
+        """Return the mask of an object on a frame, None where there is none (an empty mask is one)."""
+        rows = self._rows(f"{_MASKS} WHERE frame = ? AND object = ?", frame, obj_id)
+        return self._mask(*rows[0][1:]) if rows else None
+
+    def masks(self, frame: int) -> dict[int, StoredMask]:
+        """Return all masks of a frame by object."""
+        rows = self._rows(f"{_MASKS} WHERE frame = ? ORDER BY object", frame)
+        return {obj_id: self._mask(*row) for obj_id, *row in rows}
+
+    def timeline(self) -> dict[int, dict[int, tuple[int, float, float]]]:
+        """Return area, score and predicted IoU (NaN: unknown) of all masks, by object and frame."""
+        found: dict[int, dict[int, tuple[int, float, float]]] = {}
+        for obj_id, frame, area, score, iou in self._numbers():
+            found.setdefault(obj_id, {})[frame] = (area, score, iou)
+        return found
+
+    def summary(self) -> Summary:
+        """Count objects and annotated frames."""
+        with self._reading():
+            return _summary(self._connection)
+
+    def doubtful(self, after: int, *, obj_ids: Collection[int] | None = None) -> int | None:
+        """Return the next frame that a person should look at, see `next_doubtful`; None if there is none.
+
+        Args:
+            after: look behind this frame, then from the beginning.
+            obj_ids: the objects that count; None: all.
+        """
+        with self._reading():
+            rows = self._numbers()
+            prompted = {(o, f) for o, f in self._connection.execute("SELECT object, frame FROM prompts")}
+        return next_doubtful([row for row in rows if obj_ids is None or row[0] in obj_ids], prompted, after)
+
+    @contextmanager
+    def edit(self, label: str, *, expected: int | None = None, joint: str | None = None) -> Iterator[Edit]:
+        """Change things in one transaction, which is one step to undo; keep the block short, others wait for it.
+
+        An exception in the block takes all of it back. A block that changes nothing is no step.
+
+        Args:
+            label: of the step, for people, such as "Add object".
+            expected: the revision that the change was made in view of; None: any. Joint steps (below) since then do
+                not count.
+            joint: name of a step that consists of several transactions, such as the frames of one propagation. The
+                edit joins the last step if that has the same name, otherwise it begins one.
+
+        Raises:
+            StaleRevisionError: something was changed since `expected`.
+            PromptError: unknown object or frame, or a value that makes no sense.
+            DiskFullError: no space is left.
+        """
+        with self._transaction():
+            self._check_revision(expected)
+            extent = Extent(height=self.height, width=self.width, frames=self.frames)
+            edit = Edit(self._connection, self._history, extent, label=label, joint=joint)
+            yield edit
+            if edit.changed:
+                self._history.trim()
+                self._advance(joint=joint is not None)
+
+    def undo(self, *, expected: int | None = None) -> Change | None:
+        """Take the last step back; return what that has changed, None if there is no step."""
+        return self._travel(self._history.undo, expected)
+
+    def redo(self, *, expected: int | None = None) -> Change | None:
+        """Do the step again that was undone last; return what that has changed, None if there is no step."""
+        return self._travel(self._history.redo, expected)
+
+    def _travel(self, move: Callable[[], Change | None], expected: int | None) -> Change | None:
+        with self._transaction():
+            self._check_revision(expected)
+            change = move()
+            if change is not None:
+                self._advance(joint=False)
+        return change
+
+    def _claim(self, video: str | None, frames: int | None) -> tuple[str | None, int | None]:
+        """Check that the file is of this video, or note what it is made for; return its name and length."""
+        sql = self._connection.execute
+        if video is not None:  # names of files need not be text
+            video = video.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        row = sql("SELECT name, height, width, frames FROM video").fetchone()
+        if row is None:
+            sql("INSERT INTO video VALUES (?, ?, ?, ?, 0, 0)", (video, self.height, self.width, frames))
+            return video, frames
+        name, height, width, known = row
+        here = _describe(video if name is not None else None, self.height, self.width, frames if known else None)
+        there = _describe(name if video is not None else None, height, width, known if frames else None)
+        if here != there:
+            raise AnnotationError(
+                f"{self.path} holds annotations of {there}, but this is {here}; choose another output folder, "
+                "or open the video that they were made for"
+            )
+        sql("UPDATE video SET name = coalesce(name, ?), frames = coalesce(frames, ?)", (video, frames))
+        return video or name, known if frames is None else frames
+
+    def _check_revision(self, expected: int | None) -> None:
+        now, settled = self._connection.execute("SELECT revision, settled FROM video").fetchone()
+        if expected is not None and not settled <= expected <= now:
+            raise StaleRevisionError(
+                f"the annotation was changed meanwhile (revision {now}, expected {expected}); look at it and try again"
+            )
+
+    def _advance(self, *, joint: bool) -> None:
+        self._connection.execute("UPDATE video SET revision = revision + 1")
+        if not joint:
+            self._connection.execute("UPDATE video SET settled = revision")
+
+    def _mask(self, area: int, score: float | None, iou: float | None, packed: bytes) -> StoredMask:
+        try:
+            runs = zlib.decompress(packed)
+        except zlib.error as error:
+            raise AnnotationError(f"{self.path} is damaged: a mask cannot be unpacked ({error})") from error
+        return StoredMask(runs=runs, area=area, score=_number(score), iou=_number(iou))
+
+    def _numbers(self) -> list[Row]:
+        rows = self._rows("SELECT object, frame, area, score, iou FROM masks ORDER BY object, frame")
+        return [(obj_id, frame, area, _number(score), _number(iou)) for obj_id, frame, area, score, iou in rows]
+
+    def _rows(self, sql: str, *values: Any) -> list[Any]:
+        with self._reading():
+            return self._connection.execute(sql, values).fetchall()
+
+    def _one(self, sql: str) -> Any:
+        with self._reading():
+            return self._connection.execute(sql).fetchone()
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        with self._lock, in_words(self.path):
+            yield
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._lock, in_words(self.path):
+            if self._connection.in_transaction:
+                raise RuntimeError("edits do not nest")
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            finally:
+                if self._connection.in_transaction:  # SQLite itself rolls back when the disk is full
+                    self._connection.execute("ROLLBACK")
+
+
+def summarize(path: Path) -> Summary:
+    """Count objects and annotated frames of a file that no Annotation has open.
+
+    Raises:
+        AnnotationError: the file is damaged, no annotation, or in use.
+    """
+    if not path.exists():
+        raise AnnotationError(f"{path} does not exist")
+    with in_words(path), closing(open_file(path)) as connection:
+        return _summary(connection)
+
+
+def _summary(connection: sqlite3.Connection) -> Summary:
+    (objects,) = connection.execute("SELECT count(*) FROM objects").fetchone()
+    (annotated,) = connection.execute("SELECT count(DISTINCT frame) FROM masks").fetchone()
+    return Summary(objects=objects, annotated=annotated)
+
+
+def _describe(video: str | None, height: int, width: int, frames: int | None) -> str:
+    name = "a video" if video is None else repr(video)
+    return f"{name} of {width} x {height} pixels" + ("" if frames is None else f" and {frames} frames")
+
+
+def _number(value: float | None) -> float:
+    return NAN if value is None else value

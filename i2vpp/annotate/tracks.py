@@ -1,0 +1,216 @@
+"""The model's session as a cache of what is stored, rebuilt object by object where it is needed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from i2vpp.annotate.masks import Mask
+from i2vpp.annotate.store import Annotation
+from i2vpp.annotate.values import Prompts, StoredMask
+from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
+from i2vpp.session.state import InferenceState
+from i2vpp.session.video import FrameSource
+from i2vpp.structures import FrameResult
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Found:
+    """An object on a frame.
+
+    Args:
+        mask: bool [H, W].
+        score: object score, a logit; NaN where the network was not asked.
+        iou: predicted IoU; NaN where the network was not asked.
+    """
+
+    mask: Mask
+    score: float
+    iou: float
+
+    def stored(self) -> StoredMask:
+        """Return it as it is stored."""
+        return StoredMask.of(self.mask, score=self.score, iou=self.iou)
+
+
+class ModelTracks:
+    """What the network remembers of a video's objects; used by one thread at a time.
+
+    The store is the truth: before an object is prompted or tracked, its prompted frames are brought to what is stored,
+    with the stored masks as prompts where the network does not know them yet.
+
+    Args:
+        predictor: the network.
+        source: the video; closed with the tracks.
+        store: objects, prompts and masks.
+    """
+
+    def __init__(self, predictor: I2VPPVideoPredictor, source: FrameSource, store: Annotation) -> None:
+        self._predictor = predictor
+        self._store = store
+        self._state: InferenceState = predictor.init_state(source)
+        self._held: dict[int, dict[int, bytes]] = {}  # object, prompted frame: digest of the mask that is remembered
+
+    def close(self) -> None:
+        """Let go of the video and of all memory."""
+        self._state.close()
+        self._held.clear()
+        if self._predictor.device.type == "cuda":
+            torch.cuda.empty_cache()  # for other programs; PyTorch would keep it for itself
+
+    def forget(self, obj_id: int) -> None:
+        """Forget an object; it is rebuilt from the store when it is needed."""
+        self._predictor.remove_object(self._state, obj_id, need_output=False)
+        self._held.pop(obj_id, None)
+
+    def click(self, obj_id: int, frame: int, prompts: Prompts, *, refines: bool) -> Found:
+        """Prompt an object with points and box.
+
+        Args:
+            obj_id: the object.
+            frame: the frame.
+            prompts: its points and box, all of them.
+            refines: they add to those that are stored: the frame's present mask is where the network starts from. Else
+                it starts from what the frame would have without prompts.
+        """
+        prompted_before = frame in self._store.prompts().get(obj_id, {})
+        self._sync([obj_id], besides=None if refines else (obj_id, frame))
+        if prompted_before and not refines:
+            self._start_over(obj_id, frame)
+        elif not prompted_before:
+            self._seed(obj_id, frame)
+        with self._only([obj_id]):
+            result = self._predictor.add_new_points_or_box(
+                self._state,
+                frame,
+                obj_id,
+                points=[point[:2] for point in prompts.points] or None,
+                labels=[point[2] for point in prompts.points] or None,
+                box=prompts.box,
+            )
+        found = _found(result, obj_id)
+        self._held.setdefault(obj_id, {})[frame] = _digest(found.stored())
+        return found
+
+    def without_prompts(self, obj_id: int, frame: int) -> Found | None:
+        """Return what an object would be on a frame if it had no prompts there; None if nothing tells."""
+        self._sync([obj_id], besides=(obj_id, frame))
+        self._start_over(obj_id, frame)
+        track = self._state.tracks.get(obj_id)
+        if track is None or frame not in track.records:
+            return None
+        with self._only([obj_id]):
+            result = self._predictor.clear_all_prompts_in_frame(self._state, frame, obj_id)
+        assert result is not None
+        return _found(result, obj_id)
+
+    def propagate(
+        self, obj_ids: Sequence[int], way: Sequence[range], *, stopping: Callable[[], bool]
+    ) -> Generator[tuple[int, dict[int, Found]], None, None]:
+        """Track objects along runs of frames, each up or down; yields frame and objects but those prompted there.
+
+        `stopping` is asked while memory is brought to what is stored: after a restart, that may take long.
+        """
+        self._sync(obj_ids, stopping=stopping)
+        if stopping():
+            return
+        with self._only(obj_ids):
+            for frames in way:
+                results = self._predictor.propagate_in_video(
+                    self._state, frames[0], len(frames) - 1, reverse=frames.step < 0, progress=False
+                )
+                for result in results:
+                    tracked = [i for i in result.obj_ids if result.frame_idx not in self._held[i]]
+                    yield result.frame_idx, {i: _found(result, i) for i in tracked}
+
+    # ---- bringing the network's memory to what is stored
+
+    def _sync(
+        self,
+        obj_ids: Iterable[int],
+        *,
+        besides: tuple[int, int] | None = None,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Make the stored masks of objects' prompted frames their memory, where they are not yet."""
+        prompts = self._store.prompts()
+        missing: list[tuple[int, int, StoredMask]] = []
+        for obj_id in obj_ids:
+            held = self._held.setdefault(obj_id, {})
+            stored = {frame: self._store.mask(obj_id, frame) for frame in prompts.get(obj_id, ())}
+            for frame in set(held) - set(stored):
+                self._predictor.clear_all_prompts_in_frame(self._state, frame, obj_id, need_output=False)
+                del held[frame]
+            missing += [
+                (frame, obj_id, mask)
+                for frame, mask in stored.items()
+                if mask is not None and (obj_id, frame) != besides and held.get(frame) != _digest(mask)
+            ]
+        for frame, obj_id, mask in sorted(missing, key=lambda entry: entry[:2]):  # frame by frame: each is encoded once
+            if stopping():
+                return
+            held = self._held[obj_id]
+            self._adopt(obj_id, frame, mask)
+            held[frame] = _digest(mask)
+            if len(held) > 1:  # a frame that is corrected is read with memory, as if it had been tracked
+                self._state.track(obj_id).visited.update(held)
+
+    def _adopt(self, obj_id: int, frame: int, mask: StoredMask) -> None:
+        size = (self._state.video_height, self._state.video_width)
+        with self._only([obj_id]):
+            self._predictor.add_new_mask(self._state, frame, obj_id, mask.decode(*size))
+
+    def _seed(self, obj_id: int, frame: int) -> None:
+        """Have the network start from the stored mask of a frame that was tracked, though it may have forgotten it."""
+        track = self._state.tracks.get(obj_id)
+        if track is not None and frame in track.records:
+            return
+        mask = self._store.mask(obj_id, frame)
+        if mask is None:
+            return
+        self._adopt(obj_id, frame, mask)
+        track = self._state.track(obj_id)
+        track.bank.drop(frame)  # a mask to start from, not a memory of a prompt
+        track.clicks.pop(frame)
+        if track.bank.conditioning:
+            track.visited.add(frame)
+
+    def _start_over(self, obj_id: int, frame: int) -> None:
+        """Take an object's prompts on a frame back; if the frame was tracked, track it again."""
+        track = self._state.tracks.get(obj_id)
+        if track is None:
+            return
+        others = [f for f in track.bank.conditioning if f != frame]
+        tracked = bool(others) and (frame in track.visited or frame not in track.records)
+        record = track.records.get(frame)
+        reverse = record.reverse if record is not None else bool(others) and min(others) > frame
+        self._predictor.clear_all_prompts_in_frame(self._state, frame, obj_id, need_output=False)
+        self._held.get(obj_id, {}).pop(frame, None)
+        if tracked:
+            with self._only([obj_id]):
+                self._predictor.track_frame(self._state, frame, reverse=reverse)
+
+    @contextmanager
+    def _only(self, obj_ids: Sequence[int]) -> Iterator[None]:
+        """Hide all other objects from the network: they are neither tracked nor drawn."""
+        state, everyone = self._state, self._state.tracks
+        state.tracks = {i: everyone[i] for i in obj_ids if i in everyone}
+        try:
+            yield
+        finally:
+            everyone.update(state.tracks)
+            state.tracks = everyone
+
+
+def _found(result: FrameResult, obj_id: int) -> Found:
+    i = result.obj_ids.index(obj_id)
+    mask = (result.masks[i, 0] > 0).cpu().numpy()
+    return Found(mask=mask, score=float(result.object_scores[i]), iou=float(result.predicted_ious[i]))
+
+
+def _digest(mask: StoredMask) -> bytes:
+    return hashlib.blake2b(mask.runs, digest_size=16).digest()

@@ -1,0 +1,244 @@
+"""What an annotation consists of: objects, prompts and masks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from i2vpp.annotate.masks import Mask, covered, decode_runs, encode_runs, runs_area
+from i2vpp.errors import PromptError
+
+NAN = float("nan")
+MAX_NAME = 100
+_COLOR = re.compile(r"#[0-9a-f]{6}")
+_FARTHEST = 1e6  # pixels; strokes may leave the frame, but numbers beyond this are no drawing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stroke:
+    """One line of a round brush, in pixels of the video; it may leave the frame.
+
+    Args:
+        points: x, y; a single point is a dab.
+        radius: of the brush.
+        erase: whether it takes away.
+    """
+
+    points: tuple[tuple[float, float], ...]
+    radius: float
+    erase: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompts:
+    """All that a person said of one object on one frame, in pixels of the video; false if that is nothing.
+
+    Args:
+        points: x, y, label (1 belongs to the object, 0 does not).
+        box: x0, y0, x1, y1.
+        strokes: painted in their order onto the mask that the rest gives.
+        imported: the mask came from a file and is taken as it is.
+    """
+
+    points: tuple[tuple[float, float, int], ...] = ()
+    box: tuple[float, float, float, float] | None = None
+    strokes: tuple[Stroke, ...] = ()
+    imported: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.points or self.box or self.strokes or self.imported)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return lists, numbers and booleans for JSON."""
+        strokes = [{"points": [list(p) for p in s.points], "radius": s.radius, "erase": s.erase} for s in self.strokes]
+        return {
+            "points": [list(point) for point in self.points],
+            "box": None if self.box is None else list(self.box),
+            "strokes": strokes,
+            "imported": self.imported,
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> Prompts:
+        """Read what `to_json` returned; keys may be missing.
+
+        Raises:
+            PromptError: anything else; the message says what and where.
+        """
+        fields = _fields("prompts", value, {"points", "box", "strokes", "imported"})
+        box = fields.get("box")
+        return cls(
+            points=tuple(_point(f"points[{i}]", p) for i, p in enumerate(_list("points", fields.get("points", [])))),
+            box=None if box is None else _box(box),
+            strokes=tuple(
+                _stroke(f"strokes[{i}]", s) for i, s in enumerate(_list("strokes", fields.get("strokes", [])))
+            ),
+            imported=_flag("imported", fields.get("imported", False)),
+        )
+
+    def check_inside(self, height: int, width: int) -> None:
+        """Raise PromptError if a point or the box leaves a frame of that size in pixels."""
+        places = [("point", x, y) for x, y, _ in self.points]
+        if self.box is not None:
+            places += [("box", *self.box[:2]), ("box", *self.box[2:])]
+        for name, x, y in places:
+            if not (0 <= x <= width and 0 <= y <= height):
+                raise PromptError(f"{name} ({x:g}, {y:g}) lies outside the frame, which is {width} x {height} pixels")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectInfo:
+    """An object of the video.
+
+    Args:
+        id: 1 to 255, as in the mask files.
+        name: for people.
+        color: `#rrggbb`.
+        hidden: not drawn.
+        locked: its prompts and masks are not to be changed; the store only keeps this flag.
+    """
+
+    id: int
+    name: str
+    color: str
+    hidden: bool = False
+    locked: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredMask:
+    """The mask of one object on one frame.
+
+    Args:
+        runs: run lengths, see `encode_runs`.
+        area: pixels set.
+        score: object score, a logit (positive = visible); NaN if unknown.
+        iou: predicted IoU, 0 to 1; NaN if unknown.
+    """
+
+    runs: bytes
+    area: int
+    score: float = NAN
+    iou: float = NAN
+
+    @classmethod
+    def of(cls, mask: Mask, *, score: float = NAN, iou: float = NAN) -> StoredMask:
+        """Make one of a bool mask [H, W]."""
+        runs = encode_runs(mask)
+        return cls(runs=runs, area=runs_area(runs), score=score, iou=iou)
+
+    def decode(self, height: int, width: int) -> Mask:
+        """Return the bool mask [H, W]."""
+        return decode_runs(self.runs, (height, width))
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raise ValueError if this is no mask of that size."""
+        if covered(self.runs) != height * width or runs_area(self.runs) != self.area:
+            raise ValueError(f"the runs are no mask of {width} x {height} pixels with an area of {self.area}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What undo or redo has changed.
+
+    Args:
+        label: of the step.
+        objects: ids that were added, deleted or changed.
+        prompts: (object, frame) whose prompts changed.
+        masks: (object, frame) whose mask changed.
+    """
+
+    label: str
+    objects: frozenset[int]
+    prompts: frozenset[tuple[int, int]]
+    masks: frozenset[tuple[int, int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What a list of videos tells of an annotation.
+
+    Args:
+        objects: how many.
+        annotated: frames with at least one mask.
+    """
+
+    objects: int
+    annotated: int
+
+
+def check_name(name: Any) -> str:
+    """Return an object's name without outer spaces; raise PromptError if it is none."""
+    text = name.strip() if isinstance(name, str) else ""
+    if not 1 <= len(text) <= MAX_NAME or not text.isprintable():
+        raise PromptError(f"name must be 1 to {MAX_NAME} printable characters; got {name!r:.120}")
+    return text
+
+
+def check_color(color: Any) -> str:
+    """Return a colour in lower case; raise PromptError if it is not `#rrggbb`."""
+    text = color.lower() if isinstance(color, str) else ""
+    if not _COLOR.fullmatch(text):
+        raise PromptError(f"color must be #rrggbb, such as #1f77b4; got {color!r:.40}")
+    return text
+
+
+def _fields(name: str, value: Any, allowed: set[str]) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise PromptError(f"{name} must be an object with {', '.join(sorted(allowed))}; got {value!r:.60}")
+    if unknown := sorted(map(str, set(value) - allowed)):
+        raise PromptError(f"{name} has no {unknown[0]!r:.40}; allowed: {', '.join(sorted(allowed))}")
+    return value
+
+
+def _list(name: str, value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise PromptError(f"{name} must be a list; got {value!r:.60}")
+    return value
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise PromptError(f"{name} must be true or false; got {value!r:.60}")
+    return value
+
+
+def _numbers(name: str, value: Any, form: str) -> list[float]:
+    """Check a list of as many finite numbers as `form` names, such as `x, y`."""
+    count = form.count(",") + 1
+    good = isinstance(value, list) and len(value) == count
+    if not good or not all(type(v) in (int, float) and abs(v) <= _FARTHEST for v in value):
+        shown = value[0] if good and count == 1 else value
+        words = "a finite number" if count == 1 else f"{count} finite numbers ({form})"
+        raise PromptError(f"{name} must be {words} in pixels; got {shown!r:.80}")
+    return [float(v) for v in value]
+
+
+def _point(name: str, value: Any) -> tuple[float, float, int]:
+    x, y, label = _numbers(name, value, "x, y, label")
+    if label not in (0, 1):
+        raise PromptError(f"the label of {name} must be 1 (add) or 0 (remove); got {label:g}")
+    return x, y, int(label)
+
+
+def _box(value: Any) -> tuple[float, float, float, float]:
+    x0, y0, x1, y1 = _numbers("box", value, "x0, y0, x1, y1")
+    if x1 <= x0 or y1 <= y0:
+        raise PromptError(f"box must have x0 < x1 and y0 < y1; got {x0:g}, {y0:g}, {x1:g}, {y1:g}")
+    return x0, y0, x1, y1
+
+
+def _stroke(name: str, value: Any) -> Stroke:
+    fields = _fields(name, value, {"points", "radius", "erase"})
+    points = _list(f"{name}.points", fields.get("points"))
+    (radius,) = _numbers(f"{name}.radius", [fields.get("radius")], "r")
+    if not points:
+        raise PromptError(f"{name}.points must hold at least one point")
+    if radius <= 0:
+        raise PromptError(f"{name}.radius must be positive; got {radius:g}")
+    line = [_numbers(f"{name}.points[{i}]", point, "x, y") for i, point in enumerate(points)]
+    return Stroke(
+        points=tuple((x, y) for x, y in line), radius=radius, erase=_flag(f"{name}.erase", fields.get("erase"))
+    )

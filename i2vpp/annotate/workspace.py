@@ -1,0 +1,230 @@
+"""All videos of a server: which are open, and what is told of those that are not."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from i2vpp.annotate.errors import AnnotationError
+from i2vpp.annotate.events import Events
+from i2vpp.annotate.frames import FrameReader, JpegCache
+from i2vpp.annotate.library import Library, Video
+from i2vpp.annotate.model import Model
+from i2vpp.annotate.problems import BusyError, NotFoundError, Problems
+from i2vpp.annotate.session import Surroundings, VideoSession
+from i2vpp.annotate.store import summarize
+from i2vpp.annotate.values import Summary
+from i2vpp.annotate.workers import Workers
+from i2vpp.errors import I2VPPError
+
+MAX_OPEN = 3
+"""Open videos; each holds decoded frames and the network's memory. The one not used for the longest time is closed."""
+
+log = logging.getLogger(__name__)
+
+THUMBNAIL_WIDTH = 240
+CLOSING_SECONDS = 0.8
+
+
+class Workspace:
+    """The videos of a library, opened when they are asked for. To be used in one event loop.
+
+    Args:
+        library: the videos.
+        output: folder of annotations and exports.
+        model: the network.
+        masks: another folder that masks may be imported from.
+        max_open: how many videos are open at most.
+    """
+
+    def __init__(
+        self, library: Library, output: Path, model: Model, *, masks: Path | None = None, max_open: int = MAX_OPEN
+    ) -> None:
+        self.library = library
+        self.output = output
+        self.model = model
+        self.events = Events()
+        self.problems = Problems(library.root, [output, *([] if masks is None else [masks]), Path.cwd(), Path.home()])
+        self._max_open = max_open
+        self._around = Surroundings(
+            library=library,
+            output=output,
+            masks=masks,
+            model=model,
+            cache=JpegCache(),
+            problems=self.problems,
+            send=self.events.send,
+        )
+        self._open: OrderedDict[str, VideoSession] = OrderedDict()  # the latest used last
+        self._opening = 0
+        self._users: dict[str, int] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._errors: dict[str, str] = {}  # of videos that could not be opened
+        self._sizes: dict[str, dict[str, Any]] = {}  # of videos that have been open
+        self._summaries: dict[str, tuple[tuple[int, ...], Summary]] = {}
+        self._desk = Workers("i2vpp-library", 2)
+        self._painters = Workers("i2vpp-thumbnails", 2)
+        self._leaving: set[Future[None]] = set()
+
+    def start(self) -> None:
+        """Begin to send events and to build the network."""
+        self.events.start()
+        self.model.start(self._tell_model)
+
+    async def stop(self) -> None:
+        """Close everything; what runs is stopped and kept. Waits a short time only for steps of the network."""
+        self.events.close()
+        for video_id in list(self._open):
+            self._leaving.add(self._open.pop(video_id).close())
+        self._desk.close()
+        self._painters.close()
+        end = time.monotonic() + CLOSING_SECONDS
+        while not self.stopped and time.monotonic() < end:
+            await asyncio.sleep(0.02)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether all videos that were closed have been let go of."""
+        return all(future.done() for future in self._leaving)
+
+    def _tell_model(self) -> None:
+        about = self.model.describe()
+        if "error" in about:
+            log.warning("%s", about["error"])
+        self.events.send(type="model", model=self.describe_model())
+
+    def describe_model(self) -> dict[str, Any]:
+        """Return what pages show of the network."""
+        about = self.model.describe()
+        return {"error": self.problems.hide(about["error"])} if "error" in about else about
+
+    # ---- open videos
+
+    @asynccontextmanager
+    async def use(self, video_id: str) -> AsyncIterator[VideoSession]:
+        """Hold a video open, opening it first if it is not.
+
+        Raises:
+            NotFoundError: there is no such video.
+            BusyError: too many videos are busy.
+            I2VPPError: it cannot be opened.
+        """
+        video = self._video(video_id)
+        async with self._lock(video_id):
+            session = self._open.get(video_id) or await self._open_session(video)
+            self._open.move_to_end(video_id)
+            self._users[video_id] = self._users.get(video_id, 0) + 1
+        try:
+            yield session
+        finally:
+            self._users[video_id] -= 1
+
+    async def close(self, video_id: str) -> None:
+        """Close a video once nobody uses it; what runs is stopped. It opens again when it is next asked for."""
+        self._video(video_id)
+        async with self._lock(video_id):
+            session = self._open.get(video_id)
+            if session is None:
+                return
+            session.jobs.stop()
+            while self._users.get(video_id):
+                await asyncio.sleep(0.02)
+            await self._close(video_id)
+        self.events.send(type="video", id=video_id, revision=None)
+
+    async def _open_session(self, video: Video) -> VideoSession:
+        if len(self._open) + self._opening >= self._max_open:
+            await self._make_room()
+        self._opening += 1
+        try:
+            session = await asyncio.wrap_future(self._desk.submit(VideoSession, video, self._around))
+        except (I2VPPError, OSError) as error:
+            self._errors[video.id] = self.problems.words(error)
+            raise
+        finally:
+            self._opening -= 1
+        self._errors.pop(video.id, None)
+        self._sizes[video.id] = {
+            "frames": session.frames, "width": session.width, "height": session.height, "fps": session.fps
+        }  # fmt: skip
+        self._open[video.id] = session
+        return session
+
+    async def _make_room(self) -> None:
+        for video_id, session in self._open.items():
+            if not session.jobs.busy and not self._users.get(video_id) and not self._lock(video_id).locked():
+                async with self._lock(video_id):
+                    await self._close(video_id)
+                return
+        raise BusyError(f"{len(self._open)} videos are open and busy; close one, or wait")
+
+    async def _close(self, video_id: str) -> None:
+        future = self._open.pop(video_id).close()
+        self._leaving.add(future)
+        await asyncio.wrap_future(future)
+        self._leaving.discard(future)
+
+    def _lock(self, video_id: str) -> asyncio.Lock:
+        return self._locks.setdefault(video_id, asyncio.Lock())
+
+    def _video(self, video_id: str) -> Video:
+        video = self.library.get(video_id)
+        if video is None:
+            raise NotFoundError("there is no such video")
+        return video
+
+    # ---- the list
+
+    async def describe(self) -> list[dict[str, Any]]:
+        """Return what the list of videos shows."""
+        return await asyncio.wrap_future(self._desk.submit(self._describe, dict(self._open)))
+
+    def _describe(self, opened: dict[str, VideoSession]) -> list[dict[str, Any]]:
+        entries = []
+        for video in self.library.videos:
+            session = opened.get(video.id)
+            error = self._errors.get(video.id)
+            summary = Summary(objects=0, annotated=0)
+            try:
+                summary = session.store.summary() if session is not None else self._summary(video)
+            except AnnotationError as problem:
+                error = error or self.problems.words(problem)
+            size = self._sizes.get(video.id, dict.fromkeys(("frames", "width", "height", "fps")))
+            entries.append(
+                {"id": video.id, "name": video.name, "opened": session is not None, **size,
+                 "objects": summary.objects, "annotated": summary.annotated, "error": error}
+            )  # fmt: skip
+        return entries
+
+    def _summary(self, video: Video) -> Summary:
+        """Look into the store of a video that is not open, if it has changed since the last look."""
+        path = self._around.store_path(video)
+        if not path.exists():
+            return Summary(objects=0, annotated=0)
+        stat = path.stat()
+        version = (stat.st_mtime_ns, stat.st_size)
+        known = self._summaries.get(video.id)
+        if known is None or known[0] != version:
+            known = self._summaries[video.id] = (version, summarize(path))
+        return known[1]
+
+    def thumbnail(self, video_id: str) -> Future[bytes]:
+        """Return a small JPEG of a video's first frame, to come; the video is not opened for longer."""
+        return self._painters.submit(self._thumbnail, self._video(video_id))
+
+    def _thumbnail(self, video: Video) -> bytes:
+        reader = FrameReader(video.id, lambda: self.library.open(video), self._around.cache)
+        try:
+            return reader.held(0, THUMBNAIL_WIDTH) or reader.jpeg(0, THUMBNAIL_WIDTH)
+        except I2VPPError as error:
+            self._errors.setdefault(video.id, self.problems.words(error))
+            raise
+        finally:
+            reader.close()
