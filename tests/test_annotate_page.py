@@ -127,6 +127,13 @@ def test_masks_are_drawn_to_the_pixel_and_overlaps_in_stripes(page: Annotator) -
     assert (drawn[stored[2] & ~stored[1]] == second).all()
     assert 0.3 < (drawn[stored[1] & stored[2]] == first).all(axis=1).mean() < 0.7
 
+    page.press("o").settled()
+    drawn = np.array(page.page.evaluate(DRAWN)).reshape(HEIGHT, WIDTH, 3)
+    on_top = first if stored[1].sum() < stored[2].sum() else second
+    assert (drawn[stored[1] & stored[2]] == on_top).all(), "resolved: the smaller object, or of equal ones the later"
+    expect(page.page.locator("#stripes")).to_have_attribute("aria-pressed", "false")
+    page.press("o").settled()
+
     inside = np.pad(stored[1], 1)
     left = (inside != np.roll(inside, 1, axis=1))[1:-1]
     above = (inside != np.roll(inside, 1, axis=0))[:, 1:-1]

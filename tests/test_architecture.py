@@ -21,6 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "modeling": {"structures", "config", "errors"},
     "session": {"structures", "memory", "errors", "utils"},
     "utils": {"structures", "errors"},
+    "annotate": {"structures", "session", "utils", "errors", "i2vpp_video_predictor"},
     "evaluation": {"structures", "session", "errors", "i2vpp_video_predictor"},
 }
 # part of i2vpp -> the only packages beside the standard library that it may import
@@ -178,6 +179,7 @@ BAD = [
     (parts_keep_to_their_imports, "i2vpp/session/state.py", "def f():\n    from .. import modeling", "i2vpp.modeling"),
     (parts_keep_to_their_imports, "i2vpp/modeling/sam/x.py", "from ...memory import bank", "i2vpp.memory.bank"),
     (parts_keep_to_their_imports, "i2vpp/modeling/i2vpp.py", "from i2vpp.session.video import FrameSource", "session"),
+    (parts_keep_to_their_imports, "i2vpp/annotate/app.py", "from i2vpp.tracking import Tracker", "i2vpp.tracking"),
     (parts_keep_to_their_imports, "i2vpp/evaluation/metrics.py", "from i2vpp import annotate", "i2vpp.annotate"),
     (parts_keep_to_their_imports, "i2vpp/structures.py", "from i2vpp.config import Config", "i2vpp.config.Config"),
     (parts_keep_to_their_imports, "i2vpp/memory/__init__.py", "from ..session import state", "i2vpp.session.state"),

@@ -88,6 +88,7 @@ const BINDINGS = [
   { section: "See", keys: "f", shown: ["F"], does: "fit the frame", run: fit },
   { section: "See", keys: "+ =", shown: ["+", "−"], does: "zoom in, out", run: () => zoomBy(1.25) },
   { keys: "-", run: () => zoomBy(0.8) },
+  { section: "See", keys: "o", shown: ["O"], does: "overlaps in stripes, or resolved as in exports", run: () => setView({ stripes: !app.stripes }) },
   { section: "See", keys: "m", shown: ["M"], does: "masks on or off", run: () => setView({ masksShown: !app.masksShown }) },
   { section: "See", keys: "v", shown: ["V"], does: "list of videos", run: toggleLibrary },
   { section: "See", keys: "?", shown: ["?"], does: "this sheet", run: () => openDialog("help-dialog") },

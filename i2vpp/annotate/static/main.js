@@ -29,6 +29,7 @@ function startTools() {
   byId("brush").addEventListener("input", (event) => setView({ brush: Number(event.target.value) }));
   byId("opacity").addEventListener("input", (event) => setView({ opacity: Number(event.target.value) / 100 }));
   byId("masks-shown").addEventListener("click", () => setView({ masksShown: !app.masksShown }));
+  byId("stripes").addEventListener("click", () => setView({ stripes: !app.stripes }));
   byId("zoom-in").addEventListener("click", () => zoomBy(1.25));
   byId("zoom-out").addEventListener("click", () => zoomBy(0.8));
   byId("fit").addEventListener("click", fit);
@@ -50,6 +51,7 @@ function showTools() {
   setText(byId("brush-size"), `${2 * app.brush} px`);
   byId("opacity").value = Math.round(app.opacity * 100);
   byId("masks-shown").setAttribute("aria-pressed", app.masksShown);
+  byId("stripes").setAttribute("aria-pressed", app.stripes);
   const object = selectedObject();
   byId("tool-object").hidden = !object;
   byId("tool-object").style.setProperty("--color", object?.color ?? "transparent");

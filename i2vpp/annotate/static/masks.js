@@ -59,7 +59,7 @@ function packed([red, green, blue]) {
   return littleEndian ? (0xff000000 | (blue << 16) | (green << 8) | red) >>> 0 : ((red << 24) | (green << 16) | (blue << 8) | 0xff) >>> 0;
 }
 
-/** One picture [H, W] of all shown masks of a frame. Where objects overlap, their colours alternate in stripes. */
+/** One picture [H, W] of all shown masks of a frame. Where objects overlap, their colours alternate in stripes, or the smaller one is on top. */
 export class MaskPicture {
   constructor() {
     this.canvas = document.createElement("canvas");
@@ -70,13 +70,14 @@ export class MaskPicture {
   /** Draw these masks, unless they are what the picture already shows; return the canvas. */
   draw(masks, width, height) {
     const shown = objects().filter((object) => !object.hidden && masks.has(object.id));
-    const key = `${width}x${height};${shown.map((object) => object.id + object.color).join()}`;
+    if (!app.stripes) shown.sort((a, b) => areaOf(masks.get(b.id)) - areaOf(masks.get(a.id)) || a.id - b.id); // the order of exports
+    const key = `${width}x${height};${app.stripes};${shown.map((object) => object.id + object.color).join()}`;
     if (this.masks === masks && this.key === key) return this.canvas;
     this.masks = masks;
     this.key = key;
     if (this.canvas.width !== width || this.canvas.height !== height) this.resize(width, height);
     this.pixels.fill(0);
-    const stripe = Math.max(2, Math.round(width / 200));
+    const stripe = app.stripes ? Math.max(2, Math.round(width / 200)) : 0;
     for (const object of shown) paint(this.pixels, masks.get(object.id), packed(rgb(object.color)), width, stripe);
     this.context.putImageData(this.image, 0, 0);
     return this.canvas;
@@ -90,6 +91,8 @@ export class MaskPicture {
   }
 }
 
+const areaOf = (runs) => runs.reduce((sum, run, i) => (i % 2 ? sum + run : sum), 0);
+
 function paint(pixels, runs, color, width, stripe) {
   let at = 0;
   for (let i = 0; i < runs.length; i++) {
@@ -97,7 +100,7 @@ function paint(pixels, runs, color, width, stripe) {
     if (i % 2) {
       for (let p = at; p < end; p++) {
         const below = pixels[p];
-        if (below === 0 || Math.floor(((p % width) + Math.floor(p / width)) / stripe) % 2) pixels[p] = color;
+        if (below === 0 || stripe === 0 || Math.floor(((p % width) + Math.floor(p / width)) / stripe) % 2) pixels[p] = color;
       }
     }
     at = end;

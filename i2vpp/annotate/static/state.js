@@ -8,7 +8,7 @@ const bus = new EventTarget();
 export const on = (name, listener) => bus.addEventListener(name, (event) => listener(event.detail));
 export const emit = (name, detail) => bus.dispatchEvent(new CustomEvent(name, { detail }));
 
-const KEPT = { opacity: 0.5, brush: 16, follow: true };
+const KEPT = { opacity: 0.5, brush: 16, follow: true, stripes: true };
 
 /** What was kept under this name when the page was last here, or a default. */
 export function kept(name, otherwise) {
