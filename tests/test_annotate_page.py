@@ -202,7 +202,7 @@ def test_propagation_shows_its_progress_and_keeps_what_is_done(page: Annotator, 
     gate = Gate(predictor, free=3)
     page.press("p")
     gate.wait()
-    expect(page.page.locator("#job-frames")).to_have_text("3 / 6 frames", timeout=PATIENCE_MS)
+    expect(page.page.locator("#job-frames")).to_have_text("3 / 6", timeout=PATIENCE_MS)
     expect(page.page.locator("#job-speed")).to_contain_text("frames/s")
     assert page.page.locator("#job-bar").evaluate("bar => bar.value / bar.max") == 0.5
     page.frame(2)  # it follows

@@ -80,7 +80,7 @@ function showJob() {
   byId("job-title").title = job.label;
   byId("cancel").disabled = job.stopping === true;
   setText(byId("cancel"), job.stopping ? "Stopping…" : "Cancel");
-  setText(byId("job-frames"), job.total === null ? "" : `${job.done} / ${count(job.total, "frame")}`);
+  setText(byId("job-frames"), job.total === null ? "" : `${job.done} / ${job.total}`);
   const speed = job.fps ? `${job.fps.toFixed(1)} frames/s` : "starting…";
   setText(byId("job-speed"), job.seconds_left === null ? speed : `${speed} · ${duration(job.seconds_left)} left`);
 }
