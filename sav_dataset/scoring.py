@@ -5,7 +5,6 @@ A prediction that is missing there is an empty mask.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from i2vpp.evaluation.metrics import boundary_f, jaccard
+from i2vpp.evaluation.metrics import ObjectScore, boundary_f, jaccard
 from training.dataset.errors import DataError
 from training.dataset.files import Mask, read_index_mask
 from training.dataset.palette import BACKGROUND, IGNORED
@@ -25,7 +24,7 @@ NAMED = 5  # values in a message
 
 
 @dataclass(frozen=True, kw_only=True)
-class ObjectResult:
+class ObjectResult(ObjectScore):
     """How well one object was followed, in percent.
 
     Args:
@@ -39,28 +38,11 @@ class ObjectResult:
     video: str
     object: str
     frames: tuple[str, ...]
-    frame_j: tuple[float, ...]
-    frame_f: tuple[float, ...]
 
     @property
     def name(self) -> str:
         """Video and object."""
         return f"{self.video}/{self.object}"
-
-    @property
-    def j(self) -> float:
-        """Mean J over the scored frames."""
-        return math.fsum(self.frame_j) / len(self.frame_j)
-
-    @property
-    def f(self) -> float:
-        """Mean F over the scored frames."""
-        return math.fsum(self.frame_f) / len(self.frame_f)
-
-    @property
-    def jf(self) -> float:
-        """J&F, the mean of both."""
-        return (self.j + self.f) / 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,9 @@ def _devices() -> list[str]:
 
 
 def pytest_configure() -> None:
-    """Share the cores between the workers of `pytest -n`."""
+    """Share the cores between the workers of `pytest -n`, and let commands that are tested hear Ctrl-C."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # of a run in the background; what it starts would inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     if workers > 1:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))

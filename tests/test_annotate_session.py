@@ -15,11 +15,11 @@ import torch
 from annotator import HEIGHT, PATIENCE, WIDTH, Gate, Opened, encode_once, opened, until, write_frames
 from i2vpp.annotate.errors import StaleRevisionError
 from i2vpp.annotate.jobs import EXPORT, PROPAGATE, Job
-from i2vpp.annotate.masks import paint
+from i2vpp.annotate.masks import Stroke, paint
 from i2vpp.annotate.model import ModelError
 from i2vpp.annotate.problems import BusyError, NotFoundError
 from i2vpp.annotate.session import VideoSession
-from i2vpp.annotate.values import Prompts, StoredMask, Stroke
+from i2vpp.annotate.values import Prompts, StoredMask
 from i2vpp.errors import CheckpointError, PromptError
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from models import make_predictor

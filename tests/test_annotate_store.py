@@ -19,9 +19,9 @@ from i2vpp.annotate import files, history
 from i2vpp.annotate.doubt import REACH, next_doubtful
 from i2vpp.annotate.edit import Edit
 from i2vpp.annotate.errors import AnnotationError, DiskFullError, StaleRevisionError
-from i2vpp.annotate.masks import THINNEST, covered, decode_runs, encode_runs, paint, runs_area
+from i2vpp.annotate.masks import THINNEST, Stroke, covered, decode_runs, encode_runs, paint, runs_area
 from i2vpp.annotate.store import Annotation, summarize
-from i2vpp.annotate.values import ObjectInfo, Prompts, StoredMask, Stroke
+from i2vpp.annotate.values import ObjectInfo, Prompts, StoredMask
 from i2vpp.errors import I2VPPError, PromptError
 
 HEIGHT, WIDTH, FRAMES = 24, 32, 40

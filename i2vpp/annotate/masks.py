@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from i2vpp.annotate.values import Stroke
 
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -18,6 +15,21 @@ Floats = NDArray[np.float64]
 RUN = np.dtype("<u4")
 THINNEST = math.sqrt(0.5)
 """Radius in pixels of the thinnest brush: wherever its centre lies, it reaches the centre of that pixel."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stroke:
+    """One line of a round brush, in pixels of the video; it may leave the frame.
+
+    Args:
+        points: x, y; a single point is a dab.
+        radius: of the brush.
+        erase: whether it takes away.
+    """
+
+    points: tuple[tuple[float, float], ...]
+    radius: float
+    erase: bool = False
 
 
 def encode_runs(mask: Mask) -> bytes:

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from i2vpp.annotate.masks import paint
+from i2vpp.annotate.masks import Stroke, paint
 from i2vpp.annotate.store import Annotation
 from i2vpp.annotate.tracks import Found, ModelTracks
-from i2vpp.annotate.values import Prompts, StoredMask, Stroke
+from i2vpp.annotate.values import Prompts, StoredMask
 from i2vpp.errors import PromptError
 
 MAX_BASES = 256

@@ -7,28 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from i2vpp.annotate.masks import Mask, covered, decode_runs, encode_runs, runs_area
+from i2vpp.annotate.masks import Mask, Stroke, covered, decode_runs, encode_runs, runs_area
 from i2vpp.errors import PromptError
 
 NAN = float("nan")
 MAX_NAME = 100
 _COLOR = re.compile(r"#[0-9a-f]{6}")
 _FARTHEST = 1e6  # pixels; strokes may leave the frame, but numbers beyond this are no drawing
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stroke:
-    """One line of a round brush, in pixels of the video; it may leave the frame.
-
-    Args:
-        points: x, y; a single point is a dab.
-        radius: of the brush.
-        erase: whether it takes away.
-    """
-
-    points: tuple[tuple[float, float], ...]
-    radius: float
-    erase: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
