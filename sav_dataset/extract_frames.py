@@ -11,21 +11,19 @@ interruption. Videos that cannot be decoded are listed at the end, and the exit 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
 from PIL import Image
-from tqdm import tqdm
 
 from i2vpp.errors import VideoError
 from i2vpp.session.decoder import VideoFile
+from sav_dataset.parallel import run_jobs
 
 PARTIAL = ".partial-"
 
@@ -85,31 +83,6 @@ def find_jobs(videos: Path, output: Path, *, every: int, quality: int) -> list[J
     return [Job(video=file, output=output, every=every, quality=quality) for file in files]
 
 
-def run(jobs: Sequence[Job], workers: int) -> list[str]:
-    """Extract all videos, in this process or in several; return what is wrong with some of them."""
-    with tqdm(total=len(jobs), unit="video", disable=None) as bar:
-        problems = []
-        for problem in _results(jobs, min(workers, len(jobs))):
-            bar.update()
-            if problem is not None:
-                problems.append(problem)
-    return sorted(problems)
-
-
-def _results(jobs: Sequence[Job], workers: int) -> Iterator[str | None]:
-    if workers <= 1:
-        yield from map(extract, jobs)
-        return
-    context = multiprocessing.get_context("spawn")  # a forked process would inherit the threads of torch half dead
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        futures = [pool.submit(extract, job) for job in jobs]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(
@@ -132,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"{twice[0].video} and {twice[1].video} would share one folder; rename one, or extract them apart")
     todo = [job for job in jobs if not job.folder.exists()]
     try:
-        problems = run(todo, args.workers)
+        problems = run_jobs(extract, todo, processes=args.workers, unit="video")
     except OSError as error:
         print(f"stopped: {error}; start again when that is solved, finished videos are kept", file=sys.stderr)
         return 1

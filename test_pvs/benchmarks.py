@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from i2vpp.evaluation.protocol import GivenObject
 from i2vpp.session.video import IMAGE_SUFFIXES, natural_key
 from training.dataset.errors import DataError, NoDataError
 from training.dataset.files import (
-    Mask,
     check_size,
     image_size,
     list_files,
@@ -127,15 +127,6 @@ BENCHMARKS: Mapping[str, Benchmark] = {
 
 
 # ---- videos
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class GivenObject:
-    """An object as it is given: its mask [H, W] on the first annotated frame that shows it."""
-
-    obj_id: int
-    frame_idx: int
-    mask: Mask
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from PIL import Image
 
 from i2vpp.commands.track import ModelChoice
 from i2vpp.errors import I2VPPError
-from i2vpp.evaluation.protocol import PromptProtocol
+from i2vpp.evaluation.protocol import GivenObject, PromptProtocol
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from test_pvs.measure import Meter
 from test_pvs.options import (
@@ -99,8 +99,8 @@ class SavWork:
         meter = Meter(predictor.device, on_frame)
         with predictor.init_state([str(path) for path in images.values()]) as state:
             _check_size(first, images, (state.video_height, state.video_width))
-            self.protocol.prompt(predictor, state, start, TRACKED_ID, first.mask)
-            for result in predictor.propagate_in_video(state, start_frame_idx=start, progress=False):
+            given = GivenObject(obj_id=TRACKED_ID, frame_idx=start, mask=first.mask)
+            for result in self.protocol.track(predictor, state, [given]):
                 mask: Mask = (result.masks[0, 0] > 0).cpu().numpy()
                 if frames[result.frame_idx] in written:
                     write_mask(folder / f"{frames[result.frame_idx]}.png", mask)

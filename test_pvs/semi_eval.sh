@@ -23,7 +23,7 @@ command and ends.
 TEXT
 }
 
-. "$(dirname "$0")/settings.sh"
+. "$(dirname "$0")/settings.inc"
 set -- "$PYTHON" -m sav_dataset.sav_evaluator --gt_root "${GT:-$DATA/Annotations_6fps}" --pred_root "$OUT" \
     --json "$OUT/scores.json" --csv "$OUT/scores.csv" ${PROCESSES:+--num_processes "$PROCESSES"} "$@"
 run "$@"

@@ -22,7 +22,7 @@ Works from any folder: paths that are given count from there, others from the cl
 TEXT
 }
 
-. "$(dirname "$0")/settings.sh"
+. "$(dirname "$0")/settings.inc"
 set -- "$PYTHON" -m test_pvs.infer --data "$DATA" --prompt "$PROMPT" --checkpoint "$CHECKPOINT" --output "$OUT" \
     ${PROCESSES:+--processes "$PROCESSES"} "$@"
 run "$@"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +12,8 @@ from numpy.typing import NDArray
 from i2vpp.commands.track import ModelChoice
 from i2vpp.evaluation.protocol import PromptProtocol
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
-from i2vpp.session.state import InferenceState
-from i2vpp.structures import FrameResult
 from i2vpp.utils.writers import MaskWriter, check_object_ids, index_map
-from test_pvs.benchmarks import GivenObject, VosVideo, VosVideos
+from test_pvs.benchmarks import VosVideo, VosVideos
 from test_pvs.measure import Meter
 from test_pvs.options import build
 from test_pvs.record import Unit, UnitRecord
@@ -54,7 +51,7 @@ class VosWork:
             for frame_idx in range(start):
                 masks.add(frame_idx, nothing)
                 on_frame()
-            for result in track(self.predictor, state, given, self.protocol):
+            for result in self.protocol.track(self.predictor, state, given):
                 masks.add(result.frame_idx, index_map(result))
                 meter.frame()
         return meter.record()
@@ -92,33 +89,3 @@ class _NamedMasks(MaskWriter):
 
     def path(self, frame_idx: int) -> Path:
         return self.folder / f"{self._names[frame_idx]}.png"
-
-
-def track(
-    predictor: I2VPPVideoPredictor, state: InferenceState, given: Sequence[GivenObject], protocol: PromptProtocol
-) -> Iterator[FrameResult]:
-    """Track objects forward together, from the earliest of their first frames to the end of the video.
-
-    An object joins when its own first frame is reached: before, it is not among the results, and nothing that was seen
-    there is remembered of it.
-
-    Args:
-        predictor: that `state` belongs to.
-        state: a session without objects.
-        given: the objects; without any, there is no result.
-        protocol: what is told of each object on its first frame.
-    """
-    joining: defaultdict[int, list[GivenObject]] = defaultdict(list)
-    for one in given:
-        joining[one.frame_idx].append(one)
-
-    def join(frame_idx: int) -> None:
-        for one in joining.get(frame_idx, ()):
-            protocol.prompt(predictor, state, frame_idx, one.obj_id, one.mask)
-
-    if not given:
-        return
-    join(min(joining))
-    for result in predictor.propagate_in_video(state, progress=False):
-        yield result
-        join(result.frame_idx + 1)  # before that frame is tracked

@@ -16,20 +16,18 @@ Evaluation works without these files, straight from the PNGs.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `test_pvs` is no installed package
 
 from i2vpp.errors import I2VPPError
+from sav_dataset.parallel import run_jobs
 from test_pvs.mask_info import SUFFIX, Mask, write_mask_info
 from test_pvs.sav import ANNOTATIONS
 from training.dataset.errors import DataError, NoDataError
@@ -112,31 +110,6 @@ def read_masks(folder: Path, name: str) -> dict[int, Mask]:
     return masks
 
 
-def run(jobs: Sequence[Job], processes: int) -> list[str]:
-    """Convert all objects, in this process or in several; return what is wrong with some of them."""
-    problems = []
-    with tqdm(total=len(jobs), unit="object", desc="mask_info") as bar:
-        for problem in _results(jobs, min(processes, len(jobs))):
-            bar.update()
-            if problem is not None:
-                problems.append(problem)
-    return sorted(problems)
-
-
-def _results(jobs: Sequence[Job], processes: int) -> Iterator[str | None]:
-    if processes <= 1:
-        yield from map(convert, jobs)
-        return
-    context = multiprocessing.get_context("spawn")  # a forked process would inherit the threads of torch half dead
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        futures = [pool.submit(convert, job) for job in jobs]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     arguments = _parser().parse_args(argv)
@@ -145,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         jobs = find_jobs(annotations, output)
         todo = [job for job in jobs if not job.target.exists()]
-        problems = run(todo, arguments.num_processes)
+        problems = run_jobs(convert, todo, processes=arguments.num_processes, unit="object")
     except (I2VPPError, OSError) as error:
         print(f"error: {error}; start again when that is solved, finished objects are kept", file=sys.stderr)
         return EXIT_FAILED

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from i2vpp.evaluation.metrics import score_object
-from i2vpp.evaluation.protocol import PromptProtocol
+from i2vpp.evaluation.protocol import GivenObject, PromptProtocol
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.modeling.i2vpp import I2VPP
 from training.config import SourceConfig, ValidationConfig
@@ -102,12 +102,10 @@ def track_sequence(predictor: I2VPPVideoPredictor, video: AnnotatedVideo, *, pro
     start = {obj: t for t in reversed(range(length)) for obj in truths[t]}
     found: dict[int, dict[int, Mask]] = {obj: {} for obj in start}
     with predictor.init_state([video.image(t) for t in range(length)]) as state:
-        for obj, t in start.items():
-            protocol.prompt(predictor, state, t, obj, truths[t][obj])
-        for t, obj_ids, logits in predictor.propagate_in_video(state, progress=False):
+        given = [GivenObject(obj_id=obj, frame_idx=t, mask=truths[t][obj]) for obj, t in start.items()]
+        for t, obj_ids, logits in protocol.track(predictor, state, given):
             for obj, mask in zip(obj_ids, (logits[:, 0] > 0).cpu().numpy(), strict=True):
-                if t >= start[obj]:
-                    found[obj][t] = mask
+                found[obj][t] = mask
     return Tracked(name=video.name, length=length, start=start, found=found, truths=truths)
 
 

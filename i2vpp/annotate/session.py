@@ -217,8 +217,8 @@ class VideoSession:
         self.check_frame(frame)
         if info.locked:
             raise PromptError(f"{info.name} is locked; unlock it first")
-        with self.store.edit("look", expected=revision):  # stale requests must not cost a run of the network
-            prompts.check_inside(self.height, self.width)
+        self.store.check_revision(revision)  # stale requests must not cost a run of the network
+        prompts.check_inside(self.height, self.width)
         old = self.store.prompts().get(obj_id, {}).get(frame, Prompts())
         stays = prompts.imported and not (prompts.points or prompts.box)
         prompts = replace(prompts, imported=old.imported and stays)
@@ -263,8 +263,7 @@ class VideoSession:
             stop: the last frame, None for the end of the video.
             obj_ids: the objects; None for all that have prompts and are not locked.
         """
-        with self.store.edit("look", expected=revision):
-            pass
+        self.store.check_revision(revision)
         way = self._way(start, direction, stop)
         chosen = self._propagated(obj_ids)
         name = f"Propagate {chosen[0].name}" if len(chosen) == 1 else f"Propagate {len(chosen)} objects"

@@ -201,6 +201,11 @@ class Annotation:
         sql("UPDATE video SET name = coalesce(name, ?), frames = coalesce(frames, ?)", (video, frames))
         return video or name, known if frames is None else frames
 
+    def check_revision(self, expected: int) -> None:
+        """Raise StaleRevisionError where `edit` with that `expected` would."""
+        with self._transaction():
+            self._check_revision(expected)
+
     def _check_revision(self, expected: int | None) -> None:
         now, settled = self._connection.execute("SELECT revision, settled FROM video").fetchone()
         if expected is not None and not settled <= expected <= now:

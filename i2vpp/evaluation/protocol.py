@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -13,11 +15,21 @@ from i2vpp.evaluation.clicks import Click, central_click, correcting_click
 from i2vpp.evaluation.metrics import jaccard
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.session.state import InferenceState
+from i2vpp.structures import FrameResult
 
 Mask: TypeAlias = "NDArray[np.bool_]"
 
 PUBLISHED = ("gm", "bb", "3c", "1c")
 """Names of the protocols that results are reported for: true mask, bounding box, three clicks, one click."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GivenObject:
+    """An object as evaluations give it: its mask [H, W], not empty, on the first annotated frame that shows it."""
+
+    obj_id: int
+    frame_idx: int
+    mask: Mask
 
 
 @dataclass(frozen=True)
@@ -71,6 +83,34 @@ class PromptProtocol:
             predictor.add_new_points_or_box(state, frame_idx, obj_id, box=bounding_box(truth))
         else:
             self._click(predictor, state, frame_idx, obj_id, truth)
+
+    def track(
+        self, predictor: I2VPPVideoPredictor, state: InferenceState, given: Sequence[GivenObject]
+    ) -> Iterator[FrameResult]:
+        """Track objects forward together, from the earliest of their first frames to the end of the video.
+
+        An object joins when its own first frame is reached: before, it is not among the results, and nothing that was
+        seen there is remembered of it.
+
+        Args:
+            predictor: that `state` belongs to.
+            state: a session without objects.
+            given: the objects; without any, there is no result.
+        """
+        joining: defaultdict[int, list[GivenObject]] = defaultdict(list)
+        for one in given:
+            joining[one.frame_idx].append(one)
+
+        def join(frame_idx: int) -> None:
+            for one in joining.get(frame_idx, ()):
+                self.prompt(predictor, state, frame_idx, one.obj_id, one.mask)
+
+        if not given:
+            return
+        join(min(joining))
+        for result in predictor.propagate_in_video(state, progress=False):
+            yield result
+            join(result.frame_idx + 1)  # before that frame is tracked
 
     def _click(
         self, predictor: I2VPPVideoPredictor, state: InferenceState, frame_idx: int, obj_id: int, truth: Mask
