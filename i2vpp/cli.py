@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,7 @@ from i2vpp.errors import I2VPPError
 if TYPE_CHECKING:
     from i2vpp.commands.track import ModelChoice, Summary
 
-EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 1, 2, 130, 141
 
 DEMO_FOLDER = Path("outputs/demo")
 TEXT_WIDTH = 80
@@ -62,9 +63,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = build_parser().parse_args(argv)
         run: Run = arguments.run
-        return run(arguments)
+        status = run(arguments)
+        sys.stdout.flush()
+        return status
     except SystemExit as end:  # argparse has printed help, or what is wrong
         return int(end.code or 0)
+    except BrokenPipeError:  # as in `i2vpp info | head`: nobody reads on, and Python would complain again at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
     except (I2VPPError, OSError) as error:
         _complain(f"error: {error}")
         return EXIT_ERROR

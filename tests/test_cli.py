@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -634,3 +635,12 @@ def test_download(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytes
 def test_an_unknown_download(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["download", "sam3"]) == cli.EXIT_ERROR
     assert "unknown checkpoint 'sam3'" in capsys.readouterr().err
+
+
+def test_output_that_nobody_reads_on_is_no_error() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    code = "import sys; from i2vpp.cli import main; sys.exit(main(['info', 'i2vpp-demo']))"
+    done = subprocess.run([sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (cli.EXIT_BROKEN_PIPE, "")
