@@ -34,6 +34,23 @@ def test_a_correction_goes_to_the_deepest_pixel_of_the_deeper_mistake() -> None:
     assert not both.positive
 
 
+def test_of_equally_deep_mistakes_the_false_one_is_clicked_and_of_equally_deep_pixels_the_first() -> None:
+    truth, found = box(3, 3, 8, 8), box(3, 15, 8, 20)
+    assert correcting_click(truth, found) == Click(x=17, y=5, positive=False)
+    even = box(3, 3, 7, 7)  # four pixels are equally deep
+    assert correcting_click(even, box(0, 0, 0, 0)) == Click(x=4, y=4, positive=True)
+    pair = np.zeros((4, 6), np.bool_)
+    pair[1, 2:4] = True  # the centroid lies between its two pixels
+    assert central_click(pair) == Click(x=2, y=1, positive=True)
+
+
+def test_of_several_components_the_deepest_is_clicked_not_the_largest() -> None:
+    truth = box(1, 1, 3, 28) | box(8, 5, 13, 10)  # 2 x 27 pixels, and 5 x 5
+    assert correcting_click(truth, box(0, 0, 0, 0)) == Click(x=7, y=10, positive=True)
+    first = central_click(box(1, 1, 4, 4) | box(1, 21, 4, 24))  # the centroid lies between two equal components
+    assert first == Click(x=3, y=2, positive=True)
+
+
 def test_the_frames_border_counts_as_the_end_of_a_region() -> None:
     click = correcting_click(box(0, 0, 9, 9), box(0, 0, 0, 0))
     assert (click.x, click.y) == (4, 4)

@@ -35,7 +35,8 @@ def central_click(mask: Mask) -> Click:
 def correcting_click(truth: Mask, found: Mask) -> Click:
     """Click on the deepest pixel of the missed or of the falsely found pixels, whichever reaches deeper.
 
-    Depth is the Euclidean distance to the nearest pixel outside the region; what lies beyond the frame is outside. A
+    Depth is the Euclidean distance to the nearest pixel outside the region; what lies beyond the frame is outside.
+    Where both reach equally deep, the falsely found one is clicked; of equally deep pixels, the first row by row. A
     faultless mask is clicked at its own deepest pixel.
 
     Args:
