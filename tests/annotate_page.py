@@ -152,6 +152,10 @@ class Annotator:
         expect(notice).to_be_visible(timeout=PATIENCE_MS)
         notice.get_by_role("button", name="Close this message").click()
 
+    def stopping(self) -> None:
+        """Wait until the server has asked the propagation to end."""
+        expect(self.page.locator("#cancel")).to_have_text("Stopping…", timeout=PATIENCE_MS)
+
     def forgive(self, matches: Callable[[str], Any]) -> None:
         """Forget complaints that were to be expected, such as of a server that was killed."""
         self.troubles = [trouble for trouble in self.troubles if not matches(trouble)]

@@ -207,6 +207,7 @@ def test_propagation_shows_its_progress_and_keeps_what_is_done(page: Annotator, 
     assert page.page.locator("#job-bar").evaluate("bar => bar.value / bar.max") == 0.5
     page.frame(2)  # it follows
     page.press("Home").frame(0).click(50, 40, button="right")  # an edit stops it
+    page.stopping()
     gate.open()
     page.settled()
     expect(page.page.locator("#job")).to_be_hidden(timeout=PATIENCE_MS)
@@ -220,6 +221,7 @@ def test_propagation_shows_its_progress_and_keeps_what_is_done(page: Annotator, 
     page.page.get_by_role("button", name="Propagate").click()
     gate.wait()
     page.page.get_by_role("button", name="Cancel").click()
+    page.stopping()
     gate.open()
     page.notice("Stopped after")
     page.press("Home").frame(0).press("p")
