@@ -84,6 +84,8 @@ class ModelConfig:
         fill_hole_area: background holes of at most this many low-resolution pixels are filled; 0 switches it off.
         dynamic_multimask_via_stability: replace an unstable single mask by the best of three.
         binarize_mask_from_pts_for_mem_enc: remember masks of prompted frames as 0/1.
+        memory_pooling: side of the squares of memory tokens that memory attention reads as one, their mean. 1 reads
+            every token (published); 2 is a quarter of the work and costs accuracy, see docs/performance.md.
         selection: which frames are read as memory.
     """
 
@@ -91,6 +93,7 @@ class ModelConfig:
     fill_hole_area: int = 8
     dynamic_multimask_via_stability: bool = True
     binarize_mask_from_pts_for_mem_enc: bool = True
+    memory_pooling: int = 1
     selection: SelectionConfig = field(default_factory=SelectionConfig)
 
     def __post_init__(self) -> None:
@@ -99,6 +102,12 @@ class ModelConfig:
                 f"model.image_size must be an integer, a multiple of 16 and at least 64; got {self.image_size!r}"
             )
         _check_count("model.fill_hole_area", self.fill_hole_area)
+        pooling, cells = self.memory_pooling, self.image_size // 16
+        if not _is_integer(pooling) or pooling < 1 or cells % pooling:
+            raise ConfigError(
+                f"model.memory_pooling must be an integer of at least 1 that divides model.image_size / 16 = {cells}; "
+                f"got {pooling!r}"
+            )
         for name in ("dynamic_multimask_via_stability", "binarize_mask_from_pts_for_mem_enc"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"model.{name} must be true or false; got {getattr(self, name)!r}")

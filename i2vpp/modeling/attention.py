@@ -8,6 +8,15 @@ from torch import Tensor, nn
 
 from i2vpp.modeling.position_encoding import rotate
 
+MANY_QUERIES = 1024
+"""From so many queries on, `attend_in_tiles` is faster than PyTorch's fused attention on a CPU."""
+
+TILE = (2048, 1024)
+"""Queries and keys at a time in `attend_in_tiles`; the logits of a tile should stay in the processor's cache."""
+
+MAX_LOGIT = 70.0
+"""So large that e^MAX_LOGIT, times the number of keys, is a float32 and a bfloat16 number, and e^-MAX_LOGIT too."""
+
 
 class Attention(nn.Module):
     """Multi-head attention with separate query, key, value and output projections.
@@ -63,12 +72,17 @@ class Attention(nn.Module):
         Returns:
             [B, L, C].
         """
-        q, k, v = (self._split_heads(x) for x in (self.q_proj(q), self.k_proj(k), self.v_proj(v)))
+        q, k = self._split_heads(self.q_proj(q)), self._split_heads(self.k_proj(k))
         if q_rotary is not None:
             q = rotate(q, q_rotary)
         if k_rotary is not None:
             k = _rotate_groups(k, k_rotary, k_unturned)
         q = q.expand(k.shape[0], -1, -1, -1)
+        if self.heads == 1 and tiles_pay(q, bias):
+            means = attend_in_tiles(q[:, 0], k[:, 0], v, None if bias is None else bias[:, 0, 0])
+            if means is not None:  # the weights of a query add up to 1: its values can be projected after averaging
+                return self.out_proj(self.v_proj(means))
+        v = self._split_heads(self.v_proj(v))
         dropout = self.dropout if self.training else 0.0
         if bias is not None and bias.dtype != torch.bool:
             bias = bias.to(q.dtype)
@@ -77,6 +91,63 @@ class Attention(nn.Module):
 
     def _split_heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, heads, L, C / heads]
+
+
+def tiles_pay(q: Tensor, bias: Tensor | None) -> bool:
+    """Whether `attend_in_tiles` can be used for queries [B, heads, L, C] and is faster than fused attention."""
+    bias_fits = bias is None or (bias.dtype != torch.bool and bias.shape[1:3] == (1, 1))
+    here = q.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    return here and bias_fits and q.shape[2] >= MANY_QUERIES
+
+
+def attend_in_tiles(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor | None:
+    """Compute softmax(q k' / sqrt(C) + bias) v with plain matrix products over tiles of the logits.
+
+    On a CPU, PyTorch's fused attention gains nothing from bfloat16 and wants values as wide as keys; matrix products of
+    one tile after the other, into memory that is used again, run at the processor's full rate. Nothing is subtracted
+    from the logits before the exponential: they are known to be small, from the norms of queries and keys.
+
+    Args:
+        q: [B, L, C].
+        k: [B, N, C].
+        v: [B, N, M].
+        bias: [B or 1, N], -inf for keys to be left out.
+
+    Returns:
+        [B, L, M], or None where the logits may be too large; that depends on the values.
+    """
+    # Centred keys shift all logits of a query alike, which changes no weight and leaves less to be rounded.
+    k = k - k.mean(1, keepdim=True, dtype=torch.float32).to(k.dtype)
+    q = q * q.shape[-1] ** -0.5
+    if _largest_norm(q) * _largest_norm(k) > MAX_LOGIT:
+        return None
+    with torch.autocast(q.device.type, enabled=False):
+        biases = [None] * len(q) if bias is None else bias.to(q.dtype).expand(len(q), -1)
+        return torch.stack([_average(*one) for one in zip(q, k, v.to(q.dtype), biases, strict=True)])
+
+
+def _average(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    """Average values [N, M] for queries [L, C]."""
+    rows, columns = TILE
+    logits = q.new_empty(rows * columns)
+    part = q.new_empty(rows, v.shape[1])
+    out = q.new_empty(len(q), v.shape[1])
+    for queries, means in zip(q.split(rows), out.split(rows), strict=True):
+        sums, weights = torch.zeros(len(queries), v.shape[1]), torch.zeros(len(queries), 1)
+        for start in range(0, len(k), columns):
+            some = slice(start, start + columns)
+            tile = logits[: len(queries) * len(k[some])].view(len(queries), -1)
+            torch.mm(queries, k[some].T, out=tile)
+            if bias is not None:
+                tile += bias[some]
+            weights += tile.exp_().sum(-1, keepdim=True)
+            sums += torch.mm(tile, v[some], out=part[: len(queries)])
+        torch.div(sums, weights, out=means)
+    return out
+
+
+def _largest_norm(x: Tensor) -> float:
+    return float(x.norm(dim=-1).amax())
 
 
 def _rotate_groups(k: Tensor, table: Tensor, unturned: int) -> Tensor:

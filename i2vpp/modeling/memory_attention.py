@@ -26,6 +26,37 @@ def to_map(tokens: Tensor, grid: torch.Size) -> Tensor:
     return tokens.transpose(1, 2).unflatten(2, grid)
 
 
+def pool_tokens(memory: MemoryTokens, grid: torch.Size, side: int) -> MemoryTokens:
+    """Replace every `side` x `side` spatial tokens by their mean, which weighs as much as they did; pointers stay.
+
+    Source: Xiong et al., Efficient Track Anything, 2024 (pooled keys and values of memory attention).
+
+    Args:
+        memory: spatial tokens on `grid`.
+        grid: (h, w), multiples of `side`.
+        side: 1 changes nothing.
+    """
+    if side == 1:
+        return memory
+    batch, tokens, _ = memory.values.shape
+    spatial = tokens - memory.num_pointer_tokens
+
+    def pooled(x: Tensor) -> Tensor:  # [B, N, .]
+        squares = x[:, :spatial].unflatten(1, (-1, grid[0] // side, side, grid[1] // side, side))
+        return torch.cat([squares.mean((3, 5)).flatten(1, 3), x[:, spatial:]], dim=1)
+
+    copies = memory.values.new_ones(batch, tokens) if memory.log_copies is None else memory.log_copies.exp()
+    copies = pooled(copies[..., None])[..., 0]
+    copies[:, : spatial // side**2] *= side**2
+    return MemoryTokens(
+        values=pooled(memory.values),
+        position=pooled(memory.position),
+        foreground=pooled(memory.foreground[..., None].float())[..., 0] >= 0.5,
+        num_pointer_tokens=memory.num_pointer_tokens,
+        log_copies=copies.log(),
+    )
+
+
 class ScaleAdapter(nn.Module):
     """Residual mix of four depthwise convolutions of growing size (3, 5, 7, 9), one per quarter of the channels."""
 
@@ -50,7 +81,8 @@ class ScaleAdapter(nn.Module):
         y = to_map(self.norm(x) * self.gamma + x * self.gammax, grid)
         convs = (self.local_conv_1, self.local_conv_2, self.local_conv_3, self.local_conv_4)
         local = [conv(part) for conv, part in zip(convs, y.chunk(4, dim=1), strict=True)]
-        mixed = torch.stack(local, dim=2).flatten(1, 2)  # channel = 4 * c + conv
+        # Channel = 4 * c + conv. Channels-last memory: the norm below and the tokens need no copy then.
+        mixed = torch.stack([part.permute(0, 2, 3, 1) for part in local], dim=4).flatten(3).permute(0, 3, 1, 2)
         return x + to_tokens(self.proj1(F.gelu(self.ln0(self.proj0(mixed)))))
 
 
@@ -79,11 +111,14 @@ class MemoryAttentionLayer(nn.Module):
         self.scaleadapter_sa, self.scaleadapter_ca, self.scaleadapter_mlp = (ScaleAdapter(width) for _ in range(3))
         self.mask_conv = nn.Conv2d(width, 1, 5, padding=2)
 
-    def forward(self, x: Tensor, grid: torch.Size, memory: MemoryTokens) -> Tensor:
-        """Map tokens [B or 1, h * w, C] to [B, h * w, C]; what does not depend on memory keeps a batch of 1."""
+    def forward(self, x: Tensor, grid: torch.Size, memory: MemoryTokens, pooling: int = 1) -> Tensor:
+        """Map tokens [B or 1, h * w, C] to [B, h * w, C]; what does not depend on memory keeps a batch of 1.
+
+        The spatial tokens of `memory` are those of squares of `pooling` x `pooling` cells.
+        """
         x = self._self_attention(self.scaleadapter_sa(x, grid), grid)
         x = self.scaleadapter_ca(x, grid)
-        x = x + self.dropout(self._cross_attention(self.norm2(x), grid, memory))
+        x = x + self.dropout(self._cross_attention(self.norm2(x), grid, memory, pooling))
         x = self.scaleadapter_mlp(x, grid)
         return x + self.dropout(self.linear2(self.dropout(F.relu(self.linear1(self.norm3(x))))))
 
@@ -93,8 +128,8 @@ class MemoryAttentionLayer(nn.Module):
         narrow = self.convb(self.cca(self.cca(self.conva(z))))
         return x + to_tokens(self.bottleneck(torch.cat([z, narrow], dim=1)))
 
-    def _cross_attention(self, x: Tensor, grid: torch.Size, memory: MemoryTokens) -> Tensor:
-        table = rotary_table(self.cross_attn_image.q_proj.out_features, grid[0], grid[1], x.device)
+    def _cross_attention(self, x: Tensor, grid: torch.Size, memory: MemoryTokens, pooling: int) -> Tensor:
+        width = self.cross_attn_image.q_proj.out_features
         bias = None if memory.log_copies is None else memory.log_copies[:, None, None, :]
         keys = memory.values + memory.position
         return self.cross_attn_image(
@@ -102,8 +137,8 @@ class MemoryAttentionLayer(nn.Module):
             keys,
             memory.values,
             bias=bias,
-            q_rotary=table,
-            k_rotary=table,
+            q_rotary=rotary_table(width, grid[0], grid[1], x.device),
+            k_rotary=rotary_table(width, grid[0] // pooling, grid[1] // pooling, x.device, pooling),
             k_unturned=memory.num_pointer_tokens,
         )
 
@@ -114,10 +149,17 @@ class MemoryAttentionLayer(nn.Module):
 
 
 class MemoryAttention(nn.Module):
-    """A stack of memory-attention layers and a last normalisation."""
+    """A stack of memory-attention layers and a last normalisation.
 
-    def __init__(self, width: int = 256, *, num_layers: int = 4) -> None:
+    Args:
+        width: of the features (D).
+        num_layers: of the stack.
+        pooling: side of the squares of memory tokens that are read as one.
+    """
+
+    def __init__(self, width: int = 256, *, num_layers: int = 4, pooling: int = 1) -> None:
         super().__init__()
+        self.pooling = pooling
         self.layers = nn.ModuleList(MemoryAttentionLayer(width) for _ in range(num_layers))
         self.norm = nn.LayerNorm(width)
 
@@ -135,11 +177,12 @@ class MemoryAttention(nn.Module):
             Embedding [B, D, h, w], and mask logits [B, layers, 16h, 16w] or None.
         """
         grid = features.embedding.shape[-2:]
+        memory = pool_tokens(memory, grid, self.pooling)
         x = to_tokens(features.embedding + POSITION_WEIGHT * features.position)
         masks = []
         for layer in self.layers:
             assert isinstance(layer, MemoryAttentionLayer)
-            x = layer(x, grid, memory)
+            x = layer(x, grid, memory, self.pooling)
             if auxiliary:
                 masks.append(layer.auxiliary_mask(x, grid))
         return to_map(self.norm(x), grid), torch.cat(masks, dim=1) if auxiliary else None

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from i2vpp.modeling.attention import Attention
-from i2vpp.modeling.position_encoding import rotary_table
+from i2vpp.modeling.position_encoding import rotary_table, rotate
 from i2vpp.structures import MemoryTokens
 
 
@@ -36,26 +36,34 @@ class MemoryPromptGenerator(nn.Module):
 
     def forward(self, memory: MemoryTokens, grid: torch.Size) -> Tensor:
         """Gather prompts [B, Q, D] from memory whose spatial tokens lie on `grid` (h, w)."""
-        x = self.query_embedding_fg.weight.expand(memory.values.shape[0], -1, -1)
-        width, device = x.shape[-1], x.device
-        row = rotary_table(width, 1, x.shape[1], device)
-        gathered = self.cross_attn(
-            self.norm_fg_ca(x),
-            memory.values + memory.position,
-            memory.values,
-            bias=self._bias(memory),
-            q_rotary=row,
-            k_rotary=rotary_table(width, grid[0], grid[1], device),
-            k_unturned=memory.num_pointer_tokens,
-        )
-        x = x + gathered
+        x = self.query_embedding_fg.weight[None]
+        x = x + self._gather(self.norm_fg_ca(x), memory, grid)
         y = self.norm_fg_sa(x)
+        row = rotary_table(x.shape[-1], 1, x.shape[1], x.device)
         x = x + self.self_attn(y, y, y, q_rotary=row, k_rotary=row)
         return x + self.linear2(F.relu(self.linear1(self.norm1(x))))
 
-    @staticmethod
-    def _bias(memory: MemoryTokens) -> Tensor:
-        """Attend to the object's tokens only, each as often as it counts: [B, 1, 1, N]."""
-        if memory.log_copies is None:
-            return memory.foreground[:, None, None, :]
-        return memory.log_copies.masked_fill(~memory.foreground, float("-inf"))[:, None, None, :]
+    def _gather(self, x: Tensor, memory: MemoryTokens, grid: torch.Size) -> Tensor:
+        """Cross-attend from queries [1, Q, D] to memory, masked to the object: [B, Q, D].
+
+        Q is small and all objects share the queries. So it is the queries that are brought to every cell's angle and to
+        the memory's width, and the values are projected after they were averaged: nothing is computed D wide per token.
+        """
+        attention, device = self.cross_attn, x.device
+        q = rotate(attention.q_proj(x), rotary_table(x.shape[-1], 1, x.shape[1], device))[0]  # [Q, D]
+        keys = memory.values + memory.position
+        turned = keys.shape[1] - memory.num_pointer_tokens
+        with torch.autocast(device.type, enabled=False):
+            q = q.float() * q.shape[-1] ** -0.5
+            cos, sin = rotary_table(x.shape[-1], grid[0], grid[1], device)
+            by_cell = rotate(q[:, None].expand(-1, len(cos), -1), torch.stack([cos, -sin]))  # [Q, h * w, D]
+            weight, bias = attention.k_proj.weight.float(), attention.k_proj.bias.float()
+            spatial = keys[:, :turned].float().unflatten(1, (-1, len(cos)))  # [B, G, h * w, M]
+            by_group = [((spatial * (one @ weight)).sum(-1) + one @ bias).flatten(1) for one in by_cell]
+            pointers = keys[:, turned:].float() @ (q @ weight).T + q @ bias  # [B, P, Q]
+            logits = torch.cat([torch.stack(by_group, dim=1), pointers.transpose(1, 2)], dim=2)  # [B, Q, N]
+            if memory.log_copies is not None:
+                logits = logits + memory.log_copies[:, None]
+            weights = logits.masked_fill(~memory.foreground[:, None], float("-inf")).softmax(-1)
+            means = weights @ memory.values.float()
+        return attention.out_proj(attention.v_proj(means))

@@ -43,20 +43,25 @@ def sine_vector(position: Tensor, channels: int) -> Tensor:
 
 
 @lru_cache(maxsize=32)
-def rotary_table(channels: int, height: int, width: int, device: torch.device) -> Tensor:
-    """Axial rotary angles as cosines and sines [2, height * width, channels / 2]; the x half before the y half."""
+def rotary_table(channels: int, height: int, width: int, device: torch.device, stride: int = 1) -> Tensor:
+    """Axial rotary angles as cosines and sines [2, height * width, channels / 2]; the x half before the y half.
+
+    The cells of the grid are squares of `stride` unit cells, at the angles of their centres.
+    """
     with torch.inference_mode(False):
         frequencies = TEMPERATURE ** (-torch.arange(0, channels, 4, dtype=torch.float32, device=device) / channels)
         cell = torch.arange(height * width, device=device)
-        x = (cell % width).float()[:, None] * frequencies
-        y = (cell // width).float()[:, None] * frequencies
-        angle = torch.cat([x, y], dim=1)
+        x, y = (stride * index.float()[:, None] + (stride - 1) / 2 for index in (cell % width, cell // width))
+        angle = torch.cat([x * frequencies, y * frequencies], dim=1)
         return torch.stack([angle.cos(), angle.sin()])
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Turn consecutive channel pairs of x [..., L, C] by the angles of `table` [2, L, C / 2]; same dtype as x."""
     cos, sin = table
+    if x.device.type in {"cpu", "cuda"} and not torch.compiler.is_compiling():  # same numbers, one pass over memory
+        pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+        return torch.view_as_real(pairs * torch.complex(cos, sin)).flatten(-2).to(x.dtype)
     even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)
 

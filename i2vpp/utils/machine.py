@@ -1,12 +1,17 @@
-"""What this machine is called and how much memory was taken, for records of measurements."""
+"""The machine: what it is called, how much memory was taken, and how the C library hands memory out."""
 
 from __future__ import annotations
 
+import ctypes
+import os
 import platform
 import sys
 from pathlib import Path
 
 import torch
+
+GLIBC_KEEP = {-1: 2**30, -4: 0}
+"""For `mallopt`: M_TRIM_THRESHOLD, bytes free at the top that are kept; M_MMAP_MAX, blocks that are mapped singly."""
 
 
 def device_name(device: torch.device) -> str:
@@ -41,3 +46,20 @@ def peak_memory(device: torch.device) -> int | None:
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return None
+
+
+def keep_freed_memory() -> bool:
+    """Have freed memory kept for the next allocation instead of given back to the system; return whether that worked.
+
+    A network on a CPU allocates and frees tensors of tens of megabytes many times per frame. The C library of Linux
+    (glibc) gives each of them back at once, and the system clears every page anew. Keeping them, as PyTorch does on
+    GPUs, saves a fifth to a third of the time of the image encoder; the process then stays at its peak of memory. It
+    concerns the whole process. Nothing is changed where the environment says how to allocate (`MALLOC_...`,
+    `GLIBC_TUNABLES`), and on other systems.
+    """
+    if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
+        return False
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    library = ctypes.CDLL(None)
+    return all(library.mallopt(option, value) for option, value in GLIBC_KEEP.items())
