@@ -25,7 +25,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `training` is no installed package
 
-from benchmark import WEIGHTS, about, format_table
+from benchmarking.report import WEIGHTS, about, write_report
+from benchmarking.tables import format_table
 
 from i2vpp.build_i2vpp import best_device
 from i2vpp.errors import I2VPPError
@@ -173,19 +174,6 @@ def run_worker(request: Path, reply: Path) -> int:
     return 0
 
 
-def commit() -> str | None:
-    """Return the commit that is checked out, `+` behind it where files differ; None outside a checkout."""
-    git = ["git", "-C", str(Path(__file__).resolve().parent)]
-    try:
-        known = [
-            subprocess.run([*git, *words], check=True, capture_output=True, text=True).stdout.strip()
-            for words in (["rev-parse", "HEAD"], ["status", "--porcelain"])
-        ]
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return known[0] + ("+" if known[1] else "")
-
-
 def format_results(results: Sequence[dict[str, Any]]) -> str:
     """Return the table of all combinations."""
     numbers = {
@@ -225,13 +213,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (I2VPPError, ValueError) as error:
         print(f"benchmark_training.py: error: {error}", file=sys.stderr)
         return EXIT_USAGE
-    report = {**about([Path(__file__).name, *argv], settings), "commit": commit()}  # type: ignore[arg-type]
+    report = about([Path(__file__).name, *argv], settings)
     results: list[dict[str, Any]] = []
     for result in run_cases(cases, settings):
         results.append(result)
         if arguments.json is not None:  # after each combination: a long run that is broken off keeps what is done
-            arguments.json.parent.mkdir(parents=True, exist_ok=True)
-            arguments.json.write_text(json.dumps({**report, "cases": results}, indent=2) + "\n", encoding="utf-8")
+            write_report(arguments.json, {**report, "cases": results})
     done = [result for result in results if "failed" not in result]
     where = done[0]["device_name"] if done else settings.device
     print(f"{where}, {report['cpu_count']} cores; torch {report['torch']}; weights: {WEIGHTS}\n")
