@@ -121,6 +121,24 @@ def test_end_of_a_file_needs_no_length(video):
         source[-1]
 
 
+def test_whether_there_is_a_frame_is_known_without_decoding_up_to_it(video, decoded, monkeypatch):
+    monkeypatch.setattr(decoder, "PATIENCE", 8)
+    source = open_source(video)
+    source.check(0)
+    source.check(5)
+    assert decoded == [*range(6)]
+    assert source.known_length is None
+    source.check(3)
+    source.check(40)
+    for i in (60, 10**6, -1):
+        with pytest.raises(IndexError, match=f"frame {i}"):
+            source.check(i)
+    assert decoded == [*range(6)]
+    source.close()
+    with pytest.raises(VideoError, match=r"a\.mp4 is closed"):
+        source.check(3)
+
+
 @pytest.mark.parametrize("pts", [[3 * i + (i % 5 == 0) for i in range(40)], [100 + i for i in range(40)]])
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
 def test_uneven_and_late_times(tmp_path, pts, suffix):

@@ -55,7 +55,7 @@ def expected_clip(source: FrameSource, indices: list[int]) -> torch.Tensor:
 
 def wait_for_thread(store: FrameStore) -> None:
     deadline = time.monotonic() + 5
-    while store._worker is not None:
+    while store._workers:
         assert time.monotonic() < deadline, "the prefetch thread does not end"
         time.sleep(0.001)
 
@@ -83,6 +83,51 @@ def test_each_frame_is_decoded_once(clips, prefetch):
     first, last = min(clips), max(clips)
     assert sorted(source.read) == list(range(max(first - 2, 0), last + 1))
     assert len(store._frames) <= 3 + prefetch
+
+
+@pytest.mark.parametrize("clips", [range(30), range(29, -1, -1)], ids=["forward", "backward"])
+def test_each_frame_is_normalised_once(clips, monkeypatch):
+    """Neighbouring clips share two frames, and the next one is made from those of the latest."""
+    asked = []
+    frame = FrameStore._frame
+    monkeypatch.setattr(FrameStore, "_frame", lambda store, i: asked.append(i) or frame(store, i))
+    store = FrameStore(Recorder(30), SIZE, device=CPU)
+    made = [store.clip(t) for t in clips]
+    assert sorted(asked) == list(range(30))
+    for t, clip in zip(clips, made, strict=True):  # clips stay what they were
+        indices = [t - 2, t - 1, t] if t >= 2 else [0, t, t]
+        torch.testing.assert_close(clip, expected_clip(Recorder(), indices), rtol=0, atol=0)
+
+
+def test_several_threads_resize_at_a_time():
+    class Slow(Recorder):
+        together = threading.Barrier(3)
+
+        def __getitem__(self, i: int) -> np.ndarray:
+            if i > 2:
+                self.together.wait(timeout=20)
+            return super().__getitem__(i)
+
+    source = Slow(12)
+    store = FrameStore(source, SIZE, device=CPU, prefetch=3, threads=3)
+    store.clip(2)
+    for t in (5, 8, 11):
+        store.hint(range(t - 2, t + 1))
+        wait_for_thread(store)
+        store.hint(range(0))
+        torch.testing.assert_close(store.clip(t), expected_clip(Recorder(), [t - 2, t - 1, t]), rtol=0, atol=0)
+    assert sorted(source.read) == list(range(12))
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_threads_share_a_video_file(tmp_path, threads):
+    path = write_video(tmp_path / "a.mp4", numbered(40), options={"g": "12", "bf": "2"})
+    for clips in (range(40), range(39, -1, -1)):
+        store = FrameStore(open_source(path), SIZE, device=CPU, prefetch=4, threads=threads)
+        store.hint(clips)
+        for t in clips:
+            indices = [t - 2, t - 1, t] if t >= 2 else [0, t, t]
+            torch.testing.assert_close(store.clip(t), expected_clip(open_source(path), indices), rtol=0, atol=0)
 
 
 def test_frames_are_decoded_ahead_in_one_thread():
@@ -132,7 +177,7 @@ def test_cache_is_bounded_and_keeps_the_latest():
     for t in (2, 3, 2, 8, 2):
         store.clip(t)
         assert len(store._frames) <= 4
-    assert source.read == [0, 1, 2, 3, 6, 7, 8, 0, 1]
+    assert source.read == [0, 1, 2, 3, 6, 7, 8, 1, 2]  # of the latest clips, 0 was the last one that was looked up
 
 
 @pytest.mark.parametrize("prefetch", [0, 2])
@@ -181,6 +226,7 @@ def test_closed_store():
     store.close()
     wait_for_thread(store)
     assert not store._frames
+    assert store.num_bytes == 0
     for use in (lambda: store.clip(3), lambda: store.hint(range(10))):
         with pytest.raises(SessionError, match="the frame store is closed"):
             use()
@@ -188,7 +234,11 @@ def test_closed_store():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"prefetch": -1}, "prefetch = -1"), ({"capacity": 4, "prefetch": 2}, r"capacity = 4; allowed: .* = 5")],
+    [
+        ({"prefetch": -1}, "prefetch = -1"),
+        ({"threads": 0}, "threads = 0; allowed: 1 or more"),
+        ({"capacity": 4, "prefetch": 2}, r"capacity = 4; allowed: .* = 5"),
+    ],
 )
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):

@@ -162,6 +162,19 @@ def test_mixed_list(tmp_path):
         np.testing.assert_array_equal(frame, RGB)
 
 
+def test_whether_there_is_a_frame_is_known_without_reading_it(tmp_path):
+    paths = [tmp_path / f"{n}.png" for n in range(3)]  # none of them exists
+    live = LiveSource()
+    for n in range(3):
+        live.append(numbered_frame(n))
+    for source in (open_source(paths), open_source(iter(paths)), live):
+        for i in (0, 2, 1):
+            source.check(i)
+        for i in (3, -1):
+            with pytest.raises(IndexError, match=rf"frame {i}"):
+                source.check(i)
+
+
 # ---- iterators
 
 

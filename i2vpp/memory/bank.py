@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from i2vpp.memory.selection import Selection
 from i2vpp.structures import FrameMemory, PointerEntry, Recall, SpatialEntry
@@ -39,9 +40,18 @@ class MemoryBank:
         """Keep a memory, replacing what was known of the frame."""
         self.drop(frame_idx)
         memory = memory if self.device is None else memory.to(self.device)
+        if self._spare is not None:
+            with torch.inference_mode():  # where all storage may be written to, also what was made under it
+                memory = self._spare.copy_(memory)
+            self._spare = None
         store = self.conditioning if prompted else self._tracked
-        store[frame_idx] = memory if self._spare is None else self._spare.copy_(memory)
-        self._spare = None
+        store[frame_idx] = memory
+
+    def tensors(self) -> list[Tensor]:
+        """All that is held, and the storage that waits for the next memory."""
+        spare = [] if self._spare is None else [self._spare]
+        memories = [*self.conditioning.values(), *self._tracked.values(), *spare]
+        return [x for memory in memories for x in (memory.values, memory.foreground, memory.pointer)]
 
     def drop(self, frame_idx: int) -> None:
         """Forget a frame."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -50,6 +51,11 @@ class Moment:
     def ago(self, age: int) -> int:
         """Index of the frame `age` frames ago."""
         return self.frame_idx + age if self.reverse else self.frame_idx - age
+
+    def span(self, oldest: int, newest: int) -> range:
+        """Indices of the frames from `oldest` to `newest` frames ago."""
+        step = -1 if self.reverse else 1
+        return range(self.ago(oldest), self.ago(newest) + step, step)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,9 +127,8 @@ class SimilaritySampling:
         """See `MemorySelector`; the first prompted frame stands in for tracked frames that do not exist yet."""
         config = self.config
         prompted = sorted(conditioning, key=moment.age, reverse=True)
-        ages = range(self.window, 0, -1)
-        local = [f for f in map(moment.ago, ages[config.global_window :]) if f in tracked]
-        distant = [f for f in map(moment.ago, ages[: config.global_window]) if f in tracked]
+        local = [f for f in moment.span(config.local_window, 1) if f in tracked]
+        distant = [f for f in moment.span(self.window, config.local_window + 1) if f in tracked]
         slots = {
             **self._pick(distant, config.num_global, 1, moment, GLOBAL_POOL, similarity),
             **self._pick(local, config.num_local, 1 + config.num_global, moment, LOCAL_POOL, similarity),
@@ -152,11 +157,16 @@ class SimilaritySampling:
         if len(frames) > count:
             weight = np.asarray(similarity(frames), dtype=np.float64)
             if self.config.mode == "sample":  # the Gumbel trick: top-k of noisy log-weights draws without replacement
-                rng = np.random.default_rng((self.config.seed, moment.elapsed, pool))
-                weight = weight + rng.gumbel(size=len(frames))
+                weight = weight + _noise(self.config.seed, moment.elapsed, pool, len(frames))
             best = np.argsort(-weight, kind="stable")[:count]
             frames = [frames[i] for i in sorted(best)]
         return {f: slot for slot, f in enumerate(frames, start=first_slot)}
+
+
+@lru_cache(maxsize=8)
+def _noise(seed: int, frame: int, pool: int, size: int) -> np.ndarray:
+    """Noise [size] for the Gumbel trick; most objects of a frame ask for the same."""
+    return np.random.default_rng((seed, frame, pool)).gumbel(size=size)
 
 
 class RecentFrames:

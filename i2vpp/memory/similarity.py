@@ -3,19 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-BLOCK = 32  # keys compared at a time
+from i2vpp.memory.cpu_copy import CpuCopy
+
+PART = 2048
+"""Elements of a key that are multiplied and added up in float16; the sums of all parts are added up in float32."""
+
+KEY_DTYPE = torch.float16
+LARGEST_SUM = 2.0**15
+"""What the product of a key with itself is scaled to: no partial sum of a product exceeds it, nor float16's range."""
+
+UNKNOWN = np.inf
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Comparison:
+    """Similarities of one frame to others that are being computed.
+
+    Args:
+        others: the other frames [n].
+        rows: where among the products they are [n].
+        products: [m], m >= n.
+    """
+
+    others: np.ndarray
+    rows: np.ndarray
+    products: CpuCopy
 
 
 class SimilarityTable:
-    """Cosine similarities between whole-frame embeddings.
+    """Cosine similarities between whole-frame embeddings, exact to about 1e-4.
 
-    Keys (normalised copies of the embedding) are held for the nearest frames only; the similarities computed while two
-    frames were both held are kept as numbers, so that a later pass needs no key again.
+    Keys (normalised copies of the embedding in float16) are held for the nearest frames only; the similarities computed
+    while two frames were both held are kept as numbers, so that a later pass needs no key again. `add` does not wait
+    for the device; `missing` and `get` do, if what they are asked for is still being computed.
 
     Args:
         window: similarity is asked for frames at most this far apart.
@@ -25,56 +52,83 @@ class SimilarityTable:
     def __init__(self, window: int, *, forget: bool = False) -> None:
         self.window = window
         self.forget = forget
-        self._keys: Tensor | None = None  # [capacity, D * h * w], grown on demand
+        self._keys: Tensor | None = None  # [parts, capacity, PART], grown on demand
         self._rows: dict[int, int] = {}  # frame -> row of its key
-        self._known: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # frame -> other frames, similarities
+        self._known: dict[int, np.ndarray] = {}  # frame -> similarity [window] to the frames 1, 2, ... before it
+        self._pending: dict[int, _Comparison] = {}
 
     def __contains__(self, frame_idx: object) -> bool:
         """Whether the key of a frame is held."""
         return frame_idx in self._rows
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory of keys and numbers."""
+        return (0 if self._keys is None else self._keys.nbytes) + sum(row.nbytes for row in self._known.values())
+
+    @torch.inference_mode()  # keys made under a caller's inference mode could not be replaced outside of it
     def add(self, frame_idx: int, embedding: Tensor) -> None:
         """Hold the key of a frame, embedding [1, D, h, w], and compare it with all keys held."""
         if frame_idx in self._rows:
             return
-        key = embedding.flatten().float()
-        key = key * torch.rsqrt(key.square().mean() + 1e-12)
+        values = embedding.flatten().float()
+        scale = torch.rsqrt(values.square().mean() + 1e-12)
+        key = F.pad(values * scale, (0, -len(values) % PART)).view(-1, PART)
         others = [f for f in self._rows if abs(f - frame_idx) <= self.window]
         if others and self._keys is not None:
-            with torch.autocast(key.device.type, enabled=False):
-                products = torch.cat([keys.float() @ key for keys in self._keys[: len(self._rows)].split(BLOCK)])
-            values = products.cpu().numpy()[[self._rows[f] for f in others]] / key.numel()
-            self._remember(frame_idx, np.array(others), values)
-        self._hold(frame_idx, key)
-
-    def missing(self, frame_idx: int, others: Sequence[int]) -> list[int]:
-        """Frames among `others` whose similarity to `frame_idx` is not known."""
-        known = self._row(frame_idx)
-        return [f for f in others if f not in known and self._lookup(f, frame_idx) is None]
-
-    def get(self, frame_idx: int, others: Sequence[int]) -> np.ndarray:
-        """Similarities [n] of `frame_idx` to n frames, all of them known."""
-        known = self._row(frame_idx)
-        values = [known[f] if f in known else self._lookup(f, frame_idx) for f in others]
-        assert None not in values, "ask for `missing` first"
-        return np.array(values, dtype=np.float32)
-
-    def _row(self, frame_idx: int) -> dict[int, float]:
-        frames, values = self._known.get(frame_idx, ((), ()))
-        return dict(zip(frames, values, strict=True))
-
-    def _lookup(self, frame_idx: int, other: int) -> float | None:
-        return self._row(frame_idx).get(other)
-
-    def _remember(self, frame_idx: int, others: np.ndarray, values: np.ndarray) -> None:
-        if frame_idx in self._known:
-            frames, old = self._known[frame_idx]
-            fresh = ~np.isin(frames, others)
-            others, values = np.concatenate([others, frames[fresh]]), np.concatenate([values, old[fresh]])
-        self._known[frame_idx] = (others, values)
+            query = (key * (LARGEST_SUM / len(values))).to(KEY_DTYPE)
+            self._pending[frame_idx] = _Comparison(
+                others=np.array(others),
+                rows=np.array([self._rows[f] for f in others]),
+                products=CpuCopy(_products(self._keys[:, : len(self._rows)], query) / LARGEST_SUM),
+            )
+        self._hold(frame_idx, key.to(KEY_DTYPE))
+        for f, comparison in list(self._pending.items()):
+            if (products := comparison.products.arrived()) is not None:
+                self._settle(f, products)
         if self.forget:
             for f in [f for f in self._known if frame_idx - f > self.window]:
                 del self._known[f]
+
+    def missing(self, frame_idx: int, others: Sequence[int]) -> list[int]:
+        """Frames among `others` whose similarity to `frame_idx` is not known."""
+        values = self._lookup(frame_idx, others)
+        return [f for f, value in zip(others, values, strict=True) if value == UNKNOWN]
+
+    def get(self, frame_idx: int, others: Sequence[int]) -> np.ndarray:
+        """Similarities [n] of `frame_idx` to n frames, all of them known."""
+        values = self._lookup(frame_idx, others)
+        assert not (values == UNKNOWN).any(), "ask for `missing` first"
+        return values
+
+    def _lookup(self, frame_idx: int, others: Sequence[int]) -> np.ndarray:
+        if self._pending:
+            for f in self._pending.keys() & {frame_idx, *others}:
+                if f == frame_idx or frame_idx in self._pending[f].others:
+                    self._settle(f, self._pending[f].products.wait())
+        values = np.full(len(others), UNKNOWN, dtype=np.float32)
+        distances = frame_idx - np.asarray(others, dtype=np.int64)
+        row = self._known.get(frame_idx)
+        if row is not None:
+            older = (distances > 0) & (distances <= self.window)
+            values[older] = row[distances[older] - 1]
+        for i in np.flatnonzero((distances < 0) & (distances >= -self.window)).tolist():
+            row = self._known.get(others[i])
+            if row is not None:
+                values[i] = row[-distances[i] - 1]
+        return values
+
+    def _settle(self, frame_idx: int, products: Tensor) -> None:
+        """Take note of the similarities of a frame, which have arrived."""
+        comparison = self._pending.pop(frame_idx)
+        values = products.numpy()[comparison.rows]
+        older = comparison.others < frame_idx
+        self._row(frame_idx)[frame_idx - comparison.others[older] - 1] = values[older]
+        for other, value in zip(comparison.others[~older].tolist(), values[~older], strict=True):
+            self._row(other)[other - frame_idx - 1] = value
+
+    def _row(self, frame_idx: int) -> np.ndarray:
+        return self._known.setdefault(frame_idx, np.full(self.window, UNKNOWN, dtype=np.float32))
 
     def _hold(self, frame_idx: int, key: Tensor) -> None:
         """Store a key, in place of the most distant one when there is no room."""
@@ -82,13 +136,22 @@ class SimilarityTable:
             row = self._rows.pop(max(self._rows, key=lambda f: abs(f - frame_idx)))
         else:
             row = len(self._rows)
-        if self._keys is None or row >= len(self._keys):
-            capacity = min(self.window + 1, max(8, 2 * row))
-            # The products need float32. Converting is free on an accelerator, and dearer than the memory on a CPU.
-            dtype = torch.float32 if key.device.type == "cpu" else torch.float16
-            grown = key.new_empty(capacity, key.numel(), dtype=dtype)
+        held = 0 if self._keys is None else self._keys.shape[1]
+        if row >= held:
+            grown = key.new_empty(len(key), min(self.window + 1, max(8, 2 * row)), PART)
             if self._keys is not None:
-                grown[: len(self._keys)] = self._keys
+                grown[:, :held] = self._keys
             self._keys = grown
-        self._keys[row] = key
+        assert self._keys is not None
+        self._keys[:, row] = key
         self._rows[frame_idx] = row
+
+
+def _products(keys: Tensor, query: Tensor) -> Tensor:
+    """Products [n], float32, of keys [parts, n, PART] with a query [parts, PART]."""
+    with torch.autocast(keys.device.type, enabled=False):
+        if keys.device.type == "cpu":  # which multiplies part by part many times faster than by the batched product
+            sums = torch.stack([part @ vector for part, vector in zip(keys, query, strict=True)])
+        else:
+            sums = torch.bmm(keys, query[:, :, None])[:, :, 0]
+        return sums.float().sum(dim=0)

@@ -149,6 +149,21 @@ class VideoFile(FrameSource):
                 raise FrameDecodeError(f"frame {i} of {self.name} cannot be converted to RGB: {error}") from error
             return self._fit(rgb, f"frame {i} of {self.name}")
 
+    def check(self, i: int) -> None:
+        """Raise IndexError if there is no frame i; decodes on to a near one, and of others lists the packets only."""
+        if i < 0:
+            raise IndexError(f"frame {i} of {self.name}: indices start at 0")
+        with self._lock:
+            self._check_open()
+            if i > 0:
+                self._try_first_size()
+            if i < self._next:
+                return
+            if not self._timeline.complete and self._is_near(i):
+                self._find(i)
+            elif i >= len(self):
+                raise IndexError(f"{self.name} has {len(self)} frames, not a frame {i}")
+
     def close(self) -> None:
         """Close the file and let go of all frames."""
         with self._lock:
@@ -164,6 +179,11 @@ class VideoFile(FrameSource):
     def _check_open(self) -> None:
         if self._container is None:
             raise VideoError(f"{self.name} is closed")
+
+    def _read_size(self) -> tuple[int, int]:
+        with self._lock:
+            frame = self._find(0)
+            return (frame.width, frame.height) if self._is_turned() else (frame.height, frame.width)
 
     # ---- finding a frame
 
@@ -235,10 +255,14 @@ class VideoFile(FrameSource):
         if self._matrix is None:
             return rgb
         to_x_from_x, to_y_from_x, _, to_x_from_y, to_y_from_y, *_ = self._matrix
-        if abs(to_y_from_x) > abs(to_x_from_x):
+        if self._is_turned():
             rgb = rgb.transpose(1, 0, 2)
             to_x_from_x, to_y_from_y = to_x_from_y, to_y_from_x
         return np.ascontiguousarray(rgb[:: -1 if to_y_from_y < 0 else 1, :: -1 if to_x_from_x < 0 else 1])
+
+    def _is_turned(self) -> bool:
+        """Whether height and width change places in the display matrix."""
+        return self._matrix is not None and abs(self._matrix[1]) > abs(self._matrix[0])
 
     def _forget_oldest(self) -> None:
         _, frame = self._decoded.popitem(last=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from concurrent.futures import Future
@@ -18,45 +19,72 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 
+AHEAD_ON_CPU = 2
+AHEAD_ON_ACCELERATOR = 4
+"""Frames are resized in about 10 ms each, by as many threads; an accelerator may want one every 4 ms."""
+
+
 class FrameStore:
     """Clips for the image encoder from a video, through a cache of resized frames.
 
-    Memory: `capacity` frames of 3 x S x S bytes on the CPU. The source is not closed with the store.
+    Each frame is decoded, resized, copied to the device and normalised once while tracking runs on. Memory: `capacity`
+    frames of 3 x S x S bytes on the CPU, page-locked for a CUDA device, and on the device the latest clip, 36 x S x S
+    bytes. The source is not closed with the store.
 
     Args:
         source: the video.
         image_size: side S of the network's square input; the aspect ratio is not kept.
         device: where clips are made.
         capacity: how many resized frames are kept.
-        prefetch: how many frames of those that `hint` announced the background thread decodes ahead; 0 for no thread.
+        prefetch: how many frames of those that `hint` announced are decoded ahead in the background; 0 for no threads;
+            default: 2 if the network runs on the CPU, else 4.
+        threads: how many at a time; default: 1 if the network runs on the CPU and needs the cores itself, else as many
+            as are decoded ahead and one less than there are cores.
     """
 
     def __init__(
-        self, source: FrameSource, image_size: int, *, device: torch.device, capacity: int = 16, prefetch: int = 2
+        self,
+        source: FrameSource,
+        image_size: int,
+        *,
+        device: torch.device,
+        capacity: int = 16,
+        prefetch: int | None = None,
+        threads: int | None = None,
     ) -> None:
+        on_cpu = device.type == "cpu"
+        if prefetch is None:
+            prefetch = AHEAD_ON_CPU if on_cpu else AHEAD_ON_ACCELERATOR
+        if threads is None:
+            threads = 1 if on_cpu else max(1, min(prefetch, (os.cpu_count() or 1) - 1))
         if prefetch < 0:
             raise ValueError(f"prefetch = {prefetch}; allowed: 0 or more")
+        if threads < 1:
+            raise ValueError(f"threads = {threads}; allowed: 1 or more")
         if capacity < 3 + prefetch:
             raise ValueError(f"capacity = {capacity}; allowed: at least 3 + prefetch = {3 + prefetch}")
         self._source = source
         self._image_size = image_size
+        self._device = device
         self._capacity = capacity
         self._prefetch = prefetch
-        self._mean = torch.tensor(MEAN, device=device).view(1, 3, 1, 1, 1)
-        self._std = torch.tensor(STD, device=device).view(1, 3, 1, 1, 1)
+        self._threads = threads
+        self._mean = torch.tensor(MEAN, device=device).view(3, 1, 1)
+        self._std = torch.tensor(STD, device=device).view(3, 1, 1)
         self._lock = threading.Lock()
         self._frames: OrderedDict[int, Future[Tensor]] = OrderedDict()  # uint8 [3, S, S], the latest used last
+        self._normalised: dict[int, Tensor] = {}  # [3, S, S], parts of the latest clip
         self._announced = range(0)
         self._needed: set[int] = set()  # frames of the present clip and those ahead; they are not evicted
-        self._ahead: list[int] = []  # what the background thread has not begun to decode yet, in this order
-        self._worker: threading.Thread | None = None
+        self._ahead: list[int] = []  # what the background threads have not begun to decode yet, in this order
+        self._workers = 0
         self._closed = False
 
     def clip(self, t: int) -> Tensor:
         """Return frames t-2, t-1, t as float32 [1, 3, 3, S, S] = [batch, channel, time, H, W], ImageNet-normalised.
 
         Frame t is last, whatever the tracking direction; in place of frames before the first one, it is repeated at the
-        end: 0, 0, 0 and 0, 1, 1.
+        end: 0, 0, 0 and 0, 1, 1. Copy before writing into a clip: the next one is made from it.
 
         Raises:
             IndexError: the video has no frame t.
@@ -66,21 +94,38 @@ class FrameStore:
         if t < 0:
             raise IndexError(f"frame {t}: indices start at 0")
         self._look_ahead(t)
-        frames = [self._frame(i) for i in clip_indices(t)]
-        clip = torch.stack(frames, dim=1).unsqueeze(0).to(self._mean.device)
-        return (clip.float() / 255 - self._mean) / self._std
+        clip = torch.empty(1, 3, 3, self._image_size, self._image_size, device=self._device)
+        held = dict(self._normalised)
+        indices = clip_indices(t)
+        for part, i in zip(clip[0].unbind(dim=1), indices, strict=True):
+            if i in held:
+                part.copy_(held[i])
+            else:
+                part.copy_(self._frame(i).to(self._device, non_blocking=self._device.type != "mps"))
+                part.div_(255).sub_(self._mean).div_(self._std)
+            held[i] = part
+        self._normalised = {i: held[i] for i in indices}
+        return clip
 
     def hint(self, upcoming: range) -> None:
-        """Announce the clips that will be asked for, in order; the thread never reads a frame that they do not need."""
+        """Announce the clips that will be asked for, in order; nothing else is read in the background."""
         self._announced = upcoming
         self._look_ahead(None)
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the frames held, but those being loaded."""
+        with self._lock:
+            loaded = [future.result() for future in self._frames.values() if future.done() and not future.exception()]
+        return sum(frame.nbytes for frame in (*loaded, *self._normalised.values()))
+
     def close(self) -> None:
-        """Let go of all frames, and of the background thread as soon as its present frame is done."""
+        """Let go of all frames, and of the background threads as soon as their present frame is done."""
         with self._lock:
             self._closed = True
             self._ahead.clear()
             self._frames.clear()
+            self._normalised = {}
 
     def _frame(self, i: int) -> Tensor:
         future, is_mine = self._claim(i)
@@ -107,7 +152,10 @@ class FrameStore:
         try:
             size = (self._image_size, self._image_size)
             image = Image.fromarray(self._source[i]).resize(size, Image.Resampling.BICUBIC)
-            future.set_result(torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous())
+            frame = torch.empty(3, *size, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
+            for plane, band in zip(frame.numpy(), image.split(), strict=True):
+                plane[:] = np.asarray(band)  # not by PyTorch, which would start threads of its own for this one
+            future.set_result(frame)
         except BaseException as error:  # noqa: BLE001 - not swallowed: raised by whoever waits for the frame or asks again
             with self._lock:
                 if self._frames.get(i) is future:
@@ -121,7 +169,7 @@ class FrameStore:
     # ---- decoding ahead
 
     def _look_ahead(self, t: int | None) -> None:
-        """Have the thread decode what the announced clips after t need, or the first ones if t is not among them."""
+        """Have the threads decode what the announced clips after t need, or the first ones if t is not among them."""
         with self._lock:
             self._check_open()
             clips = self._announced
@@ -131,19 +179,18 @@ class FrameStore:
             upcoming = dict.fromkeys(
                 i for clip in clips[: self._prefetch] for i in clip_indices(clip) if i not in current
             )
-            ahead = list(upcoming)[: self._prefetch]
-            self._needed = {*current, *ahead}
-            self._ahead = [i for i in ahead if i not in self._frames]
-            if self._ahead and self._worker is None:
-                self._worker = threading.Thread(target=self._work, name="i2vpp-prefetch", daemon=True)
-                self._worker.start()
+            self._needed = {*current, *upcoming}
+            self._ahead = [i for i in upcoming if i not in self._frames][: self._prefetch]
+            for _ in range(min(self._threads, len(self._ahead)) - self._workers):
+                threading.Thread(target=self._work, name="i2vpp-prefetch", daemon=True).start()
+                self._workers += 1
 
     def _work(self) -> None:
         """Load what is wanted ahead, then end: an idle store has no thread."""
         while True:
             with self._lock:
                 if not self._ahead:
-                    self._worker = None
+                    self._workers -= 1
                     return
                 i = self._ahead.pop(0)
                 if i in self._frames:

@@ -52,7 +52,7 @@ class Pass:
         for frame_idx in self.order:
             if self.ending is not None:
                 try:
-                    self.ending[frame_idx]
+                    self.ending.check(frame_idx)
                 except IndexError:
                     return
             yield frame_idx

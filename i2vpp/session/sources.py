@@ -54,6 +54,10 @@ class FrameSource(abc.ABC):
     @abc.abstractmethod
     def __getitem__(self, i: int) -> np.ndarray: ...
 
+    def check(self, i: int) -> None:
+        """Raise IndexError if there is no frame i; does no more than it takes to know that."""
+        self[i]
+
     @property
     def known_length(self) -> int | None:
         """The number of frames, or None as long as `len` would have to read ahead to find it."""
@@ -76,11 +80,15 @@ class FrameSource(abc.ABC):
     def _first_size(self) -> tuple[int, int]:
         if self._size is None:
             try:
-                self._fit(self[0], f"frame 0 of {self.name}")
+                self._size = self._read_size()
             except IndexError as error:
                 raise VideoError(f"{self.name} holds no frame") from error
-        assert self._size is not None
         return self._size
+
+    def _read_size(self) -> tuple[int, int]:
+        """Return height and width of frame 0."""
+        height, width, _ = self[0].shape
+        return height, width
 
     def _try_first_size(self) -> None:
         """Learn the size before a later frame is read; if frame 0 is damaged, the first one that is read has it."""
@@ -172,14 +180,18 @@ class FrameList(FrameSource):
         return len(self._frames)
 
     def __getitem__(self, i: int) -> np.ndarray:
-        if not 0 <= i < len(self._frames):
-            raise IndexError(f"{self.name} has {len(self._frames)} frames, not a frame {i}")
+        self.check(i)
         if i > 0:
             self._try_first_size()
         item, name = self._frames[i], f"frame {i} of {self.name}"
         if isinstance(item, (str, os.PathLike)):
             name += f" ({Path(item).name})"
         return self._fit(to_rgb(item, name), name)
+
+    def check(self, i: int) -> None:
+        """Raise IndexError if there is no frame i."""
+        if not 0 <= i < len(self._frames):
+            raise IndexError(f"{self.name} has {len(self._frames)} frames, not a frame {i}")
 
     def close(self) -> None:
         """Let go of the frames."""
@@ -218,15 +230,20 @@ class FrameIterator(FrameSource):
 
     def __getitem__(self, i: int) -> np.ndarray:
         with self._lock:
-            while i >= len(self._fetched):
-                if not self._fetch():
-                    raise IndexError(f"{self.name} has {len(self._fetched)} frames, not a frame {i}")
-            if i < 0:
-                raise IndexError(f"frame {i} of {self.name}: indices start at 0")
+            self.check(i)
             if i > 0:
                 self._try_first_size()
             name = f"frame {i} of {self.name}"
             return self._fit(to_rgb(self._fetched[i], name), name)
+
+    def check(self, i: int) -> None:
+        """Raise IndexError if there is no frame i, which is fetched if there is."""
+        if i < 0:
+            raise IndexError(f"frame {i} of {self.name}: indices start at 0")
+        with self._lock:
+            while i >= len(self._fetched):
+                if not self._fetch():
+                    raise IndexError(f"{self.name} has {len(self._fetched)} frames, not a frame {i}")
 
     def close(self) -> None:
         """Let go of the iterator and of all frames."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -17,56 +18,14 @@ from i2vpp.memory.bank import MemoryBank
 from i2vpp.memory.selection import MemorySelector, Moment
 from i2vpp.memory.similarity import SimilarityTable
 from i2vpp.session.frames import FrameStore
+from i2vpp.session.records import FrameRecord, RecordArchive
 from i2vpp.session.video import FrameSource
-from i2vpp.structures import FrameFeatures, MaskPrediction
+from i2vpp.structures import FrameFeatures
+
+__all__ = ["Clicks", "FrameRecord", "InferenceState", "MemoryUse", "ObjectTrack"]
 
 FEATURE_CAPACITY = 4
 SAM2_NAMES = ("obj_ids", "num_frames", "video_height", "video_width")
-
-
-@dataclass(frozen=True, kw_only=True)
-class FrameRecord:
-    """What was found of one object on one frame.
-
-    Args:
-        decoded: mask logits [1, 1, 4h, 4w] as decoded, in float16: what is left of a compact record's mask, from which
-            both mask and memory can be made again.
-        logits: the mask as it is returned, holes filled, float32; None once compact.
-        object_score: [1] logits.
-        iou: predicted IoU [1].
-        pointer: object pointer [1, D].
-        reverse: direction in which the frame was tracked.
-    """
-
-    decoded: Tensor
-    logits: Tensor | None
-    object_score: Tensor
-    iou: Tensor
-    pointer: Tensor
-    reverse: bool = False
-
-    def compact(self) -> FrameRecord:
-        """Return the same in little memory, on the CPU."""
-        return FrameRecord(
-            decoded=self.decoded.cpu(),
-            logits=None,
-            object_score=self.object_score.cpu(),
-            iou=self.iou.cpu(),
-            pointer=self.pointer.to("cpu", copy=True),  # the bank uses its storage again
-            reverse=self.reverse,
-        )
-
-    def prediction(self, device: torch.device) -> MaskPrediction:
-        """Return the record as it was predicted."""
-        logits, iou = self.decoded.to(device, torch.float32), self.iou.to(device)
-        return MaskPrediction(
-            logits=logits,
-            iou=iou,
-            object_score=self.object_score.to(device),
-            pointer=self.pointer.to(device),
-            candidates=logits,
-            candidate_ious=iou[:, None],
-        )
 
 
 @dataclass(kw_only=True)
@@ -105,13 +64,34 @@ class ObjectTrack:
         self.records.pop(frame_idx, None)
         self.visited.discard(frame_idx)
 
-    def evict(self, frame_idx: int, window: int, *, keep_records: bool) -> None:
-        """Shrink what selection cannot read from `frame_idx`; prompted frames stay whole."""
-        for f in self.bank.evict(frame_idx, window):
-            if keep_records:
-                self.records[f] = self.records[f].compact()
-            else:
-                self.forget(f)
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryUse:
+    """What a session takes, in bytes, wherever it lies.
+
+    Args:
+        memories: memory features and pointers of all objects.
+        records: masks, scores and pointers of all objects.
+        similarity: the keys of the frames and the similarities that are known.
+        features: the encoder's, of the latest frames.
+        frames: resized frames and the latest clip.
+    """
+
+    memories: int
+    records: int
+    similarity: int
+    features: int
+    frames: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.memories + self.records + self.similarity + self.features + self.frames
+
+
+def _num_bytes(tensors: Iterable[Tensor]) -> int:
+    storages = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}
+    return sum(storages.values())
 
 
 class InferenceState:
@@ -137,6 +117,7 @@ class InferenceState:
         self.tracks: dict[int, ObjectTrack] = {}
         self.features: OrderedDict[int, FrameFeatures] = OrderedDict()
         self.similarity = SimilarityTable(selector.window, forget=not source.seekable)
+        self._archive = RecordArchive()
         self._closed = False
 
     def __enter__(self) -> InferenceState:
@@ -192,12 +173,11 @@ class InferenceState:
         if not isinstance(frame_idx, int | np.integer) or frame_idx < 0:
             raise PromptError(f"frame_idx must be a whole number from 0 on; got {frame_idx!r}.")
         try:
-            known = self.source.known_length if self.source.seekable else None
-            exists = frame_idx < known if known is not None else self.source[frame_idx] is not None
+            self.source.check(int(frame_idx))
         except IndexError:
-            exists = False
-        if not exists:
-            raise PromptError(f"frame_idx={frame_idx} is past the end: the video has {self.num_frames} frames.")
+            raise PromptError(
+                f"frame_idx={frame_idx} is past the end: the video has {self.num_frames} frames."
+            ) from None
 
     def track(self, obj_id: int) -> ObjectTrack:
         """Return an object, or raise PromptError if there is none of that id."""
@@ -216,9 +196,27 @@ class InferenceState:
             self.features.popitem(last=False)
 
     def evict(self, frame_idx: int) -> None:
-        """Shrink what the selector cannot read from `frame_idx` on."""
-        for track in self.tracks.values():
-            track.evict(frame_idx, self.selector.window, keep_records=self.source.seekable)
+        """Shrink what the selector cannot read from `frame_idx` on, or forget it if it cannot be made again."""
+        window = self.selector.window
+        evicted = [(track, f) for track in self.tracks.values() for f in track.bank.evict(frame_idx, window)]
+        if self.source.seekable:
+            self._archive.add([(track.records, f) for track, f in evicted])
+        else:
+            for track, f in evicted:
+                track.forget(f)
+
+    def memory_use(self) -> MemoryUse:
+        """Return how much memory the session takes now."""
+        tracks = self.tracks.values()
+        return MemoryUse(
+            memories=_num_bytes(x for track in tracks for x in track.bank.tensors()),
+            records=_num_bytes(x for track in tracks for record in track.records.values() for x in record.tensors()),
+            similarity=self.similarity.num_bytes,
+            features=_num_bytes(
+                x for features in self.features.values() for x in (features.embedding, features.position)
+            ),
+            frames=self.frames.num_bytes,
+        )
 
     def reset(self) -> None:
         """Remove all objects; the video stays open."""
@@ -229,6 +227,7 @@ class InferenceState:
         """Let go of the video and of everything known about it; a second call does nothing."""
         self._closed = True
         self.tracks.clear()
+        self._archive = RecordArchive()
         self.features.clear()
         self.similarity = SimilarityTable(0)
         self.frames.close()

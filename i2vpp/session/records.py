@@ -1,0 +1,138 @@
+"""What was found of an object on a frame, whole as long as it is new, compact and on the CPU later."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from i2vpp.memory.cpu_copy import CpuCopy
+from i2vpp.structures import MaskPrediction
+
+RECORDS_PER_COPY = 64
+COPIES_UNDER_WAY = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameRecord:
+    """What was found of one object on one frame.
+
+    Args:
+        decoded: mask logits [1, 1, 4h, 4w] as decoded, in float16: what is left of a compact record's mask, from which
+            both mask and memory can be made again.
+        logits: the mask as it is returned, holes filled, float32; None once compact.
+        object_score: [1] logits.
+        iou: predicted IoU [1].
+        pointer: object pointer [1, D].
+        reverse: direction in which the frame was tracked.
+    """
+
+    decoded: Tensor
+    logits: Tensor | None
+    object_score: Tensor
+    iou: Tensor
+    pointer: Tensor
+    reverse: bool = False
+
+    def prediction(self, device: torch.device) -> MaskPrediction:
+        """Return the record as it was predicted."""
+        logits, iou = self.decoded.to(device, torch.float32), self.iou.to(device)
+        return MaskPrediction(
+            logits=logits,
+            iou=iou,
+            object_score=self.object_score.to(device),
+            pointer=self.pointer.to(device),
+            candidates=logits,
+            candidate_ious=iou[:, None],
+        )
+
+    def tensors(self) -> list[Tensor]:
+        """What it holds."""
+        logits = [] if self.logits is None else [self.logits]
+        return [self.decoded, *logits, self.object_score, self.iou, self.pointer]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Leaving:
+    """Compact records on their way to the CPU.
+
+    Args:
+        places: where they are until then: the records of an object, and the frame.
+        records: the records themselves.
+        masks: their `decoded`, one below the other.
+        numbers: their pointers, IoUs and object scores, side by side [n, D + 2].
+    """
+
+    places: Sequence[tuple[dict[int, FrameRecord], int]]
+    records: Sequence[FrameRecord]
+    masks: CpuCopy
+    numbers: CpuCopy
+
+
+class RecordArchive:
+    """Makes old records compact, all objects in one step and without waiting for the device.
+
+    A record loses its returned mask at once; what is left of it moves to the CPU once the copy has arrived, and is
+    read on the device until then.
+    """
+
+    def __init__(self) -> None:
+        self._leaving: list[_Leaving] = []
+
+    def add(self, places: Sequence[tuple[dict[int, FrameRecord], int]]) -> None:
+        """Make records compact, each given by the records of its object and its frame."""
+        places = [(records, f) for records, f in places if records[f].logits is not None]
+        for start in range(0, len(places), RECORDS_PER_COPY):
+            self._leaving.append(_shrink(places[start : start + RECORDS_PER_COPY]))
+            self._settle()
+        self._settle()
+
+    def _settle(self) -> None:
+        """Put copies that have arrived into their places; waits only if very many are under way."""
+        while self._leaving:
+            masks, numbers = self._leaving[0].masks.arrived(), self._leaving[0].numbers.arrived()
+            if masks is None or numbers is None:
+                if len(self._leaving) <= COPIES_UNDER_WAY:
+                    return
+                masks, numbers = self._leaving[0].masks.wait(), self._leaving[0].numbers.wait()
+            leaving = self._leaving.pop(0)
+            # Cloned: what is page-locked is used for the next copies, and a removed object leaves no gap.
+            arrived = _compact(
+                leaving.records, [x.clone() for x in masks.split(1)], [x.clone() for x in numbers.split(1)]
+            )
+            for (records, f), old, new in zip(leaving.places, leaving.records, arrived, strict=True):
+                if records.get(f) is old:
+                    records[f] = new
+
+
+def _shrink(places: Sequence[tuple[dict[int, FrameRecord], int]]) -> _Leaving:
+    """Put compact records, still on their device, into the places of whole ones; set off their copies to the CPU."""
+    whole = [records[f] for records, f in places]
+    masks = torch.cat([record.decoded for record in whole])
+    columns = [
+        torch.cat([record.pointer for record in whole]),  # a copy: the bank uses its storage again
+        torch.cat([record.iou for record in whole])[:, None],
+        torch.cat([record.object_score for record in whole])[:, None],
+    ]
+    numbers = torch.cat(columns, dim=1)
+    small = _compact(whole, masks.split(1), numbers.split(1))
+    for (records, f), record in zip(places, small, strict=True):
+        records[f] = record
+    return _Leaving(places=places, records=small, masks=CpuCopy(masks), numbers=CpuCopy(numbers))
+
+
+def _compact(of: Sequence[FrameRecord], masks: Sequence[Tensor], numbers: Sequence[Tensor]) -> list[FrameRecord]:
+    """Return compact records of masks [1, 1, 4h, 4w] and rows [1, D + 2] of pointer, IoU and object score."""
+    return [
+        FrameRecord(
+            decoded=mask,
+            logits=None,
+            pointer=row[:, :-2],
+            iou=row[:, -2],
+            object_score=row[:, -1],
+            reverse=record.reverse,
+        )
+        for record, mask, row in zip(of, masks, numbers, strict=True)
+    ]

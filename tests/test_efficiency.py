@@ -1,0 +1,424 @@
+"""What must not cost time or memory: the encoder's calls, waiting for a GPU, decoding, and what a session holds."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from i2vpp.errors import PromptError
+from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
+from i2vpp.memory.cpu_copy import CpuCopy
+from i2vpp.session import decoder
+from i2vpp.session.records import COPIES_UNDER_WAY, FrameRecord
+from i2vpp.session.state import InferenceState
+from media import moving_disc, numbered, write_video
+from models import SIDE, make_predictor
+from syncs import SyncCounter, waits
+
+FRAMES, MASKS = moving_disc(40, seed=5)
+CLICK = {"points": [[12, 24]], "labels": [1]}
+SHORT = ("model.selection.global_window=6", "model.selection.local_window=3")
+WINDOW = 9
+CELLS = (SIDE // 16) ** 2
+
+
+@pytest.fixture(scope="module")
+def predictor() -> I2VPPVideoPredictor:
+    """On the CPU, with windows that are full after a few frames."""
+    return make_predictor(*SHORT, dtype="float32")
+
+
+def add_objects(predictor: I2VPPVideoPredictor, state: InferenceState, count: int) -> None:
+    for obj_id in range(count):
+        predictor.add_new_points_or_box(state, 0, obj_id, points=[[12 + 8 * obj_id, 24]], labels=[1])
+
+
+@pytest.fixture
+def encoded(predictor: I2VPPVideoPredictor) -> Iterator[list[int]]:
+    """Grows by one with every call of the image encoder."""
+    calls: list[int] = []
+    with predictor.model.image_encoder.register_forward_hook(lambda *_: calls.append(1)):
+        yield calls
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The indices of all frames that video files decode."""
+    seen: list[int] = []
+    original = decoder._decode
+
+    def spy(*args: Any) -> Iterator[Any]:
+        for index, frame in original(*args):
+            seen.append(index)
+            yield index, frame
+
+    monkeypatch.setattr(decoder, "_decode", spy)
+    return seen
+
+
+# ---- the counter itself
+
+X = torch.arange(6.0)
+COSTLY: dict[str, Callable[[Tensor], object]] = {
+    "item": lambda x: x[0].item(),
+    "bool": lambda x: bool(x.any()),
+    "if": lambda x: 1 if (x > 0).all() else 0,
+    "float": lambda x: float(x.max()),
+    "int": lambda x: int(x.argmax()),
+    "index": lambda x: [1, 2, 3][x.argmin()],
+    "format": lambda x: f"{x[0]:.2f}",
+    "tolist": lambda x: x.tolist(),
+    "cpu": lambda x: x.cpu(),
+    "to cpu": lambda x: x.to("cpu"),
+    "to cpu and dtype": lambda x: x.to("cpu", torch.float64),
+    "numpy": lambda x: x.cpu().numpy(),
+    "nonzero": lambda x: x.nonzero(),
+    "argwhere": lambda x: torch.argwhere(x > 2),
+    "where": lambda x: torch.where(x > 2),
+    "unique": lambda x: x.unique(),
+    "equal": lambda x: torch.equal(x, x + 1),
+    "allclose": lambda x: torch.allclose(x, x + 1),
+    "bool mask": lambda x: x[x > 2],
+    "masked_select": lambda x: x.masked_select(x > 2),
+    "bool mask, assigned to": lambda x: (x * 1).__setitem__(x > 2, x[:3]),
+    "index by a list": lambda x: x[[0, 2]],
+    "repeats": lambda x: x.repeat_interleave(x.long()),
+    "wait": lambda x: CpuCopy(x).wait(),
+    "wait for several": lambda x: [copy.wait() for copy in (CpuCopy(x), CpuCopy(x + 1))],
+    "from a list": lambda x: torch.tensor([1.0, 2.0], device=x.device),
+    "to the GPU": lambda x: torch.tensor([1.0, 2.0]).to(x.device),
+    "zeros to the GPU": lambda x: torch.zeros(3).to(x.device),
+    "like": lambda x: torch.tensor([1.0]).to(x),
+    "from NumPy": lambda x: torch.from_numpy(np.ones(3)).to(x.device),
+    "copy_ from the host": lambda x: torch.empty_like(x).copy_(torch.zeros(6)),
+    "copy_ to the host": lambda x: torch.zeros(6).copy_(x),
+    "there and back": lambda x: x.cpu().to(x.device, non_blocking=True),
+}
+FREE: dict[str, Callable[[Tensor], object]] = {
+    "arithmetic": lambda x: (x * 2 + x.mean()).softmax(0),
+    "dtype": lambda x: x.to(torch.float16).to(x.device).float(),
+    "slices": lambda x: x[1:4].view(3, 1).expand(3, 5).clone(),
+    "index by a tensor": lambda x: x[x.argsort()],
+    "filled by mask": lambda x: (x * 1).__setitem__(x > 2, 0.0),
+    "factories": lambda x: torch.full((3,), 2.0, device=x.device) + torch.zeros_like(x[:3]),
+    "without waiting": lambda x: torch.tensor([1.0, 2.0]).to(x.device, non_blocking=True) + x[:2],
+    "started copy": lambda x: CpuCopy(x).arrived(),
+    "where": lambda x: torch.where(x > 2, x, -1.0),
+    "repeat": lambda x: x.repeat_interleave(2),
+    "on the host": lambda x: torch.tensor([3.0, 1.0]).sort().values.add(1).max().item(),
+    "host list": lambda x: torch.from_numpy(np.ones(3)).mul(2).tolist(),
+    "host mask": lambda x: torch.tensor([3.0, 1.0])[torch.tensor([True, False])],
+}
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+@pytest.mark.parametrize("name", COSTLY)
+def test_counter_sees(name: str, mode: Any) -> None:
+    with mode():
+        assert len(waits(lambda: COSTLY[name](X))) == 1
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+@pytest.mark.parametrize("name", FREE)
+def test_counter_lets_pass(name: str, mode: Any) -> None:
+    with mode():
+        assert waits(lambda: FREE[name](X)) == []
+
+
+def test_counter_refuses_what_a_gpu_would() -> None:
+    with pytest.raises(TypeError, match="copy it to the CPU first"):
+        waits(lambda: np.asarray(X + 1))
+    with pytest.raises(TypeError, match="copy it to the CPU first"):
+        waits(lambda: X.numpy())  # noqa: PLW0108 - to be looked up where it is counted
+
+
+# ---- waiting for a GPU
+
+
+def waits_of_frames(predictor: I2VPPVideoPredictor, objects: int, *, live: bool) -> list[list[str]]:
+    """What the frames 12 to 16 wait for; all windows are full, and every frame evicts another one."""
+    found = []
+    with predictor.init_stream() as stream, predictor.init_state(FRAMES) as state, SyncCounter() as counter:
+        for i, frame in enumerate(FRAMES[:17]):
+            before = counter.count
+            if live:
+                stream.step(frame)
+            elif i > 0:
+                predictor.track_frame(state, i)
+            found.append(counter.places[before:])
+            if i == 0:
+                add_objects(predictor, stream.state if live else state, objects)
+    return found[12:]
+
+
+@pytest.mark.parametrize("live", [True, False], ids=["live", "video"])
+@pytest.mark.parametrize("objects", [1, 3])
+def test_a_tracked_frame_waits_for_its_similarities_only(
+    predictor: I2VPPVideoPredictor, objects: int, live: bool
+) -> None:
+    for places in waits_of_frames(predictor, objects, live=live):
+        assert len(places) == 1, "\n".join(places)
+        assert "similarity.py" in places[0]
+
+
+def test_without_similarities_nothing_is_waited_for() -> None:
+    recent = make_predictor("model.selection.mode=recent", dtype="float32")
+    assert waits_of_frames(recent, 1, live=False) == [[]] * 5
+
+
+def test_a_wait_per_object_would_be_counted(predictor: I2VPPVideoPredictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    evict = InferenceState.evict
+
+    def clumsy(state: InferenceState, frame_idx: int) -> None:
+        for track in state.tracks.values():
+            track.records[frame_idx].iou.cpu()
+        evict(state, frame_idx)
+
+    monkeypatch.setattr(InferenceState, "evict", clumsy)
+    for places in waits_of_frames(predictor, 3, live=False):
+        assert len(places) == 1 + 3
+        assert sum("test_efficiency.py" in place for place in places) == 3
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("objects", [1, 3])
+def test_on_a_gpu_nothing_but_the_similarities_synchronises(objects: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA itself refuses all other waits; that for the similarities is an event's, which it allows."""
+    predictor = make_predictor(*SHORT, device="cuda")
+    waited = []
+    wait = CpuCopy.wait
+    monkeypatch.setattr(CpuCopy, "wait", lambda copy: waited.append(1) or wait(copy))
+    with predictor.init_state(FRAMES) as state:
+        add_objects(predictor, state, objects)
+        for i in range(12):
+            predictor.track_frame(state, i)
+        waited.clear()
+        try:
+            torch.cuda.set_sync_debug_mode("error")
+            for i in range(12, 30):
+                predictor.track_frame(state, i)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert len(waited) <= 18
+        assert all(state.tracks[0].records[f].decoded.device.type == "cpu" for f in range(1, 10))
+
+
+# ---- the encoder
+
+
+@pytest.mark.parametrize("objects", [1, 3])
+def test_the_encoder_runs_once_per_frame(predictor: I2VPPVideoPredictor, encoded: list[int], objects: int) -> None:
+    with predictor.init_state(FRAMES) as state:
+        add_objects(predictor, state, objects)
+        assert len(encoded) == 1
+        for i, _ in enumerate(predictor.propagate_in_video(state, max_frame_num_to_track=14, progress=False)):
+            assert len(encoded) == 1 + i  # frame 0 was encoded for its prompts
+        predictor.track_frame(state, 14)
+        predictor.add_new_points_or_box(state, 14, 0, **CLICK)
+        predictor.add_new_mask(state, 13, 7, MASKS[13])
+        assert len(encoded) == 15
+
+
+@pytest.mark.parametrize("objects", [1, 3])
+def test_the_encoder_runs_once_per_step_of_a_stream(
+    predictor: I2VPPVideoPredictor, encoded: list[int], objects: int
+) -> None:
+    with predictor.init_stream() as stream:
+        stream.step(FRAMES[0])
+        assert not encoded  # there is nothing to look for
+        add_objects(predictor, stream.state, objects)
+        for i in range(1, 14):
+            stream.step(FRAMES[i])
+            assert len(encoded) == 1 + i
+        stream.add_new_points_or_box(0, **CLICK)
+        stream.add_new_mask(9, MASKS[13])
+        assert len(encoded) == 14
+
+
+# ---- decoding
+
+
+@pytest.fixture(scope="module")
+def long_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """600 frames, a keyframe every 12."""
+    options = {"g": "12", "keyint_min": "12", "sc_threshold": "0", "preset": "ultrafast"}
+    return write_video(tmp_path_factory.mktemp("video") / "long.mp4", numbered(600), options=options)
+
+
+def test_the_first_mask_decodes_what_it_needs(
+    predictor: I2VPPVideoPredictor, long_video: Path, decoded: list[int]
+) -> None:
+    with predictor.init_state(long_video) as state:
+        assert not decoded
+        predictor.add_new_points_or_box(state, 0, 1, **CLICK)
+        assert decoded == [0]
+        assert state.source.known_length is None
+
+
+@pytest.mark.parametrize(
+    ("frame_idx", "needed"), [(300, range(288, 301)), (305, range(300, 306)), (301, range(288, 302))]
+)
+def test_the_first_mask_in_the_middle_decodes_from_the_keyframe_before(
+    predictor: I2VPPVideoPredictor, long_video: Path, decoded: list[int], frame_idx: int, needed: range
+) -> None:
+    """The network sees the two frames before, which may belong to the group of pictures before."""
+    with predictor.init_state(long_video) as state:
+        predictor.add_new_points_or_box(state, frame_idx, 1, **CLICK)
+        assert decoded == [0, *needed]  # frame 0 for the size
+
+
+def test_a_frame_past_the_end_is_refused_without_decoding(
+    predictor: I2VPPVideoPredictor, long_video: Path, decoded: list[int]
+) -> None:
+    with predictor.init_state(long_video) as state:
+        with pytest.raises(PromptError, match="frame_idx=600 is past the end: the video has 600 frames"):
+            predictor.add_new_points_or_box(state, 600, 1, **CLICK)
+        assert decoded == [0]
+
+
+def test_frames_are_read_and_converted_once(
+    predictor: I2VPPVideoPredictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Image files that an iterator names: whether there is one more is known without reading it."""
+    paths = [tmp_path / f"{i}.png" for i in range(8)]
+    for path, frame in zip(paths, FRAMES, strict=False):
+        Image.fromarray(frame).save(path)
+    opened = []
+    open_image = Image.open
+    monkeypatch.setattr(Image, "open", lambda path: opened.append(path.stem) or open_image(path))
+    with predictor.init_state(iter(paths)) as state:
+        predictor.add_new_points_or_box(state, 0, 1, **CLICK)
+        assert len(list(predictor.propagate_in_video(state, progress=False))) == 8
+    assert opened == ["0", *"01234567"]  # frame 0 tells the size, too
+
+
+# ---- memory
+
+
+def live_tensors() -> tuple[int, int]:
+    """Number and bytes of all tensors of the process."""
+    gc.collect()
+    tensors = [x for x in gc.get_objects() if issubclass(type(x), Tensor)]  # some objects warn when asked
+    return len(tensors), sum({x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}.values())
+
+
+def held_by_stream(predictor: I2VPPVideoPredictor, at: tuple[int, ...]) -> list[tuple[object, ...]]:
+    """What a session and the process hold after some frames of a stream of two objects."""
+    held: list[tuple[object, ...]] = []
+    with predictor.init_stream() as stream:
+        for i in range(max(at) + 1):
+            stream.step(FRAMES[i % len(FRAMES)])
+            if i == 0:
+                add_objects(predictor, stream.state, 2)
+            if i in at:
+                held.append((stream.state.memory_use(), *live_tensors()))
+    return held
+
+
+def test_a_stream_holds_the_same_at_any_time(predictor: I2VPPVideoPredictor) -> None:
+    """From twice the window on, when all of the bank's storage has been used again."""
+    early, first, *later = held_by_stream(predictor, (16, 25, 26, 40, 59))
+    assert early[0] == first[0]
+    assert later == [first] * 3
+
+
+@pytest.mark.slow
+def test_a_stream_with_the_published_windows_holds_the_same_at_any_time() -> None:
+    early, first, late = held_by_stream(make_predictor(dtype="float32"), (250, 430, 600))
+    assert early[0] == first[0]
+    assert first == late
+
+
+def test_memory_of_a_session_is_what_the_documentation_says(predictor: I2VPPVideoPredictor) -> None:
+    """Bytes per frame and object; docs/performance.md has them for other sizes."""
+    memory, record, compact = 129 * CELLS + 1024, 96 * CELLS + 1024 + 8, 32 * CELLS + 1024 + 8
+    with predictor.init_state(FRAMES) as state:
+        add_objects(predictor, state, 2)
+        for i in range(30):
+            predictor.track_frame(state, i)
+        use = state.memory_use()
+        kept = 1 + WINDOW + 1  # the prompted frame, the window and the present frame
+        assert use.memories == 2 * (kept + 1) * memory  # and the storage of the next one
+        assert use.records == 2 * (kept * record + (30 - kept) * compact)
+        assert use.similarity == (WINDOW + 1) * 512 * CELLS + 29 * 4 * WINDOW
+        assert use.total == use.memories + use.records + use.similarity + use.features + use.frames
+        predictor.reset_state(state)
+        assert state.memory_use().memories == state.memory_use().records == 0
+    assert state.memory_use().total == 0
+
+
+def test_a_session_may_leave_inference_mode(predictor: I2VPPVideoPredictor) -> None:
+    """Storage that is used again is written to in either mode."""
+    with predictor.init_state(FRAMES) as state, predictor.init_state(FRAMES) as plain:
+        for one in (state, plain):
+            add_objects(predictor, one, 1)
+        with torch.inference_mode():
+            for i in range(14):
+                predictor.track_frame(state, i)
+        for i in range(14):
+            predictor.track_frame(plain, i)
+        for i in range(14, 18):
+            assert torch.equal(predictor.track_frame(state, i).masks, predictor.track_frame(plain, i).masks)
+
+
+# ---- copies to the CPU that take their time
+
+
+@pytest.fixture
+def arrivals(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether copies to the CPU have arrived: the last entry says so for all of them; waiting makes them arrive."""
+    there = [True]
+    arrived = CpuCopy.arrived
+    monkeypatch.setattr(CpuCopy, "arrived", lambda copy: arrived(copy) if there[-1] else None)
+    return there
+
+
+def has_moved(record: FrameRecord) -> bool:
+    """Whether a compact record, of one of two objects, has left the storage they share on the device."""
+    return record.logits is None and record.decoded.untyped_storage().nbytes() == record.decoded.nbytes
+
+
+def test_records_are_read_on_the_device_until_their_copies_arrive(
+    predictor: I2VPPVideoPredictor, arrivals: list[bool]
+) -> None:
+    with predictor.init_state(FRAMES) as state:
+        add_objects(predictor, state, 2)
+        for i in range(12):
+            predictor.track_frame(state, i)
+        records = state.tracks[0].records
+        settled = records[1]
+        assert has_moved(settled)
+        arrivals.append(False)
+        for i in range(12, 14):
+            predictor.track_frame(state, i)
+        under_way = [records[2], records[3]]
+        assert all(record.logits is None and not has_moved(record) for record in under_way)
+        predictor.clear_all_prompts_in_frame(state, 2, 0)  # nothing is prompted there: it stays
+        state.tracks[0].forget(3)
+        arrivals.append(True)
+        predictor.track_frame(state, 14)
+        assert records[1] is settled
+        assert has_moved(records[2])
+        assert 3 not in records
+        assert torch.equal(records[2].decoded, under_way[0].decoded)
+        assert torch.equal(records[2].pointer, under_way[0].pointer)
+        assert torch.equal(records[2].iou, under_way[0].iou)
+        assert torch.equal(records[2].object_score, under_way[0].object_score)
+
+
+def test_few_copies_are_under_way_at_a_time(predictor: I2VPPVideoPredictor, arrivals: list[bool]) -> None:
+    with predictor.init_state(FRAMES) as state:
+        add_objects(predictor, state, 2)
+        arrivals.append(False)
+        for i in range(30):
+            predictor.track_frame(state, i)
+        moved = [f for f, record in state.tracks[0].records.items() if has_moved(record)]
+        assert moved == list(range(1, 30 - WINDOW - 1 - COPIES_UNDER_WAY))
