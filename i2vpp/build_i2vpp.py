@@ -9,10 +9,13 @@ from os import PathLike
 import torch
 
 from i2vpp.checkpoint import inspect_checkpoint, load_checkpoint
+from i2vpp.compilation import CompiledRunner
 from i2vpp.config import Config, ModelConfig, load_config, shipped_configs
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.memory.selection import MemorySelector
 from i2vpp.modeling.i2vpp import I2VPP
+from i2vpp.tracking import Runner
+from i2vpp.utils.machine import keep_freed_memory
 
 MODES = ("eval", "train")
 
@@ -47,11 +50,12 @@ def build_i2vpp_video_predictor(
     mode: str = "eval",
     hydra_overrides_extra: Sequence[str] = (),
     apply_postprocessing: bool = True,
+    vos_optimized: bool = False,
     *,
     dtype: torch.dtype | str | None = None,
     selector: MemorySelector | None = None,
 ) -> I2VPPVideoPredictor:
-    """Build a video predictor.
+    """Build a video predictor. On a CPU, the process keeps the memory that it frees: see `keep_freed_memory`.
 
     Args:
         config_file: a shipped name (`i2vpp-infer`, `i2vpp-512`, `i2vpp-256`) or a path; see `load_config`. None for
@@ -63,15 +67,21 @@ def build_i2vpp_video_predictor(
         mode: `eval`, or `train` to leave the network in training mode.
         hydra_overrides_extra: such as `model.selection.mode=top`.
         apply_postprocessing: fill holes, replace unstable masks, remember prompted masks as 0/1.
+        vos_optimized: compile what every tracked frame goes through, when it is first used; see `CompiledRunner`. Takes
+            a minute or two then (`warm_up` does it beforehand), and makes every frame after that faster.
         dtype: of the heavy arithmetic, a torch dtype or its name; None for bfloat16 where CUDA has it, else float32.
         selector: which memories are read; None for what the config says.
 
     Raises:
         ConfigError: unknown config or key.
         CheckpointError: the checkpoint is missing, unreadable or does not fit.
+        CompilationError: with `vos_optimized`: something that compilation needs is missing here.
     """
     model = build_i2vpp(config_file, ckpt_path, device, mode, hydra_overrides_extra, apply_postprocessing)
-    return I2VPPVideoPredictor(model, dtype=choose_dtype(dtype, model.device), selector=selector)
+    if model.device.type == "cpu":
+        keep_freed_memory()
+    runner = CompiledRunner if vos_optimized else Runner
+    return I2VPPVideoPredictor(model, dtype=choose_dtype(dtype, model.device), selector=selector, runner=runner)
 
 
 def best_device() -> torch.device:

@@ -167,6 +167,8 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--config", help="name or path of a model config (the one that fits the checkpoint)")
     model.add_argument("--device", help="cpu, cuda, cuda:1, ... (the best there is)")
     model.add_argument("--dtype", choices=DTYPES, help="precision of the network")
+    model.add_argument("--compile", action="store_true",
+                       help="compile the network first, which takes a minute or two; faster from then on")  # fmt: skip
     model.add_argument("--override", metavar="KEY=VALUE", type=_override, action="append", default=[],
                        help="change a config value, such as model.selection.mode=top; may be repeated")  # fmt: skip
     model.add_argument("--seed", metavar="N", type=_count, help="of the memory selection: model.selection.seed=N")
@@ -319,6 +321,7 @@ def _model_choice(arguments: argparse.Namespace) -> ModelChoice:
         device=arguments.device,
         dtype=arguments.dtype,
         overrides=(*seed, *arguments.override),
+        compile=arguments.compile,
     )
 
 

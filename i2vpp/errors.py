@@ -27,3 +27,7 @@ class PromptError(I2VPPError, ValueError):
 
 class SessionError(I2VPPError, RuntimeError):
     """A session used out of order, for example after it was closed."""
+
+
+class CompilationError(I2VPPError, RuntimeError):
+    """The network cannot be compiled on this machine."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -19,7 +20,7 @@ from i2vpp.session.state import InferenceState, ObjectTrack
 from i2vpp.session.video import FrameSource, LiveSource, open_source
 from i2vpp.stream import StreamSession
 from i2vpp.structures import FrameResult
-from i2vpp.tracking import Tracker
+from i2vpp.tracking import Runner, Tracker
 
 Progress: TypeAlias = bool | Callable[..., Iterable[int]]
 
@@ -34,14 +35,20 @@ class I2VPPVideoPredictor:
         model: the network, in eval mode on its device.
         dtype: of the heavy arithmetic (float32, bfloat16 or float16). Autocast is handled here.
         selector: which memories are read; default: as the model's config says.
+        runner: how the network is run: operation by operation, or `CompiledRunner`.
     """
 
     def __init__(
-        self, model: I2VPP, *, dtype: torch.dtype = torch.float32, selector: MemorySelector | None = None
+        self,
+        model: I2VPP,
+        *,
+        dtype: torch.dtype = torch.float32,
+        selector: MemorySelector | None = None,
+        runner: Callable[[I2VPP], Runner] = Runner,
     ) -> None:
         self.model = model
         self.selector = selector or build_selector(model.config.selection)
-        self._tracker = Tracker(model, dtype=dtype)
+        self._tracker = Tracker(runner(model), dtype=dtype)
 
     @property
     def device(self) -> torch.device:
@@ -57,6 +64,19 @@ class I2VPPVideoPredictor:
     def image_size(self) -> int:
         """Side of the network's square input in pixels."""
         return self.model.image_size
+
+    def warm_up(self, objects: int = 1) -> None:
+        """Do beforehand what is done once only, when the first frame is tracked: a compiled predictor compiles.
+
+        Args:
+            objects: how many will be tracked; two stand for any larger number, but for a second or so on a GPU.
+        """
+        frame = np.zeros((self.image_size, self.image_size, 3), np.uint8)
+        with self.init_state([frame, frame]) as state:
+            for obj_id in range(objects):
+                self.add_new_mask(state, 0, obj_id, frame[..., 0])
+            for _ in self.propagate_in_video(state, progress=False):
+                pass
 
     # Sessions
 

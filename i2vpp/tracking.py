@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from i2vpp.memory.selection import Moment, Selection
+from i2vpp.memory.selection import Moment, Selection, Similarity
 from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.session.state import Clicks, FrameRecord, InferenceState, ObjectTrack
 from i2vpp.structures import (
@@ -19,26 +21,109 @@ from i2vpp.structures import (
     FrameMemory,
     FrameResult,
     MaskPrediction,
+    MemoryTokens,
     Prompt,
     Recall,
 )
 from i2vpp.utils.masks import fill_holes
 
 OBJECTS_PER_BATCH = 16
+MEMORY_CELLS_PER_BATCH = 2**17  # 4 objects at 1024 pixels: larger batches need more memory and are no faster
 PREVIOUS_LOGIT_LIMIT = 32.0
+
+
+class Found(NamedTuple):
+    """What was found of B objects on one frame, and what is remembered of it: the tensors of their records.
+
+    Args:
+        decoded: mask logits [B, 1, 4h, 4w] as decoded, in float16.
+        logits: the masks as they are returned, holes filled, float32.
+        object_score: [B] logits.
+        iou: predicted IoU [B].
+        pointer: object pointer [B, D].
+        values: memory features [B, M, h, w].
+        foreground: [B, h, w] bool.
+    """
+
+    decoded: Tensor
+    logits: Tensor
+    object_score: Tensor
+    iou: Tensor
+    pointer: Tensor
+    values: Tensor
+    foreground: Tensor
+
+    @property
+    def memory(self) -> FrameMemory:
+        """What is remembered."""
+        return FrameMemory(values=self.values, foreground=self.foreground, pointer=self.pointer)
+
+    def split(self) -> list[Found]:
+        """Return the same object by object, with storage of its own: that of a removed object is free at once."""
+        if len(self.iou) == 1:
+            return [self]
+        return [Found(*parts) for parts in zip(*([x.clone() for x in field.split(1)] for field in self), strict=True)]
+
+
+def find(model: I2VPP, features: FrameFeatures, memory: MemoryTokens) -> Found:
+    """Find B objects on a frame without prompts, by what is remembered of them."""
+    return remember(model, features, model.decode(model.condition(features, memory), Prompt()), prompted=False)
+
+
+def remember(model: I2VPP, features: FrameFeatures, prediction: MaskPrediction, *, prompted: bool) -> Found:
+    """Fill the holes of a prediction's masks, and make memory of it."""
+    logits = fill_holes(prediction.logits, model.config.fill_hole_area)
+    memory = model.memorise(features, prediction, logits, prompted=prompted)
+    return Found(
+        decoded=prediction.logits.half(),
+        logits=logits,
+        object_score=prediction.object_score,
+        iou=prediction.iou,
+        pointer=memory.pointer,
+        values=memory.values,
+        foreground=memory.foreground,
+    )
+
+
+class Runner:
+    """Runs what every tracked frame goes through, operation by operation; `CompiledRunner` does it faster.
+
+    Args:
+        model: in eval mode.
+    """
+
+    def __init__(self, model: I2VPP) -> None:
+        self.model = model
+
+    def encode(self, clip: Tensor) -> FrameFeatures:
+        """See `I2VPP.encode`; B = 1."""
+        return self.model.encode(clip)
+
+    def fit(self, recall: Recall) -> Recall:
+        """Return what is read as a recall of a shape that the runner likes, with the same meaning."""
+        return recall
+
+    def find(self, features: FrameFeatures, recalls: Sequence[Recall]) -> Found:
+        """See `find`; the recalls have been through `fit` and are of equal shape."""
+        return find(self.model, features, self.model.read_memory(recalls))
 
 
 class Tracker:
     """Encodes, prompts and tracks frames.
 
     Args:
-        model: in eval mode.
+        runner: of a model in eval mode.
         dtype: of the heavy arithmetic; the tracker sets autocast itself, whatever is set around it.
     """
 
-    def __init__(self, model: I2VPP, *, dtype: torch.dtype) -> None:
-        self.model = model
+    def __init__(self, runner: Runner, *, dtype: torch.dtype) -> None:
+        self.runner = runner
         self.dtype = dtype
+
+    @property
+    def model(self) -> I2VPP:
+        """The network."""
+        return self.runner.model
 
     def precision(self) -> torch.autocast:
         """Return the context in which the model runs."""
@@ -51,7 +136,7 @@ class Tracker:
         cached = state.features.get(frame_idx)
         if cached is not None:
             return cached
-        features = self.model.encode(state.frames.clip(frame_idx))
+        features = self.runner.encode(state.frames.clip(frame_idx))
         state.keep_features(frame_idx, features)
         if state.selector.uses_similarity:
             self._hold_key(state, frame_idx, features)
@@ -75,8 +160,8 @@ class Tracker:
             )
             reverse = previous is not None and previous.reverse
             conditioned = self._condition_prompted(state, track, features, frame_idx, reverse=reverse)
-            prediction = self.model.decode(conditioned, prompt)
-            self._keep([track], frame_idx, features, prediction, prompted=True, reverse=reverse)
+            found = remember(self.model, features, self.model.decode(conditioned, prompt), prompted=True)
+        self._keep([track], frame_idx, found, prompted=True, reverse=reverse)
 
     @torch.no_grad()
     def prompt_mask(self, state: InferenceState, track: ObjectTrack, frame_idx: int, mask: Tensor) -> None:
@@ -89,9 +174,9 @@ class Tracker:
         previous = track.records.get(frame_idx)
         with self.precision():
             features = self.features(state, frame_idx)
-            prediction = self.model.adopt_mask(features, mask)
-            reverse = previous is not None and previous.reverse
-            self._keep([track], frame_idx, features, prediction, prompted=True, reverse=reverse)
+            found = remember(self.model, features, self.model.adopt_mask(features, mask), prompted=True)
+        reverse = previous is not None and previous.reverse
+        self._keep([track], frame_idx, found, prompted=True, reverse=reverse)
 
     @torch.no_grad()
     def track(self, state: InferenceState, frame_idx: int, *, reverse: bool) -> None:
@@ -107,10 +192,12 @@ class Tracker:
         with self.precision():
             features = self.features(state, frame_idx)
             moment = state.moment(frame_idx, reverse=reverse)
-            for tracks, recalls in _batches(pending, [self._recall(state, track, moment) for track in pending]):
-                conditioned = self.model.condition(features, self.model.read_memory(recalls))
-                prediction = self.model.decode(conditioned, Prompt())
-                self._keep(tracks, frame_idx, features, prediction, prompted=False, reverse=reverse)
+            similarity = self._similarity(state, frame_idx)
+            recalls = [self.runner.fit(self._recall(state, track, moment, similarity)) for track in pending]
+            cells = features.embedding[0, 0].numel()
+            for tracks, batch in _batches(pending, recalls, cells):
+                found = self.runner.find(features, batch)
+                self._keep(tracks, frame_idx, found, prompted=False, reverse=reverse)
         state.evict(frame_idx)
 
     @torch.no_grad()
@@ -148,15 +235,22 @@ class Tracker:
         """Read memory for a prompted frame: only if the frame has been tracked before."""
         if frame_idx not in track.visited or not track.bank.conditioning:
             return self.model.condition(features, None)
-        recall = self._recall(state, track, state.moment(frame_idx, reverse=reverse))
+        moment = state.moment(frame_idx, reverse=reverse)
+        recall = self._recall(state, track, moment, self._similarity(state, frame_idx))
         return self.model.condition(features, self.model.read_memory([recall]))
 
-    def _recall(self, state: InferenceState, track: ObjectTrack, moment: Moment) -> Recall:
-        def similarity(frames: Sequence[int]) -> np.ndarray:
-            for f in state.similarity.missing(moment.frame_idx, frames):
-                self._compare(state, moment.frame_idx, f)
-            return state.similarity.get(moment.frame_idx, frames)
+    def _similarity(self, state: InferenceState, frame_idx: int) -> Similarity:
+        """Return what a selector asks about a frame; objects that ask for the same frames share the answer."""
 
+        @cache
+        def answer(frames: tuple[int, ...]) -> np.ndarray:
+            for f in state.similarity.missing(frame_idx, frames):
+                self._compare(state, frame_idx, f)
+            return state.similarity.get(frame_idx, frames)
+
+        return lambda frames: answer(tuple(frames))
+
+    def _recall(self, state: InferenceState, track: ObjectTrack, moment: Moment, similarity: Similarity) -> Recall:
         selection: Selection = state.selector.select(moment, list(track.bank.conditioning), track.bank, similarity)
         return track.bank.recall(selection, lambda f: self._rebuild(state, track, f))
 
@@ -171,44 +265,31 @@ class Tracker:
         found = record.prediction(self.model.device)
         return self.model.memorise(self.features(state, frame_idx), found, self._mask(record), prompted=False)
 
-    def _keep(
-        self,
-        tracks: Sequence[ObjectTrack],
-        frame_idx: int,
-        features: FrameFeatures,
-        prediction: MaskPrediction,
-        *,
-        prompted: bool,
-        reverse: bool,
-    ) -> None:
-        """Remember a prediction of B objects, each in its own track."""
-        stored = self._fill_holes(prediction.logits)
-        memory = self.model.memorise(features, prediction, stored, prompted=prompted)
-        for i, track in enumerate(tracks):
-            one = slice(i, i + 1)
-            track.bank.put(
-                frame_idx,
-                FrameMemory(values=memory.values[one], foreground=memory.foreground[one], pointer=memory.pointer[one]),
-                prompted=prompted,
-            )
+    @staticmethod
+    def _keep(tracks: Sequence[ObjectTrack], frame_idx: int, found: Found, *, prompted: bool, reverse: bool) -> None:
+        """Remember what was found of B objects, each in its own track."""
+        for track, one in zip(tracks, found.split(), strict=True):
+            track.bank.put(frame_idx, one.memory, prompted=prompted)
             track.records[frame_idx] = FrameRecord(
-                decoded=prediction.logits[one].half(),
-                logits=stored[one],
-                object_score=prediction.object_score[one],
-                iou=prediction.iou[one],
-                pointer=prediction.pointer[one],
+                decoded=one.decoded,
+                logits=one.logits,
+                object_score=one.object_score,
+                iou=one.iou,
+                pointer=one.pointer,
                 reverse=reverse,
             )
 
 
 def _batches(
-    tracks: Sequence[ObjectTrack], recalls: Sequence[Recall]
+    tracks: Sequence[ObjectTrack], recalls: Sequence[Recall], cells: int
 ) -> Iterator[tuple[list[ObjectTrack], list[Recall]]]:
-    """Group objects whose recalls have the same shape."""
+    """Group objects whose recalls have the same shape, in batches of nearly equal size; a memory has `cells` cells."""
     groups: dict[tuple[int, int], list[tuple[ObjectTrack, Recall]]] = {}
     for track, recall in zip(tracks, recalls, strict=True):
         groups.setdefault(recall.shape, []).append((track, recall))
-    for members in groups.values():
-        for start in range(0, len(members), OBJECTS_PER_BATCH):
-            chunk = members[start : start + OBJECTS_PER_BATCH]
-            yield [track for track, _ in chunk], [recall for _, recall in chunk]
+    for (memories, _), members in groups.items():
+        most = min(OBJECTS_PER_BATCH, max(1, MEMORY_CELLS_PER_BATCH // (memories * cells)))
+        count = -(-len(members) // most)
+        for i in range(count):
+            batch = members[i * len(members) // count : (i + 1) * len(members) // count]
+            yield [track for track, _ in batch], [recall for _, recall in batch]

@@ -46,6 +46,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--seed", type=int, metavar="N", help="of the memory selection: model.selection.seed=N (0)")
     model.add_argument("--device", help="cpu, cuda, cuda:1, mps (the best there is)")
     model.add_argument("--dtype", choices=DTYPES, help="of the heavy arithmetic (bfloat16 on GPUs that have it)")
+    model.add_argument("--compile", action="store_true", help="compile the network first; takes a minute or two")
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -87,6 +88,7 @@ def model_choice(arguments: argparse.Namespace) -> ModelChoice:
         checkpoint=find_checkpoint(arguments.checkpoint),
         device=device,
         dtype=dtype,
+        compile=arguments.compile,
         overrides=(*seed, *arguments.set),
     )
 
@@ -105,6 +107,7 @@ def model_settings(model: ModelChoice) -> dict[str, object]:
         "model": asdict(network.config),
         "device": (model.device or "cpu").partition(":")[0],
         "dtype": model.dtype,
+        "compiled": model.compile,
     }
 
 

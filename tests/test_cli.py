@@ -408,7 +408,7 @@ def test_spans(run: Callable[..., int], tmp_path: Path, arguments: list[str], fr
 
 
 def test_the_model_is_built_as_told(run: Callable[..., int], predictor: FakePredictor) -> None:
-    options = ["--config", "i2vpp-512", "--device", "cpu", "--dtype", "bfloat16", "--seed", "7"]
+    options = ["--config", "i2vpp-512", "--device", "cpu", "--dtype", "bfloat16", "--seed", "7", "--compile"]
     assert run("--point", "1,1", *options, "--override", "a=1", "--override", "b=2", "--checkpoint", "w.pt") == 0
     assert predictor.built == {
         "config_file": "i2vpp-512",
@@ -416,6 +416,7 @@ def test_the_model_is_built_as_told(run: Callable[..., int], predictor: FakePred
         "device": "cpu",
         "dtype": "bfloat16",
         "hydra_overrides_extra": ("model.selection.seed=7", "a=1", "b=2"),
+        "vos_optimized": True,
     }
     assert predictor.span["progress"] is False
 

@@ -132,6 +132,22 @@ def test_memory_prompts_are_a_masked_cross_attention(copies):
     assert (plain[0] - plain[1]).abs().max() > 0.01, "objects differ"
 
 
+def test_memory_prompts_of_an_object_that_was_never_seen_are_numbers():
+    """Without pointers, the mask leaves nothing to attend to: what is gathered is zero, for this object only."""
+    generator = MemoryPromptGenerator()
+    foreground = torch.ones(2, CELLS, dtype=torch.bool)
+    foreground[0] = False
+    values = draw(2, CELLS, 64).requires_grad_()
+    tokens = MemoryTokens(values=values, position=draw(2, CELLS, 64), foreground=foreground, num_pointer_tokens=0)
+    prompts = generator(tokens, GRID)
+    assert prompts.isfinite().all()
+    assert (prompts[0] - prompts[1]).abs().max() > 0.01
+    prompts.sum().backward()
+    assert values.grad[0].abs().max() == 0
+    assert values.grad[1].isfinite().all()
+    assert values.grad[1].abs().max() > 0
+
+
 # ---- rotation
 
 

@@ -176,6 +176,17 @@ class TestObjects:
         track(predictor, state)
         assert len(calls) == NUM_FRAMES
 
+    def test_similarities_are_looked_up_once_per_frame(
+        self, predictor: I2VPPVideoPredictor, state: InferenceState, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked = Counter()
+        get = state.similarity.get
+        monkeypatch.setattr(state.similarity, "get", lambda f, others: asked.update([f]) or get(f, others))
+        for obj_id in range(3):
+            predictor.add_new_points_or_box(state, 0, obj_id, **CLICK)
+        track(predictor, state)
+        assert asked == Counter(range(4, NUM_FRAMES))  # from 3 tracked frames on; all are in the local window
+
     def test_added_after_tracking(self, predictor: I2VPPVideoPredictor, state: InferenceState) -> None:
         predictor.add_new_points_or_box(state, 0, 1, **CLICK)
         before = track(predictor, state)

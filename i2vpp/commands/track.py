@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -38,6 +40,7 @@ class ModelChoice:
         device: None for the best there is.
         dtype: `float32`, `bfloat16`, `float16`, or None for the predictor's own choice.
         overrides: `key=value` on top of the config.
+        compile: see `vos_optimized` of `build_i2vpp_video_predictor`.
     """
 
     config: str | None = None
@@ -45,6 +48,7 @@ class ModelChoice:
     device: str | None = None
     dtype: str | None = None
     overrides: tuple[str, ...] = ()
+    compile: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +84,8 @@ def build_predictor(model: ModelChoice) -> Any:
     """Build the predictor; without a checkpoint its weights are drawn from a fixed seed."""
     if model.device is not None:
         parse_device(model.device)
+    if model.compile:
+        _show_compilation()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(UNTRAINED_SEED)
         return build_i2vpp_video_predictor(
@@ -87,8 +93,24 @@ def build_predictor(model: ModelChoice) -> Any:
             ckpt_path=None if model.checkpoint is None else str(model.checkpoint),
             device=model.device,
             hydra_overrides_extra=model.overrides,
+            vos_optimized=model.compile,
             dtype=model.dtype,
         )
+
+
+class _Notices(logging.Handler):
+    """Shows log records on stderr, above a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(f"i2vpp: {record.getMessage()}", file=sys.stderr)
+
+
+def _show_compilation() -> None:
+    """Say what is being compiled: nothing else moves meanwhile."""
+    log = logging.getLogger("i2vpp.compilation")
+    log.setLevel(logging.INFO)
+    if not any(isinstance(handler, _Notices) for handler in log.handlers):
+        log.addHandler(_Notices())
 
 
 def parse_device(name: str) -> torch.device:

@@ -7,6 +7,7 @@ frame index, a memory bank, a video or an object id; prediction and training cal
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +42,28 @@ MEMORY_MASK_SCALE = 20.0
 MEMORY_MASK_BIAS = -10.0
 
 
+class StackedMemories(NamedTuple):
+    """What B objects recall, gathered in tensors: G memories and P pointers each; see `SpatialEntry`, `PointerEntry`.
+
+    Args:
+        values: memory features [B, G, M, h, w], bfloat16.
+        foreground: [B, G, h, w] bool.
+        pointers: [B, P, D].
+        slots: [B, G] float32.
+        copies: [B, G] float32; 0 for an entry that only fills the tensor up and is not attended to.
+        offsets: [B, P] float32.
+        pointer_copies: [B, P] float32.
+    """
+
+    values: Tensor
+    foreground: Tensor
+    pointers: Tensor
+    slots: Tensor
+    copies: Tensor
+    offsets: Tensor
+    pointer_copies: Tensor
+
+
 class I2VPP(nn.Module):
     """SAM-I2V++.
 
@@ -52,7 +75,7 @@ class I2VPP(nn.Module):
         super().__init__()
         self.config = config = config or ModelConfig()
         self.image_encoder = ImageEncoder(TinyViT(), TemporalFeatureIntegrator())
-        self.memory_attention = MemoryAttention(WIDTH)
+        self.memory_attention = MemoryAttention(WIDTH, pooling=config.memory_pooling)
         self.memory_encoder = MemoryEncoder()
         self.memory_prompt_generator = MemoryPromptGenerator(WIDTH, memory_width=MEMORY_WIDTH)
         self.sam_prompt_encoder = PromptEncoder(WIDTH)
@@ -90,46 +113,69 @@ class I2VPP(nn.Module):
 
         Spatial tokens come first, frame by frame; then every pointer as WIDTH / MEMORY_WIDTH tokens.
         """
-        parts = [self._spatial_tokens(recalls)]
-        if recalls[0].pointers:
-            parts.append(self._pointer_tokens(recalls))
-        values, position, copies = (torch.cat(columns, dim=1) for columns in zip(*parts, strict=True))
-        foreground = _stack([[e.memory.foreground for e in recall.spatial] for recall in recalls]).flatten(1)
-        num_pointer_tokens = values.shape[1] - foreground.shape[1]
         once = all(recall.counts_once for recall in recalls)
+        return self.memory_tokens(self.stack_memories(recalls), counts_once=once)
+
+    def stack_memories(self, recalls: Sequence[Recall]) -> StackedMemories:
+        """Gather recalled memories of equal shape on the network's device: what `read_memory` does first."""
+        batches = [recall.spatial[0].memory.values.shape[0] for recall in recalls]
+        with torch.autocast(self.device.type, enabled=False):  # it cannot stack bfloat16 in a float16 region
+            values = _stack([[e.memory.values for e in recall.spatial] for recall in recalls])
+            foreground = _stack([[e.memory.foreground for e in recall.spatial] for recall in recalls])
+            pointers = values.new_zeros(len(values), 0, WIDTH, dtype=torch.float32)
+            if recalls[0].pointers:
+                pointers = _stack([[e.pointer for e in recall.pointers] for recall in recalls])
+        slots, copies, offsets, pointer_copies = _numbers(
+            [
+                [[e.slot for e in recall.spatial] for recall in recalls],
+                [[e.copies for e in recall.spatial] for recall in recalls],
+                [[e.offset for e in recall.pointers] for recall in recalls],
+                [[e.copies for e in recall.pointers] for recall in recalls],
+            ],
+            batches,
+            self.device,
+        )
+        return StackedMemories(
+            values=values.to(self.device),
+            foreground=foreground.to(self.device),
+            pointers=pointers.to(self.device),
+            slots=slots,
+            copies=copies,
+            offsets=offsets,
+            pointer_copies=pointer_copies,
+        )
+
+    def memory_tokens(self, memories: StackedMemories, *, counts_once: bool = False) -> MemoryTokens:
+        """Turn gathered memories into attention keys; with `counts_once` their numbers of copies are all 1."""
+        parts = zip(self._spatial_tokens(memories), self._pointer_tokens(memories), strict=True)
+        values, position, copies = (torch.cat(part, dim=1) for part in parts)
+        foreground = memories.foreground.flatten(1)
+        num_pointer_tokens = values.shape[1] - foreground.shape[1]
         return MemoryTokens(
             values=values,
             position=position,
-            foreground=F.pad(foreground.to(values.device), (0, num_pointer_tokens), value=True),
+            foreground=F.pad(foreground, (0, num_pointer_tokens), value=True),
             num_pointer_tokens=num_pointer_tokens,
-            log_copies=None if once else copies.log(),
+            log_copies=None if counts_once else copies.log(),
         )
 
-    def _spatial_tokens(self, recalls: Sequence[Recall]) -> tuple[Tensor, Tensor, Tensor]:
+    def _spatial_tokens(self, memories: StackedMemories) -> tuple[Tensor, Tensor, Tensor]:
         """Values, positions [B, G * h * w, M] and copies [B, G * h * w] of G remembered frames."""
-        weight = self.no_mem_embed  # for its device and dtype: autocast cannot stack bfloat16 in a float16 region
-        values = _stack([[e.memory.values.to(weight) for e in recall.spatial] for recall in recalls])  # [B, G, M, h, w]
-        batches = [recall.spatial[0].memory.values.shape[0] for recall in recalls]
-        slots = _numbers([[e.slot for e in recall.spatial] for recall in recalls], batches, self.device)
-        copies = _numbers([[e.copies for e in recall.spatial] for recall in recalls], batches, self.device)
-        slot_position = self.maskmem_tpos_enc[NUM_SLOTS - 1 - slots.long(), 0, 0]  # [B, G, M]
+        values = memories.values.to(self.no_mem_embed.dtype)
+        slot_position = self.maskmem_tpos_enc[NUM_SLOTS - 1 - memories.slots.long(), 0, 0]  # [B, G, M]
         grid_position = to_tokens(sine_map(MEMORY_WIDTH, *values.shape[-2:], self.device))
         position = (slot_position[:, :, None] + grid_position).flatten(1, 2)
         tokens = values.flatten(3).transpose(2, 3).flatten(1, 2)
-        return tokens, position, copies.repeat_interleave(grid_position.shape[1], dim=1)
+        return tokens, position, memories.copies.repeat_interleave(grid_position.shape[1], dim=1)
 
-    def _pointer_tokens(self, recalls: Sequence[Recall]) -> tuple[Tensor, Tensor, Tensor]:
+    def _pointer_tokens(self, memories: StackedMemories) -> tuple[Tensor, Tensor, Tensor]:
         """Values, positions [B, P * split, M] and copies [B, P * split] of P pointers, each split into tokens."""
         split = WIDTH // MEMORY_WIDTH
-        pointers = _stack([[e.pointer for e in recall.pointers] for recall in recalls]).to(self.device)  # [B, P, D]
-        batches = [recall.pointers[0].pointer.shape[0] for recall in recalls]
-        offsets = _numbers([[e.offset for e in recall.pointers] for recall in recalls], batches, self.device)
-        copies = _numbers([[e.copies for e in recall.pointers] for recall in recalls], batches, self.device)
-        position = self.obj_ptr_tpos_proj(sine_vector(offsets, WIDTH)).repeat_interleave(split, dim=1)
+        position = self.obj_ptr_tpos_proj(sine_vector(memories.offsets, WIDTH)).repeat_interleave(split, dim=1)
         return (
-            pointers.unflatten(2, (split, MEMORY_WIDTH)).flatten(1, 2),
+            memories.pointers.unflatten(2, (split, MEMORY_WIDTH)).flatten(1, 2),
             position,
-            copies.repeat_interleave(split, dim=1),
+            memories.pointer_copies.repeat_interleave(split, dim=1),
         )
 
     def condition(
@@ -241,9 +287,20 @@ class I2VPP(nn.Module):
 
 def _stack(rows: list[list[Tensor]]) -> Tensor:
     """Tensors [b, ...] by recall and entry as one tensor [B, entries, ...]; B sums the b of all recalls."""
+    if all(len(row[0]) == 1 for row in rows):  # as in tracking: one copy, however many objects there are
+        return torch.cat([entry for row in rows for entry in row]).unflatten(0, (len(rows), -1))
     return torch.cat([torch.stack(row, dim=1) for row in rows])
 
 
-def _numbers(rows: Sequence[Sequence[float]], batches: list[int], device: torch.device) -> Tensor:
-    """Numbers by recall and entry as [B, entries], repeated for the objects of each recall."""
-    return torch.tensor(rows, dtype=torch.float32).repeat_interleave(torch.tensor(batches), dim=0).to(device)
+def _numbers(tables: Sequence[Sequence[Sequence[float]]], batches: list[int], device: torch.device) -> list[Tensor]:
+    """Tables of numbers by recall and entry, each as [B, entries], repeated for the objects of each recall.
+
+    They cross over to the device in one copy, for which a GPU need not wait.
+    """
+    repeated = [[row for row, batch in zip(table, batches, strict=True) for _ in range(batch)] for table in tables]
+    flat = [number for table in repeated for row in table for number in row]
+    on_gpu = device.type == "cuda"
+    numbers = torch.tensor(flat, dtype=torch.float32, pin_memory=on_gpu).to(device, non_blocking=on_gpu)
+    shapes = [(len(table), len(table[0])) for table in repeated]
+    parts = numbers.split([rows * columns for rows, columns in shapes])
+    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]

@@ -64,6 +64,9 @@ class MemoryPromptGenerator(nn.Module):
             logits = torch.cat([torch.stack(by_group, dim=1), pointers.transpose(1, 2)], dim=2)  # [B, Q, N]
             if memory.log_copies is not None:
                 logits = logits + memory.log_copies[:, None]
-            weights = logits.masked_fill(~memory.foreground[:, None], float("-inf")).softmax(-1)
-            means = weights @ memory.values.float()
+            seen = memory.foreground.any(
+                dim=1, keepdim=True
+            )  # [B, 1]; an object never seen, without pointers, has nothing
+            logits = logits.masked_fill((seen & ~memory.foreground)[:, None], float("-inf"))
+            means = (logits.softmax(-1) @ memory.values.float()).masked_fill(~seen[:, None], 0.0)
         return attention.out_proj(attention.v_proj(means))

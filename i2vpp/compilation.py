@@ -1,0 +1,214 @@
+"""What every tracked frame goes through, compiled by PyTorch: less Python, fewer and larger operations.
+
+Three compilations serve a predictor for good: the encoder, the step of one object and the step of several. To that end
+memory is filled up to a few fixed sizes, by entries that count zero times, and numbers of objects and memories may vary
+within one compilation. On a GPU every shape that turns up is recorded as a CUDA graph, which takes about a second.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import shutil
+import sys
+import sysconfig
+import threading
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FunctionType
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from i2vpp.cuda_graphs import CudaGraphs, Function
+from i2vpp.errors import CompilationError
+from i2vpp.modeling.i2vpp import I2VPP, NUM_SLOTS, StackedMemories
+from i2vpp.structures import FrameFeatures, PointerEntry, Recall, SpatialEntry
+from i2vpp.tracking import Found, Runner, find
+
+POINTER_STEP = 8  # so many pointers at a time that attention logits begin where a GPU likes its rows to begin
+INDUCTOR = "inductor"
+ADVICE = "or do without compilation (no vos_optimized, no --compile)"
+
+log = logging.getLogger(__name__)
+
+
+class CompiledRunner(Runner):
+    """Runs what every tracked frame goes through compiled; prompts, whose numbers of clicks vary, run as ever.
+
+    Nothing is compiled before it is used for the first time. Masks differ from those of `Runner` by rounding. A model
+    that is moved is compiled anew; copies and pickles of a runner hold nothing compiled.
+
+    Args:
+        model: in eval mode, on a CPU or a CUDA device.
+        backend: of `torch.compile`.
+
+    Raises:
+        CompilationError: something that compilation needs is missing here.
+    """
+
+    def __init__(self, model: I2VPP, *, backend: str | Callable[..., Any] = "inductor") -> None:
+        super().__init__(model)
+        self._backend = backend
+        self._reset()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"model": self.model, "_backend": self._backend}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._reset()
+
+    def encode(self, clip: Tensor) -> FrameFeatures:
+        """See `I2VPP.encode`; B = 1."""
+        self._follow_model()
+        embedding, position = self._encode(clip)
+        return FrameFeatures(embedding=embedding, position=position)
+
+    def fit(self, recall: Recall) -> Recall:
+        """Fill a recall up to one of few sizes."""
+        return fill_up(recall)
+
+    def find(self, features: FrameFeatures, recalls: Sequence[Recall]) -> Found:
+        """See `find`; the recalls have been through `fit` and are of equal shape."""
+        self._follow_model()
+        # In one memory layout, whatever made them: another one would be another compilation.
+        stacked = [tensor.contiguous() for tensor in self.model.stack_memories(recalls)]
+        return Found(*self._find(features.embedding, features.position, *stacked))
+
+    def _follow_model(self) -> None:
+        if self._place != _place(self.model):
+            self._reset()
+
+    def _reset(self) -> None:
+        """Begin with nothing compiled."""
+        model = self.model
+        if self._backend == INDUCTOR:
+            check_machine(model.device)
+        self._place = _place(model)
+
+        def encode(clip: Tensor) -> tuple[Tensor, ...]:
+            features = model.encode(clip)
+            return features.embedding, features.position
+
+        def find_objects(embedding: Tensor, position: Tensor, *stacked: Tensor) -> tuple[Tensor, ...]:
+            memories = StackedMemories(*stacked)
+            features = FrameFeatures(embedding=embedding, position=position)
+            return tuple(find(model, features, model.memory_tokens(memories)))
+
+        compiled_find = self._compiled(find_objects)
+
+        def find_any_number(embedding: Tensor, position: Tensor, *stacked: Tensor) -> tuple[Tensor, ...]:
+            for tensor in stacked:  # [B, memories or pointers, ...]; PyTorch compiles for a batch of one separately
+                dims = [1] if len(tensor) == 1 else [0, 1]
+                torch._dynamo.maybe_mark_dynamic(tensor, dims)
+            return compiled_find(embedding, position, *stacked)
+
+        on_gpu = model.device.type == "cuda"
+        self._encode = _Compiled(self._compiled(encode), "the encoder", graphs=on_gpu)
+        self._find = _Compiled(find_any_number, "the step of a tracked frame", graphs=on_gpu)
+
+    def _compiled(self, function: Function) -> Function:
+        # PyTorch keeps a limited number of compilations for each piece of code: every runner needs a copy of its own.
+        assert isinstance(function, FunctionType)
+        code = function.__code__.replace()
+        own = FunctionType(code, function.__globals__, function.__name__, closure=function.__closure__)
+        return cast("Function", torch.compile(own, backend=self._backend, dynamic=False))
+
+
+class _Compiled:
+    """Runs a compiled function of tensors, and says so where that takes long: the first time, and with several objects.
+
+    Args:
+        function: what `torch.compile` has returned.
+        name: for the log.
+        graphs: record it as CUDA graphs.
+    """
+
+    def __init__(self, function: Function, name: str, *, graphs: bool) -> None:
+        self._run = CudaGraphs(function) if graphs else function
+        self._name = name
+        self._ready: set[bool] = set()
+        self._lock = threading.Lock()
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        several = any(len(x) > 1 for x in inputs)
+        if several in self._ready:
+            return self._run(*inputs)
+        with self._lock:
+            outputs = self._first(f"{self._name} for several objects" if several else self._name, inputs)
+            self._ready.add(several)
+        return outputs
+
+    def _first(self, what: str, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Compile and run.
+
+        Raises:
+            CompilationError: PyTorch cannot.
+        """
+        log.info("compiling %s; this may take a minute", what)
+        begin = time.perf_counter()
+        try:
+            with warnings.catch_warnings():  # cached tables depend on sizes alone, and are made in the graph instead
+                warnings.filterwarnings("ignore", message="(?s).*lru_cache")
+                outputs = self._run(*inputs)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            reason = " ".join(str(error).splitlines()[:2])
+            raise CompilationError(f"PyTorch could not compile {what}: {reason}; mend that {ADVICE}") from error
+        log.info("compiled %s in %.0f s", what, time.perf_counter() - begin)
+        return outputs
+
+
+def _place(model: I2VPP) -> tuple[torch.device, int]:
+    """Return what changes when a model is moved to another device or converted."""
+    return model.device, model.no_mem_embed.data_ptr()
+
+
+def fill_up(recall: Recall) -> Recall:
+    """Add memories and pointers that count zero times, up to the next of few sizes.
+
+    7 memories, then steps of about a quarter; pointers in steps of 8.
+    """
+    memories, pointers = recall.shape
+    size = NUM_SLOTS  # one prompted frame and all the tracked ones that are read
+    while size < memories:
+        size += max(1, size // 4)
+    memory = recall.spatial[0].memory
+    nothing = SpatialEntry(memory=memory, slot=0, copies=0)
+    no_pointer = PointerEntry(pointer=memory.pointer, offset=0.0, copies=0)
+    missing = -pointers % POINTER_STEP if pointers else POINTER_STEP
+    return Recall(
+        spatial=recall.spatial + (nothing,) * (size - memories), pointers=recall.pointers + (no_pointer,) * missing
+    )
+
+
+def check_machine(device: torch.device) -> None:
+    """Check that a machine has what `torch.compile` needs for a device.
+
+    Raises:
+        CompilationError: it has not; says what is missing and what to do.
+    """
+    if device.type not in ("cpu", "cuda"):
+        raise CompilationError(
+            f"compilation works on cpu and cuda, not on {device.type}; choose another device, {ADVICE}"
+        )
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        raise CompilationError(f"compilation for a GPU needs the package triton: pip install triton, {ADVICE}")
+    default = {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++")
+    variable, names = ("CXX", (default,)) if device.type == "cpu" else ("CC", ("gcc", "clang", "cc", "cl"))
+    named = os.environ.get(variable)
+    if not any(map(shutil.which, (named,) if named else names)):
+        raise CompilationError(
+            f"compilation needs a compiler, and {named or ' or '.join(names)} is not found: install it (on Debian and "
+            f"Ubuntu: apt install g++), name another one in the environment variable {variable}, {ADVICE}"
+        )
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    if not header.is_file():
+        raise CompilationError(
+            f"compilation needs Python's headers, and {header} does not exist: install them (on Debian and Ubuntu: "
+            f"apt install python3-dev), {ADVICE}"
+        )
