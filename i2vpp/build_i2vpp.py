@@ -18,6 +18,8 @@ from i2vpp.tracking import Runner
 from i2vpp.utils.machine import keep_freed_memory
 
 MODES = ("eval", "train")
+LARGE_IMAGE = 512
+"""From this size on, a network on a CPU is faster if freed memory is kept; below, tensors are too small to matter."""
 
 
 def build_i2vpp(
@@ -55,7 +57,7 @@ def build_i2vpp_video_predictor(
     dtype: torch.dtype | str | None = None,
     selector: MemorySelector | None = None,
 ) -> I2VPPVideoPredictor:
-    """Build a video predictor. On a CPU, the process keeps the memory that it frees: see `keep_freed_memory`.
+    """Build a video predictor. On a CPU, from 512 pixels on, the process keeps what it frees: see `keep_freed_memory`.
 
     Args:
         config_file: a shipped name (`i2vpp-infer`, `i2vpp-512`, `i2vpp-256`) or a path; see `load_config`. None for
@@ -78,7 +80,7 @@ def build_i2vpp_video_predictor(
         CompilationError: with `vos_optimized`: something that compilation needs is missing here.
     """
     model = build_i2vpp(config_file, ckpt_path, device, mode, hydra_overrides_extra, apply_postprocessing)
-    if model.device.type == "cpu":
+    if model.device.type == "cpu" and model.image_size >= LARGE_IMAGE:
         keep_freed_memory()
     runner = CompiledRunner if vos_optimized else Runner
     return I2VPPVideoPredictor(model, dtype=choose_dtype(dtype, model.device), selector=selector, runner=runner)

@@ -251,3 +251,9 @@ def test_turns_of_two_checkouts_alternate_and_are_pooled(tmp_path, monkeypatch, 
     assert benchmark.main(["--device", "cpu", "--against", str(tmp_path), "--rounds", "3"]) == 0
     assert [checkout for _, checkout in processes.asked] == [str(REPO), str(tmp_path)] * 3
     assert cells(capsys.readouterr().out)[1][1:4] == ["2.2000", "0.6000", "3.67"]
+
+
+def test_the_table_in_the_readme_is_that_of_the_results_that_are_kept() -> None:
+    kept = [str(path) for path in sorted((REPO / "docs" / "performance").glob("*.json"))]
+    assert kept
+    assert speed_table.main([*kept, "--check"]) == 0
