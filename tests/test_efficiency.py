@@ -348,7 +348,7 @@ def test_memory_of_a_session_is_what_the_documentation_says(predictor: I2VPPVide
         kept = 1 + WINDOW + 1  # the prompted frame, the window and the present frame
         assert use.memories == 2 * (kept + 1) * memory  # and the storage of the next one
         assert use.records == 2 * (kept * record + (30 - kept) * compact)
-        assert use.similarity == (WINDOW + 1) * 512 * CELLS + 29 * 4 * WINDOW
+        assert use.similarity == (WINDOW + 1) * 1024 * CELLS + 29 * 4 * WINDOW
         assert use.total == use.memories + use.records + use.similarity + use.features + use.frames
         predictor.reset_state(state)
         assert state.memory_use().memories == state.memory_use().records == 0

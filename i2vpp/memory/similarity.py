@@ -12,10 +12,12 @@ from torch import Tensor
 
 from i2vpp.memory.cpu_copy import CpuCopy
 
-PART = 2048
-"""Elements of a key that are multiplied and added up in float16; the sums of all parts are added up in float32."""
+BLOCK = 32
+"""Keys compared at a time on a CPU."""
 
-KEY_DTYPE = torch.float16
+PART = 2048
+"""Elements of a key that a GPU multiplies and adds up in float16; the sums of all parts are added up in float32."""
+
 LARGEST_SUM = 2.0**15
 """What the product of a key with itself is scaled to: no partial sum of a product exceeds it, nor float16's range."""
 
@@ -38,9 +40,10 @@ class _Comparison:
 
 
 class SimilarityTable:
-    """Cosine similarities between whole-frame embeddings, exact to about 1e-4.
+    """Cosine similarities between whole-frame embeddings; exact on a CPU, to about 1e-4 elsewhere.
 
-    Keys (normalised copies of the embedding in float16) are held for the nearest frames only; the similarities computed
+    Keys (normalised copies of the embedding: float32 on a CPU, where float16 may have no fast product, float16
+    elsewhere) are held for the nearest frames only; the similarities computed
     while two frames were both held are kept as numbers, so that a later pass needs no key again. `add` does not wait
     for the device; `missing` and `get` do, if what they are asked for is still being computed.
 
@@ -52,7 +55,7 @@ class SimilarityTable:
     def __init__(self, window: int, *, forget: bool = False) -> None:
         self.window = window
         self.forget = forget
-        self._keys: Tensor | None = None  # [parts, capacity, PART], grown on demand
+        self._keys: Tensor | None = None  # [parts, capacity, elements of a part], grown on demand
         self._rows: dict[int, int] = {}  # frame -> row of its key
         self._known: dict[int, np.ndarray] = {}  # frame -> similarity [window] to the frames 1, 2, ... before it
         self._pending: dict[int, _Comparison] = {}
@@ -73,16 +76,18 @@ class SimilarityTable:
             return
         values = embedding.flatten().float()
         scale = torch.rsqrt(values.square().mean() + 1e-12)
-        key = F.pad(values * scale, (0, -len(values) % PART)).view(-1, PART)
+        on_cpu = values.device.type == "cpu"
+        part = len(values) if on_cpu else PART
+        key = F.pad(values * scale, (0, -len(values) % part)).view(-1, part)
         others = [f for f in self._rows if abs(f - frame_idx) <= self.window]
         if others and self._keys is not None:
-            query = (key * (LARGEST_SUM / len(values))).to(KEY_DTYPE)
+            query = (key * (LARGEST_SUM / len(values))).to(self._keys.dtype)
             self._pending[frame_idx] = _Comparison(
                 others=np.array(others),
                 rows=np.array([self._rows[f] for f in others]),
                 products=CpuCopy(_products(self._keys[:, : len(self._rows)], query) / LARGEST_SUM),
             )
-        self._hold(frame_idx, key.to(KEY_DTYPE))
+        self._hold(frame_idx, key if on_cpu else key.half())
         for f, comparison in list(self._pending.items()):
             if (products := comparison.products.arrived()) is not None:
                 self._settle(f, products)
@@ -138,7 +143,7 @@ class SimilarityTable:
             row = len(self._rows)
         held = 0 if self._keys is None else self._keys.shape[1]
         if row >= held:
-            grown = key.new_empty(len(key), min(self.window + 1, max(8, 2 * row)), PART)
+            grown = key.new_empty(len(key), min(self.window + 1, max(8, 2 * row)), key.shape[1])
             if self._keys is not None:
                 grown[:, :held] = self._keys
             self._keys = grown
@@ -148,10 +153,8 @@ class SimilarityTable:
 
 
 def _products(keys: Tensor, query: Tensor) -> Tensor:
-    """Products [n], float32, of keys [parts, n, PART] with a query [parts, PART]."""
+    """Products [n], float32, of keys [parts, n, E] with a query [parts, E]."""
     with torch.autocast(keys.device.type, enabled=False):
-        if keys.device.type == "cpu":  # which multiplies part by part many times faster than by the batched product
-            sums = torch.stack([part @ vector for part, vector in zip(keys, query, strict=True)])
-        else:
-            sums = torch.bmm(keys, query[:, :, None])[:, :, 0]
-        return sums.float().sum(dim=0)
+        if keys.device.type == "cpu":  # one part
+            return torch.cat([block @ query[0] for block in keys[0].split(BLOCK)])
+        return torch.bmm(keys, query[:, :, None])[:, :, 0].float().sum(dim=0)

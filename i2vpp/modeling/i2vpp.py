@@ -299,8 +299,8 @@ def _numbers(tables: Sequence[Sequence[Sequence[float]]], batches: list[int], de
     """
     repeated = [[row for row, batch in zip(table, batches, strict=True) for _ in range(batch)] for table in tables]
     flat = [number for table in repeated for row in table for number in row]
-    on_gpu = device.type == "cuda"
-    numbers = torch.tensor(flat, dtype=torch.float32, pin_memory=on_gpu).to(device, non_blocking=on_gpu)
+    numbers = torch.tensor(flat, dtype=torch.float32, pin_memory=device.type == "cuda")
+    numbers = numbers.to(device, non_blocking=device.type != "mps")  # which would read what is freed by then
     shapes = [(len(table), len(table[0])) for table in repeated]
     parts = numbers.split([rows * columns for rows, columns in shapes])
     return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
