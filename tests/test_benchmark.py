@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -180,12 +180,8 @@ def test_the_published_network_takes_402_gflop() -> None:
     assert [five[part] == flop[part] for part in ("image trunk", "decode")] == [True, False]
 
 
-@pytest.mark.skipif(
-    "memory_pooling" not in {field.name for field in fields(ModelConfig)}, reason="memory cannot be pooled yet"
-)
 def test_the_published_network_does_not_pool_memory() -> None:
-    options: dict[str, Any] = {"memory_pooling": 2}
-    pooled = published.published_flop(ModelConfig(**options), objects=1, groups=7, pointers=7)
+    pooled = published.published_flop(ModelConfig(memory_pooling=2), objects=1, groups=7, pointers=7)
     assert sum(pooled.values()) == pytest.approx(402e9, rel=0.01)
 
 

@@ -35,6 +35,12 @@ def memory(*, batch: int = 2, groups: int = 3, copies: bool = False) -> MemoryTo
     )
 
 
+def without_positions(values: Tensor) -> MemoryTokens:
+    """Memory tokens [B, N, 64], the last 8 of pointers, all of them of the object."""
+    everywhere = torch.ones(values.shape[:2], dtype=torch.bool)
+    return MemoryTokens(values=values, position=torch.zeros_like(values), foreground=everywhere, num_pointer_tokens=8)
+
+
 def exact(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """Attention in float64, in its textbook form."""
     logits = q.double() @ k.double().transpose(1, 2) / q.shape[-1] ** 0.5
@@ -104,6 +110,20 @@ def test_the_layer_is_the_same_in_tiles_and_fused(monkeypatch, scale):
     torch.testing.assert_close(tiles, fused, atol=2e-5, rtol=1e-4)
     layer(q, k, k, bias=bias, **kwargs).sum().backward()
     assert used == [1], "gradients need fused attention"
+
+
+def test_float16_whose_exponentials_would_overflow_is_left_to_fused_attention(monkeypatch):
+    monkeypatch.setattr(attention_module, "MANY_QUERIES", 1)
+    layer = Attention(32, heads=1, inner_width=16, kv_width=8).eval()
+    q, k = draw(1, 48, 32), draw(1, 32, 8)
+    with torch.no_grad():
+        largest = (layer.q_proj(q) @ layer.k_proj(k).transpose(1, 2) / 4).max()
+        for parameter in layer.q_proj.parameters():
+            parameter.mul_(25 / largest)  # below MAX_LOGIT, but e^25 is no float16
+        wanted = layer(q, k, k)
+        found = layer.half()(q.half(), k.half(), k.half())
+    assert found.isfinite().all()
+    torch.testing.assert_close(found.float(), wanted, atol=0.05, rtol=0.05)
 
 
 # ---- memory prompts
@@ -191,12 +211,7 @@ def test_pooling_changes_nothing_where_squares_are_even():
     """All cells of a square alike, and positions left out: the mean of a square says all that its cells say."""
     cells = draw(1, 3, 2, 3, 64).repeat_interleave(2, 2).repeat_interleave(2, 3).flatten(1, 3)
     values = torch.cat([cells, draw(1, 8, 64)], dim=1)
-    tokens = MemoryTokens(
-        values=values,
-        position=torch.zeros_like(values),
-        foreground=torch.ones(1, 80, dtype=torch.bool),
-        num_pointer_tokens=8,
-    )
+    tokens = without_positions(values)
     layer = MemoryAttention(num_layers=1).eval().layers[0].cross_attn_image
     x, bias = draw(1, CELLS, 256), pool_tokens(tokens, GRID, 2).log_copies
     with torch.no_grad():
@@ -209,12 +224,7 @@ def test_pooled_attention_is_near_the_full_one_on_smooth_memory():
     smooth = F.interpolate(draw(6, 64, 2, 3), scale_factor=2, mode="bilinear").flatten(2).transpose(1, 2)
     spatial = smooth.unflatten(0, (2, 3)).flatten(1, 2)
     values = torch.cat([spatial, draw(2, 8, 64)], dim=1)
-    tokens = MemoryTokens(
-        values=values,
-        position=torch.zeros_like(values),
-        foreground=torch.ones(2, 80, dtype=torch.bool),
-        num_pointer_tokens=8,
-    )
+    tokens = without_positions(values)
     features = FrameFeatures(embedding=draw(1, 256, *GRID), position=sine_map(256, *GRID, torch.device("cpu")))
     network = MemoryAttention(num_layers=2).eval()
     found = {}

@@ -97,7 +97,8 @@ def tiles_pay(q: Tensor, bias: Tensor | None) -> bool:
     """Whether `attend_in_tiles` can be used for queries [B, heads, L, C] and is faster than fused attention."""
     bias_fits = bias is None or (bias.dtype != torch.bool and bias.shape[1:3] == (1, 1))
     here = q.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    return here and bias_fits and q.shape[2] >= MANY_QUERIES
+    wide_range = q.dtype in (torch.float32, torch.bfloat16)  # float16 ends at e^11
+    return here and wide_range and bias_fits and q.shape[2] >= MANY_QUERIES
 
 
 def attend_in_tiles(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor | None:
