@@ -43,9 +43,9 @@ def without_positions(values: Tensor) -> MemoryTokens:
 
 def exact(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """Attention in float64, in its textbook form."""
-    logits = q.double() @ k.double().transpose(1, 2) / q.shape[-1] ** 0.5
+    logits = q.double() @ k.double().T / q.shape[-1] ** 0.5
     if bias is not None:
-        logits = logits + bias.double()[:, None]
+        logits = logits + bias.double()
     return logits.softmax(-1) @ v.double()
 
 
@@ -56,18 +56,18 @@ def exact(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_tiles_give_what_attention_is(monkeypatch, tile, with_bias):
     monkeypatch.setattr(attention_module, "TILE", tile)
-    q, k, v = draw(2, 40, 16), draw(2, 33, 16) + 3, draw(2, 33, 9)
+    q, k, v = draw(40, 16), draw(33, 16) + 3, draw(33, 9)
     bias = None
     if with_bias:
-        bias = torch.randint(1, 5, (2, 33)).float().log()
-        bias[:, 4] = float("-inf")  # a key that only fills up
+        bias = torch.randint(1, 5, (33,)).float().log()
+        bias[4] = float("-inf")  # a key that only fills up
     found = attend_in_tiles(q, k, v, bias)
     assert found is not None
     torch.testing.assert_close(found.double(), exact(q, k, v, bias), atol=2e-6, rtol=1e-5)
 
 
 def test_tiles_in_bfloat16_stay_within_its_precision():
-    q, k, v = (x.bfloat16() for x in (2 * draw(1, 64, 128), draw(1, 2048, 128), draw(1, 2048, 128)))
+    q, k, v = (x.bfloat16() for x in (2 * draw(64, 128), draw(2048, 128), draw(2048, 128)))
     truth = exact(q, k, v)
     found = attend_in_tiles(q, k, v)
     assert found is not None
@@ -76,8 +76,8 @@ def test_tiles_in_bfloat16_stay_within_its_precision():
 
 
 def test_large_logits_are_left_to_fused_attention():
-    q, k = draw(1, 8, 16), draw(1, 8, 16)
-    largest = q.norm(dim=-1).max() * (k - k.mean(1, keepdim=True)).norm(dim=-1).max() / 4
+    q, k = draw(8, 16), draw(9, 16)
+    largest = q.norm(dim=-1).max() * (k - k.mean(0)).norm(dim=-1).max() / 4
     for factor, fits in ((0.99, True), (1.01, False)):
         found = attend_in_tiles(q * factor * MAX_LOGIT / largest, k, k)
         assert (found is not None) == fits
@@ -87,29 +87,31 @@ def test_large_logits_are_left_to_fused_attention():
     )
 
 
-@pytest.mark.parametrize("scale", [1.0, 1000.0])  # the second one is too large for tiles
-def test_the_layer_is_the_same_in_tiles_and_fused(monkeypatch, scale):
+@pytest.mark.parametrize("biases", [1, 2])
+@pytest.mark.parametrize("scale", [1.0, 1000.0])  # the second one is too large for tiles, but where values are zero
+def test_the_layer_is_the_same_in_tiles_and_fused(monkeypatch, scale, biases):
     layer = Attention(32, heads=1, inner_width=16, kv_width=8).eval()
     with torch.no_grad():
         layer.q_proj.weight.mul_(scale)
-    q, k = draw(1, 48, 32), draw(2, 32, 8)
+        layer.k_proj.bias.zero_()
+    q, k = draw(1, 48, 32), draw(2, 32, 8) * torch.tensor([1.0, 0.0])[:, None, None]
     kwargs = {
         "q_rotary": rotary_table(16, 6, 8, q.device),
         "k_rotary": rotary_table(16, 4, 6, q.device),
         "k_unturned": 8,
     }
-    bias = draw(2, 1, 1, 32)
+    bias = draw(biases, 1, 1, 32)
     used = []
-    monkeypatch.setattr(attention_module, "attend_in_tiles", lambda *args: used.append(1) or attend_in_tiles(*args))
+    monkeypatch.setattr(attention_module, "attend_in_tiles", lambda *args: used.append(attend_in_tiles(*args)) or used[-1])
     with torch.no_grad():
         fused = layer(q, k, k, bias=bias, **kwargs)
         assert used == [], "few queries"
         monkeypatch.setattr(attention_module, "MANY_QUERIES", 1)
         tiles = layer(q, k, k, bias=bias, **kwargs)
-    assert used == [1]
+    assert [means is not None for means in used] == [scale == 1, True], "one object after the other"
     torch.testing.assert_close(tiles, fused, atol=2e-5, rtol=1e-4)
     layer(q, k, k, bias=bias, **kwargs).sum().backward()
-    assert used == [1], "gradients need fused attention"
+    assert len(used) == 2, "gradients need fused attention"
 
 
 def test_float16_whose_exponentials_would_overflow_is_left_to_fused_attention(monkeypatch):
@@ -181,10 +183,10 @@ def test_rotation_is_the_same_under_the_compiler(monkeypatch):
 
 def test_coarse_cells_lie_at_their_centres():
     fine, coarse = (rotary_table(8, *size, torch.device("cpu"), stride) for size, stride in (((4, 6), 1), ((2, 3), 2)))
-    angle = torch.atan2(*fine.flip(0)).view(4, 6, 4)
+    angle = torch.atan2(*fine.flip(-1).unbind(-1)).view(4, 6, 4)
     centre = angle.unflatten(0, (2, 2)).unflatten(2, (3, 2)).mean((1, 3)).flatten(0, 1)
-    torch.testing.assert_close(coarse[0], centre.cos())
-    torch.testing.assert_close(coarse[1], centre.sin())
+    torch.testing.assert_close(coarse[..., 0], centre.cos())
+    torch.testing.assert_close(coarse[..., 1], centre.sin())
 
 
 # ---- pooled tokens

@@ -66,22 +66,36 @@ class Attention(nn.Module):
             v: values.
             bias: added to the logits, or bool with True = attend; broadcasts to [B, heads, L, N].
             q_rotary: table of `rotary_table` for the queries.
-            k_rotary: table [2, S, .] for the keys, repeated for every S of them.
+            k_rotary: table [S, ., 2] for the keys, repeated for every S of them.
             k_unturned: how many of the last keys have no place in the grid and are not turned.
 
         Returns:
             [B, L, C].
         """
-        q, k = self._split_heads(self.q_proj(q)), self._split_heads(self.k_proj(k))
+        q = self._split_heads(self.q_proj(q))
         if q_rotary is not None:
             q = rotate(q, q_rotary)
-        if k_rotary is not None:
-            k = _rotate_groups(k, k_rotary, k_unturned)
         q = q.expand(k.shape[0], -1, -1, -1)
         if self.heads == 1 and tiles_pay(q, bias):
-            means = attend_in_tiles(q[:, 0], k[:, 0], v, None if bias is None else bias[:, 0, 0])
-            if means is not None:  # the weights of a query add up to 1: its values can be projected after averaging
-                return self.out_proj(self.v_proj(means))
+            rows = [slice(i, i + 1) for i in range(len(k))]  # one by one, they fit into the processor's cache
+            biases = [None if bias is None else bias[i if len(bias) > 1 else slice(1)] for i in rows]
+            return torch.cat([
+                self._attend_in_tiles(q[i], self._keys(k[i], k_rotary, k_unturned), v[i], b)
+                for i, b in zip(rows, biases, strict=True)
+            ])  # fmt: skip
+        return self._attend(q, self._keys(k, k_rotary, k_unturned), v, bias)
+
+    def _keys(self, k: Tensor, rotary: Tensor | None, unturned: int) -> Tensor:
+        k = self._split_heads(self.k_proj(k))
+        return k if rotary is None else _rotate_groups(k, rotary, unturned)
+
+    def _attend_in_tiles(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+        means = attend_in_tiles(q[0, 0], k[0, 0], v[0], None if bias is None else bias[0, 0, 0])
+        if means is None:
+            return self._attend(q, k, v, bias)
+        return self.out_proj(self.v_proj(means))[None]  # a query's weights add up to 1: values are projected averaged
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         v = self._split_heads(self.v_proj(v))
         dropout = self.dropout if self.training else 0.0
         if bias is not None and bias.dtype != torch.bool:
@@ -109,41 +123,36 @@ def attend_in_tiles(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None)
     from the logits before the exponential: they are known to be small, from the norms of queries and keys.
 
     Args:
-        q: [B, L, C].
-        k: [B, N, C].
-        v: [B, N, M].
-        bias: [B or 1, N], -inf for keys to be left out.
+        q: [L, C].
+        k: [N, C].
+        v: [N, M].
+        bias: [N], -inf for keys to be left out.
 
     Returns:
-        [B, L, M], or None where the logits may be too large; that depends on the values.
+        [L, M], or None where the logits may be too large; that depends on the values.
     """
     # Centred keys shift all logits of a query alike, which changes no weight and leaves less to be rounded.
-    k = k - k.mean(1, keepdim=True, dtype=torch.float32).to(k.dtype)
+    k = k - k.new_full((1, len(k)), 1 / len(k)) @ k  # a tenth of the time of `mean`, which goes down columns slowly
     q = q * q.shape[-1] ** -0.5
     if _largest_norm(q) * _largest_norm(k) > MAX_LOGIT:
         return None
-    with torch.autocast(q.device.type, enabled=False):
-        biases = [None] * len(q) if bias is None else bias.to(q.dtype).expand(len(q), -1)
-        return torch.stack([_average(*one) for one in zip(q, k, v.to(q.dtype), biases, strict=True)])
-
-
-def _average(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-    """Average values [N, M] for queries [L, C]."""
+    v, bias = v.to(q.dtype), None if bias is None else bias.to(q.dtype)
     rows, columns = TILE
     logits = q.new_empty(rows * columns)
     part = q.new_empty(rows, v.shape[1])
     out = q.new_empty(len(q), v.shape[1])
-    for queries, means in zip(q.split(rows), out.split(rows), strict=True):
-        sums, weights = torch.zeros(len(queries), v.shape[1]), torch.zeros(len(queries), 1)
-        for start in range(0, len(k), columns):
-            some = slice(start, start + columns)
-            tile = logits[: len(queries) * len(k[some])].view(len(queries), -1)
-            torch.mm(queries, k[some].T, out=tile)
-            if bias is not None:
-                tile += bias[some]
-            weights += tile.exp_().sum(-1, keepdim=True)
-            sums += torch.mm(tile, v[some], out=part[: len(queries)])
-        torch.div(sums, weights, out=means)
+    with torch.autocast(q.device.type, enabled=False):
+        for queries, means in zip(q.split(rows), out.split(rows), strict=True):
+            sums, weights = torch.zeros(len(queries), v.shape[1]), torch.zeros(len(queries), 1)
+            for start in range(0, len(k), columns):
+                some = slice(start, start + columns)
+                tile = logits[: len(queries) * len(k[some])].view(len(queries), -1)
+                torch.mm(queries, k[some].T, out=tile)
+                if bias is not None:
+                    tile += bias[some]
+                weights += tile.exp_().sum(-1, keepdim=True)
+                sums += torch.mm(tile, v[some], out=part[: len(queries)])
+            torch.div(sums, weights, out=means)
     return out
 
 
@@ -152,9 +161,9 @@ def _largest_norm(x: Tensor) -> float:
 
 
 def _rotate_groups(k: Tensor, table: Tensor, unturned: int) -> Tensor:
-    """Turn every group of table.shape[1] keys of k [B, heads, N, C] by the same table, but for the last `unturned`."""
+    """Turn every group of len(table) keys of k [B, heads, N, C] by the same table, but for the last `unturned`."""
     turned = k.shape[-2] - unturned
-    groups = rotate(k[..., :turned, :].unflatten(-2, (-1, table.shape[1])), table).flatten(-3, -2)
+    groups = rotate(k[..., :turned, :].unflatten(-2, (-1, len(table))), table).flatten(-3, -2)
     return torch.cat([groups, k[..., turned:, :]], dim=-2)
 
 
@@ -182,4 +191,4 @@ class CrissCrossAttention(nn.Module):
         weights = torch.cat([column, row], dim=-1).softmax(dim=-1).to(v.dtype)
         from_column = (weights[..., :height].transpose(1, 2) @ v.transpose(1, 2)).transpose(1, 2)
         from_row = weights[..., height:] @ v
-        return self.gamma * (from_column + from_row).permute(0, 3, 1, 2) + x
+        return self.gamma * (from_row + from_column).permute(0, 3, 1, 2) + x

@@ -17,8 +17,8 @@ from i2vpp.config import TRACKED_SLOTS, ModelConfig
 from i2vpp.modeling.backbones.image_encoder import ImageEncoder
 from i2vpp.modeling.backbones.temporal_feature_integrator import TemporalFeatureIntegrator
 from i2vpp.modeling.backbones.tiny_vit import TinyViT
-from i2vpp.modeling.layers import MLP
-from i2vpp.modeling.memory_attention import MemoryAttention, to_tokens
+from i2vpp.modeling.layers import MLP, to_tokens
+from i2vpp.modeling.memory_attention import MemoryAttention
 from i2vpp.modeling.memory_encoder import MemoryEncoder
 from i2vpp.modeling.memory_prompt_generator import MemoryPromptGenerator
 from i2vpp.modeling.position_encoding import sine_map, sine_vector

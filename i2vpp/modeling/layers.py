@@ -10,6 +10,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+# Where a batch is 1, any stride of it would do, and PyTorch may give one by which its convolutions do not recognise
+# channels-last memory: they then copy the map twice and take twice as long. Maps made as `to_map` makes them are
+# recognised.
+
+
+def to_map(tokens: Tensor, grid: Sequence[int]) -> Tensor:
+    """View tokens [B, h * w, C] as a map [B, C, h, w], in channels-last memory."""
+    return tokens.unflatten(1, tuple(grid)).permute(0, 3, 1, 2)
+
+
+def to_tokens(x: Tensor) -> Tensor:
+    """View a map [B, C, h, w] as tokens [B, h * w, C]."""
+    return x.flatten(2).transpose(1, 2)
+
+
 class LayerNorm2d(nn.Module):
     """Layer normalisation over the channels (axis 1) of a map [B, C, ...]; eps 1e-6."""
 

@@ -7,23 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from i2vpp.modeling.attention import Attention, CrissCrossAttention
-from i2vpp.modeling.layers import LayerNorm2d
+from i2vpp.modeling.layers import LayerNorm2d, to_map, to_tokens
 from i2vpp.modeling.position_encoding import rotary_table
 from i2vpp.structures import FrameFeatures, MemoryTokens
 
 DROPOUT = 0.1
 POSITION_WEIGHT = 0.1
 STRIDE = 16
-
-
-def to_tokens(x: Tensor) -> Tensor:
-    """Turn a map [B, C, h, w] into tokens [B, h * w, C]."""
-    return x.flatten(2).transpose(1, 2)
-
-
-def to_map(tokens: Tensor, grid: torch.Size) -> Tensor:
-    """Turn tokens [B, h * w, C] into a map [B, C, h, w]."""
-    return tokens.transpose(1, 2).unflatten(2, grid)
 
 
 def pool_tokens(memory: MemoryTokens, grid: torch.Size, side: int) -> MemoryTokens:
@@ -78,7 +68,9 @@ class ScaleAdapter(nn.Module):
 
     def forward(self, x: Tensor, grid: torch.Size) -> Tensor:
         """Map tokens [B, h * w, C] of a grid (h, w) to the same shape."""
-        y = to_map(self.norm(x) * self.gamma + x * self.gammax, grid)
+        weight, bias = self.norm.weight * self.gamma, self.norm.bias * self.gamma  # norm(x) * gamma in one pass
+        normed = F.layer_norm(x, self.norm.normalized_shape, weight, bias, self.norm.eps)
+        y = to_map(torch.addcmul(normed, x, self.gammax), grid)
         convs = (self.local_conv_1, self.local_conv_2, self.local_conv_3, self.local_conv_4)
         local = [conv(part) for conv, part in zip(convs, y.chunk(4, dim=1), strict=True)]
         # Channel = 4 * c + conv. Channels-last memory: the norm below and the tokens need no copy then.
@@ -111,14 +103,15 @@ class MemoryAttentionLayer(nn.Module):
         self.scaleadapter_sa, self.scaleadapter_ca, self.scaleadapter_mlp = (ScaleAdapter(width) for _ in range(3))
         self.mask_conv = nn.Conv2d(width, 1, 5, padding=2)
 
-    def forward(self, x: Tensor, grid: torch.Size, memory: MemoryTokens, pooling: int = 1) -> Tensor:
+    def forward(self, x: Tensor, grid: torch.Size, memory: MemoryTokens, keys: Tensor, pooling: int = 1) -> Tensor:
         """Map tokens [B or 1, h * w, C] to [B, h * w, C]; what does not depend on memory keeps a batch of 1.
 
-        The spatial tokens of `memory` are those of squares of `pooling` x `pooling` cells.
+        The spatial tokens of `memory` are those of squares of `pooling` x `pooling` cells, `keys` are its values with
+        their positions.
         """
         x = self._self_attention(self.scaleadapter_sa(x, grid), grid)
         x = self.scaleadapter_ca(x, grid)
-        x = x + self.dropout(self._cross_attention(self.norm2(x), grid, memory, pooling))
+        x = x + self.dropout(self._cross_attention(self.norm2(x), grid, memory, keys, pooling))
         x = self.scaleadapter_mlp(x, grid)
         return x + self.dropout(self.linear2(self.dropout(F.relu(self.linear1(self.norm3(x))))))
 
@@ -128,10 +121,11 @@ class MemoryAttentionLayer(nn.Module):
         narrow = self.convb(self.cca(self.cca(self.conva(z))))
         return x + to_tokens(self.bottleneck(torch.cat([z, narrow], dim=1)))
 
-    def _cross_attention(self, x: Tensor, grid: torch.Size, memory: MemoryTokens, pooling: int) -> Tensor:
+    def _cross_attention(
+        self, x: Tensor, grid: torch.Size, memory: MemoryTokens, keys: Tensor, pooling: int
+    ) -> Tensor:
         width = self.cross_attn_image.q_proj.out_features
         bias = None if memory.log_copies is None else memory.log_copies[:, None, None, :]
-        keys = memory.values + memory.position
         return self.cross_attn_image(
             x,
             keys,
@@ -178,11 +172,12 @@ class MemoryAttention(nn.Module):
         """
         grid = features.embedding.shape[-2:]
         memory = pool_tokens(memory, grid, self.pooling)
+        keys = memory.values + memory.position
         x = to_tokens(features.embedding + POSITION_WEIGHT * features.position)
         masks = []
         for layer in self.layers:
             assert isinstance(layer, MemoryAttentionLayer)
-            x = layer(x, grid, memory, self.pooling)
+            x = layer(x, grid, memory, keys, self.pooling)
             if auxiliary:
                 masks.append(layer.auxiliary_mask(x, grid))
         return to_map(self.norm(x), grid), torch.cat(masks, dim=1) if auxiliary else None

@@ -55,10 +55,11 @@ class MemoryPromptGenerator(nn.Module):
         turned = keys.shape[1] - memory.num_pointer_tokens
         with torch.autocast(device.type, enabled=False):
             q = q.float() * q.shape[-1] ** -0.5
-            cos, sin = rotary_table(x.shape[-1], grid[0], grid[1], device)
-            by_cell = rotate(q[:, None].expand(-1, len(cos), -1), torch.stack([cos, -sin]))  # [Q, h * w, D]
+            cos, sin = rotary_table(x.shape[-1], grid[0], grid[1], device).unbind(-1)
+            back = torch.stack([cos, -sin], dim=-1)
+            by_cell = rotate(q[:, None].expand(-1, len(back), -1), back)  # [Q, h * w, D]
             weight, bias = attention.k_proj.weight.float(), attention.k_proj.bias.float()
-            spatial = keys[:, :turned].float().unflatten(1, (-1, len(cos)))  # [B, G, h * w, M]
+            spatial = keys[:, :turned].float().unflatten(1, (-1, len(back)))  # [B, G, h * w, M]
             by_group = [((spatial * (one @ weight)).sum(-1) + one @ bias).flatten(1) for one in by_cell]
             pointers = keys[:, turned:].float() @ (q @ weight).T + q @ bias  # [B, P, Q]
             logits = torch.cat([torch.stack(by_group, dim=1), pointers.transpose(1, 2)], dim=2)  # [B, Q, N]

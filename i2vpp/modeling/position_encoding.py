@@ -44,7 +44,7 @@ def sine_vector(position: Tensor, channels: int) -> Tensor:
 
 @lru_cache(maxsize=32)
 def rotary_table(channels: int, height: int, width: int, device: torch.device, stride: int = 1) -> Tensor:
-    """Axial rotary angles as cosines and sines [2, height * width, channels / 2]; the x half before the y half.
+    """Axial rotary angles as cosines and sines [height * width, channels / 2, 2]; the x half before the y half.
 
     The cells of the grid are squares of `stride` unit cells, at the angles of their centres.
     """
@@ -53,15 +53,15 @@ def rotary_table(channels: int, height: int, width: int, device: torch.device, s
         cell = torch.arange(height * width, device=device)
         x, y = (stride * index.float()[:, None] + (stride - 1) / 2 for index in (cell % width, cell // width))
         angle = torch.cat([x * frequencies, y * frequencies], dim=1)
-        return torch.stack([angle.cos(), angle.sin()])
+        return torch.stack([angle.cos(), angle.sin()], dim=-1)
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Turn consecutive channel pairs of x [..., L, C] by the angles of `table` [2, L, C / 2]; same dtype as x."""
-    cos, sin = table
+    """Turn consecutive channel pairs of x [..., L, C] by the angles of `table` [L, C / 2, 2]; same dtype as x."""
     if x.device.type in {"cpu", "cuda"} and not torch.compiler.is_compiling():  # same numbers, one pass over memory
         pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-        return torch.view_as_real(pairs * torch.complex(cos, sin)).flatten(-2).to(x.dtype)
+        return torch.view_as_real(pairs * torch.view_as_complex(table)).flatten(-2).to(x.dtype)
+    cos, sin = table.unbind(-1)
     even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)
 

@@ -23,15 +23,16 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 def _convolve_slices(x: Tensor, layer: nn.Conv3d) -> Tensor:
     """Apply a layer of kernel (1, k, k), k odd, to x [B, C, T, h, w]."""
-    slices = x.transpose(1, 2).flatten(0, 1)  # [B * T, C, h, w]
+    slices = x.movedim(1, -1).flatten(0, 1).permute(0, 3, 1, 2)  # [B * T, C, h, w]
     out = F.conv2d(slices, layer.weight.squeeze(2), layer.bias, padding="same")
-    return out.unflatten(0, (-1, x.shape[2])).transpose(1, 2)
+    return out.permute(0, 2, 3, 1).unflatten(0, (-1, x.shape[2])).movedim(-1, 1)
 
 
 def _convolve_time(x: Tensor, layer: nn.Conv3d) -> Tensor:
     """Apply a layer of kernel (k, 1, 1), k odd, to x [B, C, T, h, w]."""
-    out = F.conv2d(x.flatten(3), layer.weight.squeeze(-1), layer.bias, padding="same")  # [B, C, T, h * w]
-    return out.unflatten(3, x.shape[3:])
+    rows = x.movedim(1, -1).flatten(2, 3).permute(0, 3, 1, 2)  # [B, C, T, h * w]
+    out = F.conv2d(rows, layer.weight.squeeze(-1), layer.bias, padding="same")
+    return out.permute(0, 2, 3, 1).unflatten(2, x.shape[3:]).movedim(-1, 1)
 
 
 class TemporalNet(nn.Module):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from i2vpp.modeling.layers import MLP, LayerNorm2d
+from i2vpp.modeling.layers import MLP, LayerNorm2d, to_map
 from i2vpp.modeling.sam.transformer import TwoWayTransformer
 
 STABILITY_DELTA = 0.05
@@ -76,7 +76,7 @@ class MaskDecoder(nn.Module):
         replaceable = not multimask and self.stability_fallback and not self.training
         wanted = slice(1, None) if multimask else slice(0, None if replaceable else 1)
         mask_tokens = tokens[:, 2 : len(own)][:, wanted]
-        logits = self._masks(mask_tokens, cells.transpose(1, 2).unflatten(2, image.shape[-2:]), wanted)
+        logits = self._masks(mask_tokens, to_map(cells, image.shape[-2:]), wanted)
         ious = self.iou_prediction_head(tokens[:, 1]).float()[:, wanted]
         if replaceable:
             mask_tokens = mask_tokens[:, :1]

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from i2vpp.modeling.attention import Attention
 from i2vpp.modeling.layers import MLP
-from i2vpp.modeling.memory_attention import to_tokens
+from i2vpp.modeling.layers import to_tokens
 
 MLP_WIDTH = 2048
 
