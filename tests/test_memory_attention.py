@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -52,10 +54,11 @@ def exact(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor
 # ---- in tiles
 
 
-@pytest.mark.parametrize("tile", [(2048, 1024), (7, 5)])
+@pytest.mark.parametrize("tile", [(2048, 2**22), (7, 7 * 5 * 4), (7, 1)], ids=["one", "some", "key by key"])
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_tiles_give_what_attention_is(monkeypatch, tile, with_bias):
-    monkeypatch.setattr(attention_module, "TILE", tile)
+    monkeypatch.setattr(attention_module, "TILE_QUERIES", tile[0])
+    monkeypatch.setattr(attention_module, "TILE_BYTES", tile[1])
     q, k, v = draw(40, 16), draw(33, 16) + 3, draw(33, 9)
     bias = None
     if with_bias:
@@ -77,7 +80,7 @@ def test_tiles_in_bfloat16_stay_within_its_precision():
 
 def test_large_logits_are_left_to_fused_attention():
     q, k = draw(8, 16), draw(9, 16)
-    largest = q.norm(dim=-1).max() * (k - k.mean(0)).norm(dim=-1).max() / 4
+    largest = q.norm(dim=-1).max() * (k - k.mean(0)).norm(dim=-1).max() / 4 * math.log2(math.e)
     for factor, fits in ((0.99, True), (1.01, False)):
         found = attend_in_tiles(q * factor * MAX_LOGIT / largest, k, k)
         assert (found is not None) == fits
