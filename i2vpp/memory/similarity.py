@@ -12,10 +12,10 @@ from torch import Tensor
 
 from i2vpp.memory.cpu_copy import CpuCopy
 
-BLOCK = 32
-"""Keys compared at a time on a CPU."""
+CPU_PARTS = 16
+"""Into how many parts a CPU cuts keys: it multiplies parts in parallel, but no two keys."""
 
-PART = 2048
+GPU_PART = 2048
 """Elements of a key that a GPU multiplies and adds up in float16; the sums of all parts are added up in float32."""
 
 LARGEST_SUM = 2.0**15
@@ -43,9 +43,9 @@ class SimilarityTable:
     """Cosine similarities between whole-frame embeddings; exact on a CPU, to about 1e-4 elsewhere.
 
     Keys (normalised copies of the embedding: float32 on a CPU, where float16 may have no fast product, float16
-    elsewhere) are held for the nearest frames only; the similarities computed
-    while two frames were both held are kept as numbers, so that a later pass needs no key again. `add` does not wait
-    for the device; `missing` and `get` do, if what they are asked for is still being computed.
+    elsewhere) are held for the nearest frames only; the similarities computed while two frames were both held are kept
+    as numbers, so that a later pass needs no key again. `add` does not wait for the device; `missing` and `get` do, if
+    what they are asked for is still being computed.
 
     Args:
         window: similarity is asked for frames at most this far apart.
@@ -77,7 +77,7 @@ class SimilarityTable:
         values = embedding.flatten().float()
         scale = torch.rsqrt(values.square().mean() + 1e-12)
         on_cpu = values.device.type == "cpu"
-        part = len(values) if on_cpu else PART
+        part = -(-len(values) // CPU_PARTS) if on_cpu else GPU_PART
         key = F.pad(values * scale, (0, -len(values) % part)).view(-1, part)
         others = [f for f in self._rows if abs(f - frame_idx) <= self.window]
         if others and self._keys is not None:
@@ -155,6 +155,4 @@ class SimilarityTable:
 def _products(keys: Tensor, query: Tensor) -> Tensor:
     """Products [n], float32, of keys [parts, n, E] with a query [parts, E]."""
     with torch.autocast(keys.device.type, enabled=False):
-        if keys.device.type == "cpu":  # one part
-            return torch.cat([block @ query[0] for block in keys[0].split(BLOCK)])
-        return torch.bmm(keys, query[:, :, None])[:, :, 0].float().sum(dim=0)
+        return torch.bmm(query[:, None], keys.transpose(1, 2))[:, 0].float().sum(dim=0)
