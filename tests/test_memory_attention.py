@@ -109,7 +109,7 @@ def test_the_layer_is_the_same_in_tiles_and_fused(monkeypatch, scale, biases):
     with torch.no_grad():
         fused = layer(q, k, k, bias=bias, **kwargs)
         assert used == [], "few queries"
-        monkeypatch.setattr(attention_module, "MANY_QUERIES", 1)
+        monkeypatch.setattr(attention_module, "MANY_QUERIES", dict.fromkeys(attention_module.MANY_QUERIES, 1))
         tiles = layer(q, k, k, bias=bias, **kwargs)
     assert [means is not None for means in used] == [scale == 1, True], "one object after the other"
     torch.testing.assert_close(tiles, fused, atol=2e-5, rtol=1e-4)
@@ -118,7 +118,7 @@ def test_the_layer_is_the_same_in_tiles_and_fused(monkeypatch, scale, biases):
 
 
 def test_float16_whose_exponentials_would_overflow_is_left_to_fused_attention(monkeypatch):
-    monkeypatch.setattr(attention_module, "MANY_QUERIES", 1)
+    monkeypatch.setattr(attention_module, "MANY_QUERIES", dict.fromkeys(attention_module.MANY_QUERIES, 1))
     layer = Attention(32, heads=1, inner_width=16, kv_width=8).eval()
     q, k = draw(1, 48, 32), draw(1, 32, 8)
     with torch.no_grad():

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from i2vpp.modeling.position_encoding import rotate
 
-MANY_QUERIES = 1024
-"""From so many queries on, `attend_in_tiles` is faster than PyTorch's fused attention on a CPU."""
+MANY_QUERIES = {torch.float32: 1024, torch.bfloat16: 256}
+"""From so many queries on, `attend_in_tiles` is faster than PyTorch's fused attention on a CPU. Not for float16: it
+ends at 2^16, and the powers of logits do not."""
 
 TILE_QUERIES = 2048
 TILE_BYTES = 2**22
@@ -114,8 +115,7 @@ def tiles_pay(q: Tensor, bias: Tensor | None) -> bool:
     """Whether `attend_in_tiles` can be used for queries [B, heads, L, C] and is faster than fused attention."""
     bias_fits = bias is None or (bias.dtype != torch.bool and bias.shape[1:3] == (1, 1))
     here = q.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    wide_range = q.dtype in (torch.float32, torch.bfloat16)  # float16 ends at 2^16
-    return here and wide_range and bias_fits and q.shape[2] >= MANY_QUERIES
+    return here and bias_fits and q.shape[2] >= MANY_QUERIES.get(q.dtype, math.inf)
 
 
 def attend_in_tiles(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor | None:
