@@ -7,12 +7,14 @@ from dataclasses import replace
 from os import PathLike
 
 import torch
+from torch import nn
 
 from i2vpp.checkpoint import inspect_checkpoint, load_checkpoint
 from i2vpp.compilation import CompiledRunner
 from i2vpp.config import Config, ModelConfig, load_config, shipped_configs
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.memory.selection import MemorySelector
+from i2vpp.modeling.backbones.tiny_vit import ConvNorm
 from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.tracking import Runner
 from i2vpp.utils.machine import keep_freed_memory
@@ -57,7 +59,9 @@ def build_i2vpp_video_predictor(
     dtype: torch.dtype | str | None = None,
     selector: MemorySelector | None = None,
 ) -> I2VPPVideoPredictor:
-    """Build a video predictor. On a CPU, from 512 pixels on, the process keeps what it frees: see `keep_freed_memory`.
+    """Build a video predictor, with weights in the dtype that they are used in.
+
+    On a CPU, from 512 pixels on, the process keeps what it frees: see `keep_freed_memory`.
 
     Args:
         config_file: a shipped name (`i2vpp-infer`, `i2vpp-512`, `i2vpp-256`) or a path; see `load_config`. None for
@@ -82,8 +86,11 @@ def build_i2vpp_video_predictor(
     model = build_i2vpp(config_file, ckpt_path, device, mode, hydra_overrides_extra, apply_postprocessing)
     if model.device.type == "cpu" and model.image_size >= LARGE_IMAGE:
         keep_freed_memory()
+    dtype = choose_dtype(dtype, model.device)
+    if mode == "eval":
+        _round_weights(model, dtype)
     runner = CompiledRunner if vos_optimized else Runner
-    return I2VPPVideoPredictor(model, dtype=choose_dtype(dtype, model.device), selector=selector, runner=runner)
+    return I2VPPVideoPredictor(model, dtype=dtype, selector=selector, runner=runner)
 
 
 def best_device() -> torch.device:
@@ -110,6 +117,14 @@ def _without_postprocessing(config: ModelConfig) -> ModelConfig:
     return replace(
         config, fill_hole_area=0, dynamic_multimask_via_stability=False, binarize_mask_from_pts_for_mem_enc=False
     )
+
+
+def _round_weights(model: I2VPP, dtype: torch.dtype) -> None:
+    """Round once what autocast would round on every frame, 450 weights: those of linear layers and convolutions."""
+    folded = {layer.c for layer in model.modules() if isinstance(layer, ConvNorm) and model.device.type == "cpu"}
+    for layer in model.modules():
+        if isinstance(layer, (nn.Linear, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)) and layer not in folded:
+            layer.to(dtype)
 
 
 def choose_dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype:

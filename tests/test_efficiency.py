@@ -12,15 +12,18 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from i2vpp.build_i2vpp import build_i2vpp
 from i2vpp.errors import PromptError
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.memory.cpu_copy import CpuCopy
+from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.session import decoder
 from i2vpp.session.records import COPIES_UNDER_WAY, FrameRecord
 from i2vpp.session.state import InferenceState
 from media import moving_disc, numbered, write_video
-from models import SIDE, make_predictor
+from models import SIDE, make_predictor, parity_weights
 from syncs import SyncCounter, waits
 
 FRAMES, MASKS = moving_disc(40, seed=5)
@@ -241,6 +244,75 @@ def test_the_encoder_runs_once_per_step_of_a_stream(
         stream.add_new_points_or_box(0, **CLICK)
         stream.add_new_mask(9, MASKS[13])
         assert len(encoded) == 14
+
+
+# ---- weights and maps
+
+
+class WeightCasts(TorchDispatchMode):
+    """Names, in its `with` block, the weights of a network that are cast to another dtype."""
+
+    def __init__(self, model: I2VPP) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self._names = {weight.data_ptr(): name for name, weight in model.named_parameters()}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._to_copy.default and args[0].data_ptr() in self._names:
+            self.names.append(self._names[args[0].data_ptr()])
+        return func(*args, **(kwargs or {}))
+
+
+def track_three(predictor: I2VPPVideoPredictor) -> tuple[Tensor, list[str]]:
+    """Logits of the third frame, and the weights cast on it."""
+    with predictor.init_state(FRAMES) as state:
+        add_objects(predictor, state, 2)
+        predictor.track_frame(state, 1)
+        with WeightCasts(predictor.model) as casts:
+            return predictor.track_frame(state, 2).masks, casts.names
+
+
+def test_weights_are_rounded_once_and_to_the_same_numbers() -> None:
+    once = make_predictor(dtype="bfloat16")
+    model = build_i2vpp("i2vpp-infer", device="cpu", hydra_overrides_extra=[f"model.image_size={SIDE}"])
+    model.load_state_dict(parity_weights())
+    gather = model.memory_prompt_generator.cross_attn.k_proj  # used in float32
+    gather.load_state_dict({name: weight.bfloat16() for name, weight in gather.state_dict().items()})
+    logits, casts = track_three(once)
+    wanted, all_casts = track_three(I2VPPVideoPredictor(model, dtype=torch.bfloat16))
+    assert len(all_casts) > 400
+    assert {name.rpartition(".")[0] for name in casts} <= {"memory_prompt_generator.cross_attn.k_proj"}
+    assert torch.equal(logits, wanted)
+
+
+class ConvolvedMaps(TorchDispatchMode):
+    """Collects, in its `with` block, the maps [1, C, H, W] that convolutions read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maps: list[Tensor] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.convolution.default and args[0].dim() == 4 and len(args[0]) == 1:
+            self.maps.append(args[0])
+        return func(*args, **(kwargs or {}))
+
+
+def recognised(x: Tensor) -> bool:
+    """Whether PyTorch sees that a channels-last map is one, by the stride of its batch of 1."""
+    return not x.is_contiguous(memory_format=torch.channels_last) or x.stride(0) >= x.shape[1:].numel()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_convolutions_recognise_the_maps_of_one_object(dtype: str) -> None:
+    predictor = make_predictor(dtype=dtype)
+    assert not recognised(torch.ones(1, 24, 8).transpose(1, 2).unflatten(2, (4, 6)))
+    with predictor.init_state(FRAMES) as state:
+        add_objects(predictor, state, 1)
+        with ConvolvedMaps() as convolved:
+            predictor.track_frame(state, 1)
+    assert len(convolved.maps) > 100
+    assert all(map(recognised, convolved.maps))
 
 
 # ---- decoding

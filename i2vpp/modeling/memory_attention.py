@@ -121,9 +121,7 @@ class MemoryAttentionLayer(nn.Module):
         narrow = self.convb(self.cca(self.cca(self.conva(z))))
         return x + to_tokens(self.bottleneck(torch.cat([z, narrow], dim=1)))
 
-    def _cross_attention(
-        self, x: Tensor, grid: torch.Size, memory: MemoryTokens, keys: Tensor, pooling: int
-    ) -> Tensor:
+    def _cross_attention(self, x: Tensor, grid: torch.Size, memory: MemoryTokens, keys: Tensor, pooling: int) -> Tensor:
         width = self.cross_attn_image.q_proj.out_features
         bias = None if memory.log_copies is None else memory.log_copies[:, None, None, :]
         return self.cross_attn_image(

@@ -5,8 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from i2vpp.modeling.attention import Attention
-from i2vpp.modeling.layers import MLP
-from i2vpp.modeling.layers import to_tokens
+from i2vpp.modeling.layers import MLP, to_tokens
 
 MLP_WIDTH = 2048
 
