@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
 # Where a batch is 1, any stride of it would do, and PyTorch may give one by which its convolutions do not recognise
 # channels-last memory: they then copy the map twice and take twice as long. Maps made as `to_map` makes them are
 # recognised.
