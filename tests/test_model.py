@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from i2vpp.config import ModelConfig
+from i2vpp.modeling.backbones.tiny_vit import ConvNorm
 from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.structures import (
     ABSENT_LOGIT,
@@ -185,3 +186,61 @@ def test_gradients_reach_every_parameter_that_is_read() -> None:
     never = ("image_encoder.trunk_image.norm_head", "image_encoder.trunk_image.head", "no_mem_pos_enc",
              "image_encoder.trunk_video.integration2temporal_nets.2", "no_obj_ptr")  # fmt: skip
     assert all(name.startswith(never) for name in unread), unread
+
+
+# ---- what is computed from weights alone
+
+
+@pytest.fixture
+def layer() -> ConvNorm:
+    torch.manual_seed(0)
+    layer = ConvNorm(3, 4, 3).eval()
+    for values in (layer.bn.weight, layer.bn.bias, layer.bn.running_mean, layer.bn.running_var):
+        torch.nn.init.uniform_(values, 0.5, 1.5)
+    return layer
+
+
+def test_a_folded_norm_follows_its_weights(layer: ConvNorm) -> None:
+    x = normal(1, 1, 3, 8, 8)
+
+    def check() -> None:
+        torch.testing.assert_close(layer(x), layer.bn(layer.c(x)), atol=1e-4, rtol=1e-4)
+
+    with torch.inference_mode():
+        check()
+        first = layer(x)
+        layer.bn.running_mean.add_(1)
+        check()
+        assert (layer(x) - first).abs().max() > 0.1
+    with torch.no_grad():
+        layer.c.weight.mul_(2)
+        check()
+        layer.load_state_dict({name: 3 * values for name, values in layer.state_dict().items()})
+        check()
+    torch.optim.SGD(layer.parameters(), lr=0.1).zero_grad()
+    layer(x).sum().backward()
+    assert layer.c.weight.grad is not None
+    with torch.no_grad():
+        layer.c.weight -= layer.c.weight.grad
+        check()
+        layer.double().float()
+        check()
+
+
+def test_a_folded_norm_is_computed_once(layer: ConvNorm, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = normal(1, 1, 3, 8, 8)
+    used = []
+    original = torch.rsqrt
+    monkeypatch.setattr(torch, "rsqrt", lambda *args: used.append(1) or original(*args))
+    for mode in (torch.inference_mode, torch.no_grad, torch.inference_mode):
+        with mode():
+            exact = layer(x)
+    assert used == [1]
+    for _ in range(2):
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            rough = layer(x)
+    assert used == [1, 1], "once for each dtype"
+    assert 0 < (rough - exact).abs().max() < 0.1
+    layer(x)
+    layer(x)
+    assert used == [1, 1, 1, 1], "with gradients every time"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -22,6 +22,30 @@ def to_map(tokens: Tensor, grid: Sequence[int]) -> Tensor:
 def to_tokens(x: Tensor) -> Tensor:
     """View a map [B, C, h, w] as tokens [B, h * w, C]."""
     return x.flatten(2).transpose(1, 2)
+
+
+class FromWeights:
+    """Tensors computed from weights alone, computed again only when one of the weights has changed.
+
+    Where gradients may be asked for, and inside what is being compiled, they are computed anew every time.
+    """
+
+    def __init__(self) -> None:
+        self._made_from: tuple[torch.dtype | None, list[tuple[int, int]]] | None = None
+        self._kept: tuple[Tensor, ...] = ()
+
+    def __call__(self, compute: Callable[[], tuple[Tensor, ...]], *weights: Tensor) -> tuple[Tensor, ...]:
+        """Return what `compute` makes of the weights, and rounds as autocast would where that is on."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return compute()
+        device = weights[0].device.type
+        autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        made_from = (autocast, [(w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights])
+        if made_from != self._made_from:
+            with torch.inference_mode(False), torch.no_grad():  # of use in any mode
+                self._kept = tuple(x if autocast is None else x.to(autocast) for x in compute())
+            self._made_from = made_from
+        return self._kept
 
 
 class LayerNorm2d(nn.Module):

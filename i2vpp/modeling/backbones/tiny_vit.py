@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from i2vpp.modeling.layers import LayerNorm2d
+from i2vpp.modeling.layers import FromWeights, LayerNorm2d
 
 EXPANSION = 4
 """Hidden width over width, in MBConv blocks and MLPs alike."""
@@ -26,21 +26,23 @@ class ConvNorm(nn.Module):
         super().__init__()
         self.c = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, groups=groups, bias=False)
         self.bn = nn.BatchNorm2d(c_out)
+        self._in_one = FromWeights()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, c_in, H, W] to [B, c_out, H / stride, W / stride]."""
         if self.bn.training or x.device.type != "cpu":
             return self.bn(self.c(x))
         # On a CPU one more pass over the map costs far more than scaling the kernel; on a GPU the launches cost more.
-        kernel, shift = self._folded()
-        return F.conv2d(x, kernel, shift, self.c.stride, self.c.padding, groups=self.c.groups)
-
-    def _folded(self) -> tuple[Tensor, Tensor]:
-        """Kernel and bias of the one convolution that equals both layers in evaluation."""
         mean, variance = self.bn.running_mean, self.bn.running_var
         assert mean is not None and variance is not None
-        scale = self.bn.weight * torch.rsqrt(variance + self.bn.eps)
-        return self.c.weight * scale[:, None, None, None], self.bn.bias - mean * scale
+
+        def in_one() -> tuple[Tensor, Tensor]:
+            """Kernel and bias of the one convolution that equals both layers in evaluation."""
+            scale = self.bn.weight * torch.rsqrt(variance + self.bn.eps)
+            return self.c.weight * scale[:, None, None, None], self.bn.bias - mean * scale
+
+        kernel, shift = self._in_one(in_one, self.c.weight, self.bn.weight, self.bn.bias, mean, variance)
+        return F.conv2d(x, kernel, shift, self.c.stride, self.c.padding, groups=self.c.groups)
 
 
 class PatchEmbed(nn.Module):
@@ -113,6 +115,7 @@ class WindowAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
         self.attention_biases = nn.Parameter(torch.zeros(heads, window * window))
+        self._by_pair = FromWeights()
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend within the windows of a map [B, H, W, C]; same shape."""
@@ -130,7 +133,9 @@ class WindowAttention(nn.Module):
         qkv = self.qkv(self.norm(tokens)).unflatten(-1, (self.heads, 3, -1))  # [n, size², heads, 3, C / heads]
         query, key, value = qkv.transpose(1, 2).unbind(3)
         ids = offset_ids(self.window, tokens.device)
-        bias = self.attention_biases.index_select(1, ids.flatten()).unflatten(1, ids.shape).to(query.dtype)
+        biases = self.attention_biases
+        (bias,) = self._by_pair(lambda: (biases.index_select(1, ids.flatten()).unflatten(1, ids.shape),), biases)
+        bias = bias.to(query.dtype)
         if query.device.type == "cpu" and query.dtype == torch.bfloat16 and not torch.compiler.is_compiling():
             # PyTorch's fused attention takes twice as long for many small windows in bfloat16 on a CPU.
             logits = (query * query.shape[-1] ** -0.5) @ key.transpose(2, 3) + bias
