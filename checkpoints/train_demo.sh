@@ -28,7 +28,7 @@ grep -v -x -F -f training/txt/davis16_heldout.txt "$davis/ImageSets/train.txt" |
 $PYTHON -m training.distillation.student --embeddings "$OUT/embeddings" --heads "$I2VPP_DATA/weights/sam2_tiny_heads.pt" \
     --image-size "$SIZE" --out "$OUT/encoder.pt" ${STUDENT:---steps 650 --batch-size 8}
 
-# 3. The memory learns to follow objects; then the temporal integrator learns with it; then everything.
+# 3. The memory learns to follow objects; then the temporal integrator learns with it; then everything, at last at 512 px.
 # shellcheck disable=SC2086
 $PYTHON -m training.train -c i2vpp-demo run.folder="$OUT/memory" start.checkpoint="$OUT/encoder.pt" ${TRAIN:-}
 # shellcheck disable=SC2086
@@ -36,9 +36,11 @@ $PYTHON -m training.train -c i2vpp-demo-tune run.folder="$OUT/tune" start.checkp
 # shellcheck disable=SC2086
 $PYTHON -m training.train -c i2vpp-demo-tune run.folder="$OUT/all" start.checkpoint="$OUT/tune/best.pt" \
     run.max_steps=380 "optimizer.freeze=[]" ${TRAIN:-}
+# shellcheck disable=SC2086
+$PYTHON -m training.train -c i2vpp-demo-512 run.folder="$OUT/large" start.checkpoint="$OUT/all/best.pt" ${TRAIN:-}
 
 # 4. Small weights, and their scores on sequences that none of this has seen.
-$PYTHON -m training.export "$OUT/all/best.pt" "$OUT/i2vpp-demo.pt" --dtype bf16 \
+$PYTHON -m training.export "$OUT/large/best.pt" "$OUT/i2vpp-demo.pt" --dtype bf16 \
     --card licence="research and demonstration only, not commercial" model_card="checkpoints/i2vpp-demo.md"
 if [ -n "$PARTS" ]; then
     split -d -b "$PARTS" "$OUT/i2vpp-demo.pt" "$OUT/i2vpp-demo.pt."
