@@ -121,7 +121,7 @@ def _without_postprocessing(config: ModelConfig) -> ModelConfig:
 
 def _round_weights(model: I2VPP, dtype: torch.dtype) -> None:
     """Round once what autocast would round on every frame, 450 weights: those of linear layers and convolutions."""
-    folded = {layer.c for layer in model.modules() if isinstance(layer, ConvNorm) and model.device.type == "cpu"}
+    folded = {layer.c for layer in model.modules() if isinstance(layer, ConvNorm)}  # scaled before they are rounded
     for layer in model.modules():
         if isinstance(layer, (nn.Linear, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)) and layer not in folded:
             layer.to(dtype)

@@ -574,9 +574,11 @@ def test_the_demo_takes_the_checkpoint_that_is_there_and_its_config(
     assert cli.main(["demo", "-o", str(tmp_path / "demo"), "--frames", "1", "--quiet"]) == 0
     assert (predictor.built["ckpt_path"], predictor.built["config_file"]) == (str(there), None)
     assert capsys.readouterr().err == f"i2vpp: weights: {there}\n"
+    on_cpu = not torch.cuda.is_available() and not torch.backends.mps.is_available()
+    assert predictor.built["hydra_overrides_extra"] == (demo.CPU_CONFIG if on_cpu else ())
     options = ["--frames", "1", "--quiet", "--config", "i2vpp-512"]
     assert cli.main(["demo", "-o", str(tmp_path / "other"), *options]) == 0
-    assert predictor.built["config_file"] == "i2vpp-512"
+    assert (predictor.built["config_file"], predictor.built["hydra_overrides_extra"]) == ("i2vpp-512", ())
 
 
 def test_the_demo_replaces_its_own_folder(

@@ -27,7 +27,7 @@ def to_tokens(x: Tensor) -> Tensor:
 class FromWeights:
     """Tensors computed from weights alone, computed again only when one of the weights has changed.
 
-    Where gradients may be asked for, and inside what is being compiled, they are computed anew every time.
+    Where they cannot be kept they are computed anew every time.
     """
 
     def __init__(self) -> None:
@@ -36,16 +36,21 @@ class FromWeights:
 
     def __call__(self, compute: Callable[[], tuple[Tensor, ...]], *weights: Tensor) -> tuple[Tensor, ...]:
         """Return what `compute` makes of the weights, and rounds as autocast would where that is on."""
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if not self.can_be_kept() or any(w.is_inference() for w in weights):  # such weights count no changes
             return compute()
         device = weights[0].device.type
         autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        made_from = (autocast, [(w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights])
+        made_from = (autocast, [(w.data_ptr(), w._version) for w in weights])
         if made_from != self._made_from:
             with torch.inference_mode(False), torch.no_grad():  # of use in any mode
                 self._kept = tuple(x if autocast is None else x.to(autocast) for x in compute())
             self._made_from = made_from
         return self._kept
+
+    @staticmethod
+    def can_be_kept() -> bool:
+        """Whether nobody asks for gradients, and nothing is being compiled."""
+        return not torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 class LayerNorm2d(nn.Module):

@@ -30,9 +30,9 @@ class ConvNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, c_in, H, W] to [B, c_out, H / stride, W / stride]."""
-        if self.bn.training or x.device.type != "cpu":
+        if self.bn.training or (x.device.type != "cpu" and not FromWeights.can_be_kept()):
             return self.bn(self.c(x))
-        # On a CPU one more pass over the map costs far more than scaling the kernel; on a GPU the launches cost more.
+        # On a CPU one more pass over the map costs far more than scaling the kernel, even if that is not kept.
         mean, variance = self.bn.running_mean, self.bn.running_var
         assert mean is not None and variance is not None
 
