@@ -38,7 +38,7 @@ def test_the_file_says_what_it_is() -> None:
     info = inspect_checkpoint(DEMO)
     assert info.fits
     assert info.size <= 40e6
-    assert info.image_size == 256
+    assert info.image_size == 512
     assert "not commercial" in info.card["licence"]
     assert info.card["model_card"] == "checkpoints/i2vpp-demo.md"
 
