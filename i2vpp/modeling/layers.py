@@ -39,7 +39,8 @@ class FromWeights:
         if not self.can_be_kept() or any(w.is_inference() for w in weights):  # such weights count no changes
             return compute()
         device = weights[0].device.type
-        autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        rounds = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        autocast = torch.get_autocast_dtype(device) if rounds else None
         made_from = (autocast, [(w.data_ptr(), w._version) for w in weights])
         if made_from != self._made_from:
             with torch.inference_mode(False), torch.no_grad():  # of use in any mode
