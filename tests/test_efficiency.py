@@ -280,7 +280,7 @@ def test_weights_are_rounded_once_and_to_the_same_numbers() -> None:
     gather.load_state_dict({name: weight.bfloat16() for name, weight in gather.state_dict().items()})
     logits, casts = track_three(once)
     wanted, all_casts = track_three(I2VPPVideoPredictor(model, dtype=torch.bfloat16))
-    assert len(all_casts) > 400
+    assert len(all_casts) > 300
     assert {name.rpartition(".")[0] for name in casts} <= {"memory_prompt_generator.cross_attn.k_proj"}
     assert torch.equal(logits, wanted)
 

@@ -197,14 +197,18 @@ class I2VPP(nn.Module):
         return Conditioned(embedding=embedding, memory_prompts=prompts, auxiliary=masks)
 
     def decode(self, conditioned: Conditioned, prompt: Prompt, *, multimask: bool | None = None) -> MaskPrediction:
-        """Predict the masks of B objects.
+        """Predict the masks of B objects, in float32 whatever is set around it: a hundredth of a frame's work.
 
         Args:
             conditioned: features and memory prompts.
             prompt: clicks, box and previous mask; `Prompt()` for a frame without any.
             multimask: choose the best of three masks; default: where there are fewer than two points.
         """
-        embedding = conditioned.embedding
+        with torch.autocast(self.device.type, enabled=False):
+            return self._decode(conditioned, prompt, multimask)
+
+    def _decode(self, conditioned: Conditioned, prompt: Prompt, multimask: bool | None) -> MaskPrediction:
+        embedding = conditioned.embedding.float()
         if multimask is None:
             multimask = prompt.num_points <= 1
         encoder = self.sam_prompt_encoder
@@ -213,7 +217,7 @@ class I2VPP(nn.Module):
         masks = self.sam_mask_decoder(
             embedding + dense,
             encoder.pe_layer.grid(*embedding.shape[-2:]),
-            torch.cat([sparse, conditioned.memory_prompts.to(sparse.dtype)], dim=1),
+            torch.cat([sparse, conditioned.memory_prompts.float()], dim=1),
             multimask=multimask,
         )
         rows = torch.arange(embedding.shape[0], device=embedding.device)
@@ -245,7 +249,7 @@ class I2VPP(nn.Module):
             embedding=features.embedding.expand(batch, -1, -1, -1),
             memory_prompts=self.memory_prompt_generator.without_memory(batch),
         )
-        pointer = self.decode(plain, Prompt(mask=self.mask_downsample(mask)), multimask=False).pointer
+        pointer = self.decode(plain, Prompt(mask=self.mask_downsample(mask).float()), multimask=False).pointer
         visible = (mask > 0.5).flatten(1).any(dim=1)
         iou = torch.ones(batch, device=mask.device)
         return MaskPrediction(
