@@ -54,7 +54,7 @@ wheel: $(STAMP)  ## build the wheel into dist/
 	@ls dist/*.whl
 
 check-wheel: wheel  ## install that wheel into a new environment elsewhere and use it
-	@PYTHON=$(BIN)/python CONSTRAINTS=$(CONSTRAINTS) tools/clean_install.sh
+	@PYTHON=$(BIN)/python tools/clean_install.sh
 
 bench: $(STAMP)  ## measure speed and memory
 	@$(BIN)/python tools/benchmark.py $(ARGS)
