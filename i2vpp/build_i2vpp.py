@@ -121,11 +121,9 @@ def _without_postprocessing(config: ModelConfig) -> ModelConfig:
 
 def _round_weights(model: I2VPP, dtype: torch.dtype) -> None:
     """Round once what autocast would round on every frame: the weights of linear layers and convolutions."""
-    kept: set[nn.Module] = {
-        layer.c for layer in model.modules() if isinstance(layer, ConvNorm)
-    }  # scaled before they are rounded
-    for part in (model.sam_prompt_encoder, model.sam_mask_decoder, model.obj_ptr_proj):  # `decode` works in float32
-        kept.update(part.modules())
+    in_float32 = (model.sam_prompt_encoder, model.sam_mask_decoder, model.obj_ptr_proj)  # what `decode` runs
+    kept = {layer for part in in_float32 for layer in part.modules()}
+    kept |= {layer.c for layer in model.modules() if isinstance(layer, ConvNorm)}  # scaled, then rounded
     for layer in model.modules():
         if isinstance(layer, (nn.Linear, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)) and layer not in kept:
             layer.to(dtype)
