@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from i2vpp.modeling.attention import Attention, CrissCrossAttention
-from i2vpp.modeling.layers import LayerNorm2d, to_map, to_tokens
+from i2vpp.modeling.layers import GELU2d, LayerNorm2d, gelu, to_map, to_tokens
 from i2vpp.modeling.position_encoding import rotary_table
 from i2vpp.structures import FrameFeatures, MemoryTokens
 
@@ -75,7 +75,7 @@ class ScaleAdapter(nn.Module):
         local = [conv(part) for conv, part in zip(convs, y.chunk(4, dim=1), strict=True)]
         # Channel = 4 * c + conv. Channels-last memory: the norm below and the tokens need no copy then.
         mixed = torch.stack([part.permute(0, 2, 3, 1) for part in local], dim=4).flatten(3).permute(0, 3, 1, 2)
-        return x + to_tokens(self.proj1(F.gelu(self.ln0(self.proj0(mixed)))))
+        return x + to_tokens(self.proj1(gelu(self.ln0(self.proj0(mixed)))))
 
 
 class MemoryAttentionLayer(nn.Module):
@@ -94,7 +94,7 @@ class MemoryAttentionLayer(nn.Module):
 
         def block(c_in: int, c_out: int, size: int) -> nn.Sequential:
             conv = nn.Conv2d(c_in, c_out, size, padding=size // 2, bias=False)
-            return nn.Sequential(conv, LayerNorm2d(c_out), nn.GELU())
+            return nn.Sequential(conv, LayerNorm2d(c_out), GELU2d())
 
         self.conva = block(width, narrow, 3)
         self.cca = CrissCrossAttention(narrow, narrow // 4)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from i2vpp.modeling.layers import LayerNorm2d
+from i2vpp.modeling.layers import GELU2d, LayerNorm2d
 
 
 class MaskDownsampler(nn.Module):
@@ -19,7 +19,7 @@ class MaskDownsampler(nn.Module):
         layers: list[nn.Module] = []
         channels = [4**step for step in range(5)]  # 1 to 256
         for c_in, c_out in pairwise(channels):
-            layers += [nn.Conv2d(c_in, c_out, 3, stride=2, padding=1), LayerNorm2d(c_out), nn.GELU()]
+            layers += [nn.Conv2d(c_in, c_out, 3, stride=2, padding=1), LayerNorm2d(c_out), GELU2d()]
         self.encoder = nn.Sequential(*layers, nn.Conv2d(channels[-1], width, 1))
 
     def forward(self, mask: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from i2vpp.modeling.layers import LayerNorm2d
+from i2vpp.modeling.layers import GELU2d, LayerNorm2d
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ class Fuse(nn.Module):
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
-        self.fuse = nn.Sequential(nn.Conv2d(c_in, c_out, 1), LayerNorm2d(c_out), nn.GELU())
+        self.fuse = nn.Sequential(nn.Conv2d(c_in, c_out, 1), LayerNorm2d(c_out), GELU2d())
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Map [B, c, h, w] and [B, c', h, w] to [B, c_out, h, w]."""
@@ -85,7 +85,7 @@ class Integrate(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.layer = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), LayerNorm2d(width), nn.GELU())
+        self.layer = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), LayerNorm2d(width), GELU2d())
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, C, h, w] to the same shape."""

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from i2vpp.modeling.layers import FromWeights, LayerNorm2d
+from i2vpp.modeling.layers import FromWeights, GELU2d, LayerNorm2d, gelu
 
 EXPANSION = 4
 """Hidden width over width, in MBConv blocks and MLPs alike."""
@@ -52,7 +52,7 @@ class PatchEmbed(nn.Module):
         super().__init__()
         self.seq = nn.Sequential(
             ConvNorm(3, width // 2, 3, stride=2),
-            nn.GELU(),
+            GELU2d(),
             ConvNorm(width // 2, width, 3, stride=2),
         )
 
@@ -73,8 +73,8 @@ class InvertedBottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, C, H, W] to the same shape."""
-        hidden = F.gelu(self.conv2(F.gelu(self.conv1(x))))
-        return F.gelu(x + self.conv3(hidden))
+        hidden = gelu(self.conv2(gelu(self.conv1(x))))
+        return gelu(x + self.conv3(hidden))
 
 
 class Downsample(nn.Module):
@@ -88,7 +88,7 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, c_in, H, W] to [B, c_out, H / stride, W / stride]."""
-        return self.conv3(F.gelu(self.conv2(F.gelu(self.conv1(x)))))
+        return self.conv3(gelu(self.conv2(gelu(self.conv1(x)))))
 
 
 @lru_cache(maxsize=16)

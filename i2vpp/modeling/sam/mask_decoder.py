@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from i2vpp.modeling.layers import MLP, LayerNorm2d, to_map
+from i2vpp.modeling.layers import MLP, GELU2d, LayerNorm2d, to_map
 from i2vpp.modeling.sam.transformer import TwoWayTransformer
 
 STABILITY_DELTA = 0.05
@@ -50,9 +50,9 @@ class MaskDecoder(nn.Module):
         self.output_upscaling = nn.Sequential(
             nn.ConvTranspose2d(width, width // 4, 2, stride=2),
             LayerNorm2d(width // 4),
-            nn.GELU(),
+            GELU2d(),
             nn.ConvTranspose2d(width // 4, width // 8, 2, stride=2),
-            nn.GELU(),
+            GELU2d(),
         )
         self.output_hypernetworks_mlps = nn.ModuleList(MLP((width, width, width, width // 8)) for _ in range(num_masks))
         self.iou_prediction_head = MLP((width, width, width, num_masks), sigmoid_output=True)

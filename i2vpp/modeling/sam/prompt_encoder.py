@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from i2vpp.modeling.layers import LayerNorm2d
+from i2vpp.modeling.layers import GELU2d, LayerNorm2d
 from i2vpp.modeling.position_encoding import RandomPositionEncoding
 from i2vpp.structures import Prompt
 
@@ -30,10 +30,10 @@ class PromptEncoder(nn.Module):
         self.mask_downscaling = nn.Sequential(
             nn.Conv2d(1, mask_width // 4, 2, stride=2),
             LayerNorm2d(mask_width // 4),
-            nn.GELU(),
+            GELU2d(),
             nn.Conv2d(mask_width // 4, mask_width, 2, stride=2),
             LayerNorm2d(mask_width),
-            nn.GELU(),
+            GELU2d(),
             nn.Conv2d(mask_width, width, 1),
         )
         self.no_mask_embed = nn.Embedding(1, width)
