@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 if sys.version_info >= (3, 11):
@@ -113,9 +114,23 @@ def test_every_folder_with_code_is_a_package() -> None:
     assert not bare, f"setuptools leaves out folders without __init__.py: {bare}"
 
 
+def requires_python(pin: Requirement) -> SpecifierSet:
+    """Pythons that a locked version runs on, as far as that version is installed here."""
+    try:
+        installed = metadata.distribution(pin.name)
+    except metadata.PackageNotFoundError:
+        return SpecifierSet()
+    return SpecifierSet(installed.metadata.get("Requires-Python", "") if installed.version in pin.specifier else "")
+
+
 def test_the_lock_fits_the_ranges(pyproject: dict[str, Any]) -> None:
     lines = (REPO / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    oldest = pyproject["project"]["requires-python"].removeprefix(">=")
+    there = {"python_version": oldest, "python_full_version": f"{oldest}.0"}
+    for pin in pins:
+        fits = requires_python(pin).contains(f"{oldest}.99")
+        assert fits or (pin.marker and not pin.marker.evaluate(there)), f"{pin} cannot be installed on Python {oldest}"
     locked = {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in pins}
     project = pyproject["project"]
     texts = [*project["dependencies"], *(text for extra in project["optional-dependencies"].values() for text in extra)]

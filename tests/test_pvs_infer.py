@@ -239,7 +239,7 @@ def test_wrong_usage(infer, capfd, options, message) -> None:
 def test_a_set_of_another_layout(infer, data, tmp_path, capfd) -> None:
     for path in sorted((data / "Annotations_6fps").glob("*/000/*.png")):
         path.rename(path.parent.parent / path.name)
-    for folder in (data / "Annotations_6fps").glob("*/*/"):
+    for folder in filter(Path.is_dir, (data / "Annotations_6fps").glob("*/*")):
         for path in folder.glob("*.png"):
             path.unlink()
         folder.rmdir()
