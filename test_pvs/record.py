@@ -134,7 +134,8 @@ class Ledger:
         """
         if self.out.exists() and not self.out.is_dir():
             raise RunError(f"the output {self.out} is a file; name a folder")
-        if self.out.is_dir() and not self._run.is_dir() and any(self.out.iterdir()):
+        # In this order: another process that begins the run at the same time makes `.run` before anything else.
+        if self.out.is_dir() and any(self.out.iterdir()) and not self._run.is_dir():
             raise RunError(
                 f"the output folder {self.out} is not empty and was not made by an evaluation (it has no {HIDDEN}); "
                 "name another one, which is made if need be"

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -302,6 +302,18 @@ def test_runners_at_once_share_the_units_and_wait_for_each_other(run, out, order
     counts = begun(orders)
     assert set(counts) == NAMES and all(counts[name] == 1 for name in NAMES - {"bear/000"})
     assert counts["bear/000"] <= 3  # a runner that starts later cannot know that the failure is new
+
+
+def test_a_run_may_begin_while_another_runner_looks_at_the_folder(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out.mkdir()
+    listed = Path.iterdir
+
+    def listed_a_moment_later(folder: Path) -> Iterator[Path]:
+        (out / ".run").mkdir(exist_ok=True)
+        return listed(folder)
+
+    monkeypatch.setattr(Path, "iterdir", listed_a_moment_later)
+    Ledger(out).prepare()
 
 
 def test_three_processes_make_what_one_makes_though_one_of_them_dies(run, out, orders) -> None:
