@@ -50,7 +50,7 @@ def begin_as_matching(model: I2VPP, embedding: Tensor) -> None:
     variances, directions = torch.linalg.eigh((normal - center).T.cov())  # ascending
     content = (directions[:, -CONTENT:] / variances[-CONTENT:].clamp(min=1e-6).pow(0.25)).T  # [48, D]
     energy = variances[-CONTENT:].clamp(min=1e-6).sqrt().sum()  # mean product of a projected cell with itself
-    quiet = directions[:, 0]
+    quiet = directions[:, 0] * (1 if directions[:, 0].sum() >= 0 else -1)  # the same sign on every machine
     _write_memory_encoder(model, content, center, mean=mean, spread=spread, quiet=quiet)
     move, rest = _mask_prompt(model)
     layers = model.memory_attention.layers
