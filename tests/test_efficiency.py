@@ -285,17 +285,28 @@ def test_weights_are_rounded_once_and_to_the_same_numbers() -> None:
     assert torch.equal(logits, wanted)
 
 
-class ConvolvedMaps(TorchDispatchMode):
-    """Collects, in its `with` block, the maps [1, C, H, W] that convolutions read."""
+class Inputs(TorchDispatchMode):
+    """Collects, in its `with` block, what an operation reads."""
 
-    def __init__(self) -> None:
+    def __init__(self, operation: Any) -> None:
         super().__init__()
-        self.maps: list[Tensor] = []
+        self.tensors: list[Tensor] = []
+        self._operation = operation
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten.convolution.default and args[0].dim() == 4 and len(args[0]) == 1:
-            self.maps.append(args[0])
+        if func is self._operation:
+            self.tensors.append(args[0])
         return func(*args, **(kwargs or {}))
+
+
+def read_on_a_frame(operation: Any, dtype: str) -> list[Tensor]:
+    """What an operation reads while one object is tracked on one frame."""
+    predictor = make_predictor(dtype=dtype)
+    with predictor.init_state(FRAMES) as state:
+        add_objects(predictor, state, 1)
+        with Inputs(operation) as inputs:
+            predictor.track_frame(state, 1)
+    return inputs.tensors
 
 
 def recognised(x: Tensor) -> bool:
@@ -305,14 +316,18 @@ def recognised(x: Tensor) -> bool:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_convolutions_recognise_the_maps_of_one_object(dtype: str) -> None:
-    predictor = make_predictor(dtype=dtype)
     assert not recognised(torch.ones(1, 24, 8).transpose(1, 2).unflatten(2, (4, 6)))
-    with predictor.init_state(FRAMES) as state:
-        add_objects(predictor, state, 1)
-        with ConvolvedMaps() as convolved:
-            predictor.track_frame(state, 1)
-    assert len(convolved.maps) > 100
-    assert all(map(recognised, convolved.maps))
+    maps = [x for x in read_on_a_frame(torch.ops.aten.convolution.default, dtype) if x.dim() == 4 and len(x) == 1]
+    assert len(maps) > 100
+    assert all(map(recognised, maps))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_gelus_read_contiguous_memory(dtype: str) -> None:
+    """PyTorch's quick kernel for CPUs takes nothing else."""
+    read = read_on_a_frame(torch.ops.aten.gelu.default, dtype)
+    assert len(read) > 50
+    assert all(x.is_contiguous() for x in read)
 
 
 # ---- decoding

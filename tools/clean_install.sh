@@ -16,7 +16,6 @@ if [[ ${#wheels[@]} -ne 1 || ! -f ${wheels[0]} ]]; then
 fi
 wheel=$(cd "$(dirname "${wheels[0]}")" && pwd)/$(basename "${wheels[0]}")
 python=${PYTHON:-$repo/.venv/bin/python}
-if [[ $python != /* ]]; then python=$PWD/$python; fi
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
