@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -272,6 +272,11 @@ def track_three(predictor: I2VPPVideoPredictor) -> tuple[Tensor, list[str]]:
             return predictor.track_frame(state, 2).masks, casts.names
 
 
+def layers(names: Iterable[str]) -> set[str]:
+    """The layers of weights."""
+    return {name.rpartition(".")[0] for name in names}
+
+
 def test_weights_are_rounded_once_and_to_the_same_numbers() -> None:
     once = make_predictor(dtype="bfloat16")
     model = build_i2vpp("i2vpp-infer", device="cpu", hydra_overrides_extra=[f"model.image_size={SIDE}"])
@@ -280,8 +285,12 @@ def test_weights_are_rounded_once_and_to_the_same_numbers() -> None:
     gather.load_state_dict({name: weight.bfloat16() for name, weight in gather.state_dict().items()})
     logits, casts = track_three(once)
     wanted, all_casts = track_three(I2VPPVideoPredictor(model, dtype=torch.bfloat16))
-    assert len(all_casts) > 300
-    assert {name.rpartition(".")[0] for name in casts} <= {"memory_prompt_generator.cross_attn.k_proj"}
+    not_run = {"image_encoder.trunk_image.head", "image_encoder.trunk_video.integration2temporal_nets.2.fuse.0",
+               "mask_downsample", *(f"memory_attention.layers.{i}.mask_conv" for i in range(4))}  # fmt: skip
+    rounded = {name for name, weight in once.model.named_parameters() if weight.dtype == torch.bfloat16}
+    in_float32 = "memory_prompt_generator.cross_attn.k_proj"
+    assert layers(casts) <= {in_float32}
+    assert layers(all_casts) == layers(rounded) - not_run - {in_float32}
     assert torch.equal(logits, wanted)
 
 
