@@ -16,10 +16,11 @@ CODE_FOLDERS = ("i2vpp", "training", "tools", "test_pvs", "sav_dataset")
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "structures": set(),
-    "config": {"errors"},
+    "config": {"errors", "utils"},
     "memory": {"structures", "config", "errors"},
     "modeling": {"structures", "config", "errors"},
     "session": {"structures", "memory", "errors", "utils"},
+    "data": {"errors", "structures", "utils", "session"},
     "utils": {"structures", "errors"},
     "annotate": {"structures", "session", "utils", "errors", "i2vpp_video_predictor"},
     "evaluation": {"structures", "session", "errors", "i2vpp_video_predictor"},

@@ -1,0 +1,54 @@
+"""Result files that are either complete or not there."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str], mode: str = "wb", **open_arguments: Any) -> Iterator[IO[Any]]:
+    """Open a temporary file beside `path` for writing; when the block succeeds, it replaces `path` in one step.
+
+    The bytes are flushed to the disk before the replacement (fsync), so that neither an error, a full disk, a killed
+    process nor a power failure can leave a partial file under the final name. An earlier file stays until then.
+
+    Args:
+        path: final name; its folder is created if it is missing.
+        mode: as for `open`: "wb", or "w" for text, which is UTF-8.
+        open_arguments: further arguments of `open`, for example `newline`.
+
+    Yields:
+        The open temporary file. Its name begins with a dot and ends in `.tmp`.
+
+    Raises:
+        OSError: the file could not be written; nothing remains but the earlier file.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    if "b" not in mode:
+        open_arguments.setdefault("encoding", "utf-8")
+    try:
+        with temporary.open(mode, **open_arguments) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to the disk, where the system can do that, so that a rename survives a power failure."""
+    with suppress(OSError):  # Windows cannot open folders, some network file systems cannot sync them
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,22 @@
+"""Hints for words that are not known: the nearest valid one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def did_you_mean(word: object, allowed: Iterable[str], *, cutoff: float = 0.5) -> str:
+    """Return the end of an error message about an unknown word.
+
+    Args:
+        word: what the user wrote; upper and lower case are alike.
+        allowed: the valid words.
+        cutoff: how similar a word must be to be suggested, between 0 and 1.
+
+    Returns:
+        `did you mean 'cuda'?` where a valid word is similar, otherwise `allowed: cpu, cuda, mps`.
+    """
+    words = {name.lower(): name for name in allowed}
+    near = get_close_matches(str(word).lower(), words, 1, cutoff)
+    return f"did you mean {words[near[0]]!r}?" if near else f"allowed: {', '.join(words.values())}"
