@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.structures import Conditioned, MaskPrediction, PointerEntry, Recall, SpatialEntry
 from models import parity_weights
 from training.distillation import student, teacher
+from training.distillation.embeddings import EmbeddingReader, EmbeddingWriter
 from training.model.matching import CONTENT, MASK_GAIN, begin_as_matching
 
 
@@ -46,18 +46,44 @@ def embeddings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_teacher_goes_on_where_it_stopped(embeddings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    index = json.loads((embeddings / "index.json").read_text())
-    assert [Path(path).name for path in index.values()] == ["0.png", "2.png"]
+    images = EmbeddingReader(embeddings).images
+    assert [path.name for path in images] == ["0.png", "2.png"]
 
     def refuse(*_: Any) -> None:
         raise AssertionError("embedded again")
 
     monkeypatch.setattr(Session, "run", refuse)
-    teacher.embed(Path("x.onnx"), [Path(path) for path in index.values()], embeddings)
+    teacher.embed(Path("x.onnx"), images, embeddings)
+
+
+def test_embeddings_are_kept_to_half_a_step_and_an_interrupted_write_is_cut_off(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=(3, 256, 64, 64)).astype(np.float32)
+    values[1, 5] = 2.0  # a constant channel
+    with EmbeddingWriter(tmp_path) as writer:
+        for k in range(2):
+            writer.add(Path(f"{k}.png"), values[k])
+    with (tmp_path / "embeddings.u8").open("ab") as file:
+        file.write(b"half an embedding of a killed process")
+    with EmbeddingWriter(tmp_path) as writer:
+        writer.add(Path("2.png"), values[2])
+    reader = EmbeddingReader(tmp_path)
+    assert [path.name for path in reader.images] == ["0.png", "1.png", "2.png"]
+    steps = (values.max((2, 3)) - values.min((2, 3))) / 255
+    for k in range(3):
+        error = np.abs(reader.read(k).numpy() - values[k])
+        assert (error <= steps[k][:, None, None] / 2 + 1e-5).all()
+    part = reader.read(1, slice(2, 9), slice(60, 64))
+    assert torch.equal(part, reader.read(1)[:, 2:9, 60:])
+
+
+def test_held_out_photos_are_not_embedded(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+    assert [path.stem for path in teacher.find_images([tmp_path], every=1, exclude=frozenset({"a"}))] == ["b"]
 
 
 def test_pictures_and_embeddings_are_cut_and_flipped_alike(embeddings: Path) -> None:
-    data = student.Embeddings(embeddings, image_size=64, seed=1, length=20)
+    data = student.Embeddings([embeddings], image_size=64, seed=1, length=20)
     data._colours = torch.nn.Identity()  # type: ignore[assignment]
     for k in range(8):
         clip, embedding = data[k]
@@ -65,7 +91,7 @@ def test_pictures_and_embeddings_are_cut_and_flipped_alike(embeddings: Path) -> 
         assert embedding.shape == (256, 4, 4)
         red = torch.nn.functional.adaptive_avg_pool2d(clip[None, 0, 2], 4)[0]
         assert torch.corrcoef(torch.stack([red.flatten(), embedding[0].flatten()]))[0, 1] > 0.9
-    again = student.Embeddings(embeddings, image_size=64, seed=1, length=20)
+    again = student.Embeddings([embeddings], image_size=64, seed=1, length=20)
     again._colours = data._colours
     assert torch.equal(again[3][0], data[3][0])
 
@@ -102,7 +128,7 @@ def test_the_student_learns_resumes_and_ends_with_a_matching_memory(
 def test_a_folder_without_embeddings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         student.main(["--embeddings", str(tmp_path), "--out", str(tmp_path / "x.pt")])
-    assert "holds no index.json: run `python -m training.distillation.teacher" in capsys.readouterr().err
+    assert "holds no images.jsonl: run `python -m training.distillation.teacher" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         teacher.main(["--model", str(tmp_path / "no.onnx"), "--images", str(tmp_path), "--out", str(tmp_path / "e")])
     assert "error: no images below" in capsys.readouterr().err

@@ -22,7 +22,7 @@ def test_a_file_appears_under_its_name_when_the_block_succeeds(tmp_path: Path) -
 def test_an_error_leaves_the_earlier_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "result.bin"
     path.write_bytes(b"whole")
-    with pytest.raises(OSError, match="No space left"), atomic_write(path) as file:  # noqa: PT012
+    with pytest.raises(OSError, match="No space left"), atomic_write(path) as file:
         file.write(b"half")
         raise OSError(28, "No space left on device")
     assert path.read_bytes() == b"whole"

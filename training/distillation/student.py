@@ -1,14 +1,17 @@
 """Distil a teacher's embeddings into the image encoder (TinyViT and the temporal feature integrator).
 
     python -m training.distillation.student --embeddings embeddings --heads heads.pt --image-size 256 \
-        --minutes 40 --out outputs/encoder/checkpoint.pt
+        --data data --out outputs/encoder/checkpoint.pt
 
 The encoder ends in a sum of two GELUs, which hardly reaches below zero, while the teacher's channels do. So it learns
 the embedding raised by a constant per channel, and `no_mem_embed`, which is added before the decoder, takes that away
 again: with the teacher's own heads (`--heads`: prompt encoder and mask decoder) it is a promptable image model at once.
 
-At the end the memory parts are given a start that matches what looks alike (`training.model.matching`). The result is
-an inference checkpoint, to be named as `start.checkpoint` of a recipe. An interrupted run goes on.
+With `--data` the moving average of the weights is scored on held-out photos (`training.image_validation`) every few
+hundred steps; the curve is written beside the checkpoint, `<out>.jsonl`. At the end of a run from a new network the
+memory parts are given a start that matches what looks alike (`training.model.matching`). The result is an inference
+checkpoint of the averaged weights, to be named as `start.checkpoint` of a recipe. An interrupted run goes on, also with
+more embeddings.
 """
 
 from __future__ import annotations
@@ -17,8 +20,8 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -37,17 +40,20 @@ from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.session.frames import MEAN, STD
 from training.checkpoint import Interrupts, SaveClock
 from training.config import OptimizerConfig, StartConfig
-from training.dataset.errors import NoDataError
+from training.dataset.clips import AnnotatedVideo
 from training.dataset.files import read_image
 from training.dataset.plan import derive_seed
-from training.distillation.teacher import INDEX
+from training.distillation.embeddings import GRID, EmbeddingReader
+from training.ema import EMA
+from training.image_validation import held_out_photos, score_photos
 from training.model.matching import begin_as_matching
 from training.model.start import start
 from training.optimizer import build_optimizer, clip_gradients, freeze, set_rates, train_mode, trainable
 
-GRID = 64  # of the teacher
+GRID_CROPS = (24, 64)
+"""Side of a crop in cells of the teacher's grid, least and most. A crop of 32 cells at 256 px shows objects at the size
+that they have on a whole photo at 512 px."""
 STRIDE = 16  # of the student
-SMALLEST_CROP = 32  # cells of the teacher's grid
 STATISTICS = 200  # embeddings that the statistics of the channels are taken from
 MATCHED = 32  # images that the memory parts are fitted to
 FLOOR = -0.2  # where the lowest percent of a channel comes to lie
@@ -66,19 +72,15 @@ class Embeddings(Dataset[tuple[Tensor, Tensor]]):
     """Augmented pairs of a clip and the teacher's embedding of its last frame.
 
     Args:
-        folder: written by `training.distillation.teacher`.
+        folders: written by `training.distillation.teacher`.
         image_size: side S of the student's input.
-        seed: of the augmentation; item k is always the same.
+        seed: of the augmentation; item k is always the same for the same folders.
         length: items in all.
     """
 
-    def __init__(self, folder: Path, *, image_size: int, seed: int, length: int) -> None:
-        if not (folder / INDEX).is_file():
-            raise NoDataError(
-                f"{folder} holds no {INDEX}: run `python -m training.distillation.teacher --out {folder}`"
-            )
-        index: dict[str, str] = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        self.pairs = [(folder / name, Path(image)) for name, image in sorted(index.items())]
+    def __init__(self, folders: Sequence[Path], *, image_size: int, seed: int, length: int) -> None:
+        self._readers = [EmbeddingReader(folder) for folder in folders]
+        self.rows = [(reader, row) for reader in self._readers for row in range(len(reader))]
         self._image_size = image_size
         self._seed = seed
         self._length = length
@@ -89,8 +91,9 @@ class Embeddings(Dataset[tuple[Tensor, Tensor]]):
 
     def channels(self) -> Channels:
         """Measure the channels on some embeddings."""
-        chosen = self.pairs[:: max(1, len(self.pairs) // STATISTICS)]
-        values = torch.stack([_read(path)[:, ::4, ::4] for path, _ in chosen], dim=1).flatten(1)  # [D, n]
+        chosen = self.rows[:: max(1, len(self.rows) // STATISTICS)]
+        part = slice(None, None, 4)
+        values = torch.stack([reader.read(row, part, part) for reader, row in chosen], dim=1).flatten(1)  # [D, n]
         lowest = values.quantile(0.01, dim=1)
         return Channels(
             offset=(FLOOR - lowest).clamp(min=0)[:, None, None], scale=values.std(dim=1).clamp(min=0.05)[:, None, None]
@@ -99,10 +102,9 @@ class Embeddings(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, k: int) -> tuple[Tensor, Tensor]:
         """Return frames [3, 3 (time), S, S], normalised, and an embedding [D, S / 16, S / 16]."""
         rng = np.random.default_rng(derive_seed(self._seed, k))
-        embedding_file, image_file = self.pairs[int(rng.integers(len(self.pairs)))]
-        image = torch.from_numpy(read_image(image_file)).permute(2, 0, 1)
-        embedding = _read(embedding_file)
-        rows, columns = rng.integers(SMALLEST_CROP, GRID, size=2, endpoint=True).tolist()
+        reader, row = self.rows[int(rng.integers(len(self.rows)))]
+        image = torch.from_numpy(read_image(reader.images[row])).permute(2, 0, 1)
+        rows, columns = rng.integers(*GRID_CROPS, size=2, endpoint=True).tolist()
         top, left = int(rng.integers(GRID - rows, endpoint=True)), int(rng.integers(GRID - columns, endpoint=True))
         height, width = image.shape[1:]
         image = image[
@@ -110,7 +112,7 @@ class Embeddings(Dataset[tuple[Tensor, Tensor]]):
             top * height // GRID : (top + rows) * height // GRID,
             left * width // GRID : (left + columns) * width // GRID,
         ]
-        embedding = embedding[:, top : top + rows, left : left + columns]
+        embedding = reader.read(row, slice(top, top + rows), slice(left, left + columns))
         side = self._image_size
         image = F.interpolate(image[None].float(), (side, side), mode="bilinear", antialias=True)[0]
         embedding = F.adaptive_avg_pool2d(embedding, (side // STRIDE, side // STRIDE))
@@ -127,80 +129,160 @@ class Embeddings(Dataset[tuple[Tensor, Tensor]]):
         return torch.stack([*earlier, image], dim=1), embedding
 
 
-def _read(path: Path) -> Tensor:
-    return torch.from_numpy(np.load(path)).float()
+@dataclass(kw_only=True)
+class DistillationConfig:
+    """One run.
+
+    Args:
+        embeddings: folders of the teacher's embeddings.
+        out: checkpoint to write, or to go on from.
+        heads: the teacher's prompt encoder and mask decoder, under our names.
+        start: checkpoint that the network starts from; its `no_mem_embed` then says how channels are raised.
+        image_size: side of the student's input.
+        steps: batches in all, over which the rate falls.
+        batch_size: crops a batch.
+        minutes: stop after this long, to be resumed; 0: no limit.
+        learning_rate: at its highest.
+        workers: loader processes.
+        data: folder of the held-out photos; None: they are not scored.
+        score_every: steps between scores.
+        ema: decay of the moving average of the weights.
+    """
+
+    embeddings: list[Path]
+    out: Path
+    heads: Path | None = None
+    start: Path | None = None
+    image_size: int = 256
+    steps: int = 2000
+    batch_size: int = 8
+    minutes: float = 0.0
+    learning_rate: float = 1e-3
+    workers: int = 1
+    data: Path | None = None
+    score_every: int = 500
+    ema: float = 0.998
 
 
-def distil(
-    folder: Path,
-    out: Path,
-    *,
-    heads: Path | None,
-    image_size: int,
-    steps: int,
-    batch_size: int = 16,
-    minutes: float = 0.0,
-    learning_rate: float = 1e-3,
-    workers: int = 1,
-) -> None:
+class Distillation:
+    """The state of a run: network, averaged weights, optimiser, steps and seconds."""
+
+    def __init__(self, config: DistillationConfig) -> None:
+        self.config = config
+        self.device = best_device()
+        self.model = I2VPP(ModelConfig(image_size=config.image_size))
+        start(
+            self.model,
+            StartConfig(
+                checkpoint=None if config.start is None else str(config.start),
+                heads=None if config.heads is None else str(config.heads),
+            ),
+            seed=0,
+        )
+        self.data = Embeddings(
+            config.embeddings, image_size=config.image_size, seed=0, length=config.steps * config.batch_size
+        )
+        self.channels = self.data.channels()
+        if config.start is None:
+            with torch.no_grad():
+                self.model.no_mem_embed.copy_(-self.channels.offset.flatten())
+        self.optimizer_config = OptimizerConfig(
+            learning_rate=config.learning_rate, trunk_learning_rate=config.learning_rate, trunk_layer_decay=1.0,
+            weight_decay=0.05, batch_norm="train", clip_norm=1.0, warmup_steps=50,
+        )  # fmt: skip
+        freeze(self.model, [*FROZEN, "no_mem_embed"])
+        self.model.to(self.device)
+        self.optimizer = build_optimizer(self.model, self.optimizer_config)
+        self.step, self.seconds = 0, 0.0
+        weights = None
+        if config.out.exists():
+            progress = read_checkpoint(config.out)["distillation"]
+            load_checkpoint(self.model, config.out)
+            self.optimizer.load_state_dict(progress["optimizer"])
+            self.step, self.seconds, weights = progress["step"], progress["seconds"], progress["weights"]
+        offset = -self.model.no_mem_embed.detach().cpu().reshape(-1, 1, 1)
+        self.channels = Channels(offset=offset, scale=self.channels.scale)
+        self.ema = EMA(self.model, config.ema)
+        if weights is not None:
+            self.ema.updates = self.step
+            self.model.load_state_dict(weights, strict=False)
+
+    def save(self) -> None:
+        """Write the averaged weights as a checkpoint, with all that is needed to go on."""
+        learnt = {name for name, value in self.model.named_parameters() if value.requires_grad}
+        learnt |= {name for name, _ in self.model.named_buffers()}
+        weights = {name: value.clone() for name, value in self.model.state_dict().items() if name in learnt}
+        state = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "weights": weights,
+            "optimizer": self.optimizer.state_dict(),
+        }
+        with self.ema.applied(self.model):
+            save_checkpoint(
+                self.model, self.config.out, image_size=self.config.image_size, extra={"distillation": state}
+            )
+
+    def train_step(self, clips: Tensor, target: Tensor) -> float:
+        """Learn from clips [B, 3, 3, S, S] and embeddings [B, D, S / 16, S / 16]; return the loss."""
+        set_rates(self.optimizer, self.step, self.config.steps, self.optimizer_config)
+        train_mode(self.model, self.optimizer_config)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16):
+            embedding = self.model.encode(clips.to(self.device, non_blocking=True)).embedding
+        loss = distance(embedding.float(), target.to(self.device, non_blocking=True), self.channels)
+        loss.backward()
+        clip_gradients(trainable(self.model), self.optimizer_config.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.ema.update(self.model)
+        self.step += 1
+        return loss.item()
+
+    def score(self, loss: float, photos: Sequence[AnnotatedVideo]) -> None:
+        """Score the averaged weights on photos, and append a line to the curve."""
+        with self.ema.applied(self.model):
+            scores = score_photos(self.model, photos)
+        line = {"step": self.step, "hours": self.seconds / 3600, "loss": loss, **asdict(scores)}
+        curve = self.config.out.with_name(self.config.out.name + ".jsonl")
+        with curve.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        tqdm.write(json.dumps(line))
+
+
+def distil(config: DistillationConfig) -> None:
     """Train the encoder for `steps` batches, or as many as `minutes` allow, and write a checkpoint."""
-    device = best_device()
-    model = I2VPP(ModelConfig(image_size=image_size))
-    start(model, StartConfig(heads=None if heads is None else str(heads)), seed=0)
-    data = Embeddings(folder, image_size=image_size, seed=0, length=steps * batch_size)
-    channels = data.channels()
-    with torch.no_grad():
-        model.no_mem_embed.copy_(-channels.offset.flatten())
-    config = OptimizerConfig(
-        learning_rate=learning_rate, trunk_learning_rate=learning_rate, trunk_layer_decay=1.0, weight_decay=0.05,
-        batch_norm="train", clip_norm=1.0, warmup_steps=50,
-    )  # fmt: skip
-    freeze(model, FROZEN)
-    model.to(device)
-    optimizer = build_optimizer(model, config)
-    done = 0
-    if out.exists():
-        progress = read_checkpoint(out)["distillation"]
-        load_checkpoint(model, out)
-        optimizer.load_state_dict(progress["optimizer"])
-        done = int(progress["step"])
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    run = Distillation(config)
+    photos = [] if config.data is None else held_out_photos(config.data)
     loader = DataLoader(
-        data,
-        batch_size=batch_size,
-        sampler=range(done * batch_size, steps * batch_size),
-        num_workers=workers,
+        run.data,
+        batch_size=config.batch_size,
+        sampler=range(run.step * config.batch_size, config.steps * config.batch_size),
+        num_workers=config.workers,
         worker_init_fn=Interrupts.outlive,
     )
-
-    def save(step: int) -> None:
-        state = {"step": step, "optimizer": optimizer.state_dict()}
-        save_checkpoint(model, out, image_size=image_size, extra={"distillation": state})
-
-    begun, clock = time.monotonic(), SaveClock(5)
-    with Interrupts() as interrupts, tqdm(total=steps, initial=done, unit="step", desc="distilling") as bar:
-        for clips, target in _moved(loader, device):
-            set_rates(optimizer, done, steps, config)
-            train_mode(model, config)
-            with torch.autocast(device.type, dtype=torch.bfloat16):
-                embedding = model.encode(clips).embedding
-            loss = distance(embedding.float(), target, channels)
-            loss.backward()
-            norm = clip_gradients(trainable(model), config.clip_norm)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            done += 1
+    begun, clock, mean = time.monotonic(), SaveClock(5), 1.0
+    with Interrupts() as interrupts, tqdm(total=config.steps, initial=run.step, unit="step", desc="distilling") as bar:
+        last = time.monotonic()
+        for clips, target in loader:
+            mean += 0.02 * (run.train_step(clips, target) - mean)
             bar.update()
-            bar.set_postfix_str(f"loss {loss.item():.4f}, norm {norm.item():.2f}", refresh=False)
-            if interrupts.requested or (minutes and time.monotonic() - begun > 60 * minutes):
+            bar.set_postfix_str(f"loss {mean:.4f}", refresh=False)
+            run.seconds += time.monotonic() - last
+            if photos and (run.step % config.score_every == 0 or run.step == config.steps):
+                run.score(mean, photos)
+            last = time.monotonic()
+            if interrupts.requested or (config.minutes and time.monotonic() - begun > 60 * config.minutes):
                 break
             if clock.due():
-                save(done)
+                run.save()
                 clock.reset()
-        if done == steps:
-            with torch.no_grad():
-                clips = torch.stack([data[k][0] for k in range(MATCHED)]).to(device)
-                begin_as_matching(model, model.eval().encode(clips).embedding)
-    save(done)
+    if run.step == config.steps and config.start is None:
+        with torch.no_grad(), run.ema.applied(run.model):
+            clips = torch.stack([run.data[k][0] for k in range(MATCHED)]).to(run.device)
+            begin_as_matching(run.model, run.model.eval().encode(clips).embedding)
+            run.ema.shadow.update({name: value.clone() for name, value in run.model.state_dict().items()})
+    run.save()
 
 
 def distance(embedding: Tensor, target: Tensor, channels: Channels) -> Tensor:
@@ -209,39 +291,27 @@ def distance(embedding: Tensor, target: Tensor, channels: Channels) -> Tensor:
     return ((embedding - target - offset) / scale).square().mean()
 
 
-def _moved(loader: DataLoader[tuple[Tensor, Tensor]], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    for clips, target in loader:
-        yield clips.to(device, non_blocking=True), target.to(device, non_blocking=True)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m training.distillation.student", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("--embeddings", type=Path, required=True, help="folder that the teacher wrote")
-    parser.add_argument("--heads", type=Path, help="the teacher's prompt encoder and mask decoder, under our names")
-    parser.add_argument("--out", type=Path, required=True, help="checkpoint to write, or to go on from")
-    parser.add_argument("--image-size", type=int, default=256, help="side of the student's input (default 256)")
-    parser.add_argument("--steps", type=int, default=2000, help="batches, over which the rate falls (default 2000)")
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument(
-        "--minutes", type=float, default=0.0, help="stop after this long, to be resumed (default: no limit)"
-    )
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--workers", type=int, default=1, help="loader processes (default 1)")
+    add = parser.add_argument
+    add("--embeddings", type=Path, nargs="+", required=True, help="folders that the teacher wrote")
+    add("--heads", type=Path, help="the teacher's prompt encoder and mask decoder, under our names")
+    add("--start", type=Path, help="checkpoint that the network starts from (default: a new network)")
+    add("--out", type=Path, required=True, help="checkpoint to write, or to go on from")
+    add("--image-size", type=int, default=256, help="side of the student's input (default 256)")
+    add("--steps", type=int, default=2000, help="batches, over which the rate falls (default 2000)")
+    add("--batch-size", type=int, default=8)
+    add("--minutes", type=float, default=0.0, help="stop after this long, to be resumed (default: no limit)")
+    add("--learning-rate", type=float, default=1e-3)
+    add("--workers", type=int, default=1, help="loader processes (default 1)")
+    add("--data", type=Path, help="folder of the held-out photos, to score them (default: they are not scored)")
+    add("--score-every", type=int, default=500, help="steps between scores (default 500)")
+    add("--ema", type=float, default=0.998, help="decay of the averaged weights (default 0.998)")
     options = parser.parse_args(arguments)
     try:
-        distil(
-            options.embeddings,
-            options.out,
-            heads=options.heads,
-            image_size=options.image_size,
-            steps=options.steps,
-            batch_size=options.batch_size,
-            minutes=options.minutes,
-            learning_rate=options.learning_rate,
-            workers=options.workers,
-        )
+        distil(DistillationConfig(**vars(options)))
     except I2VPPError as error:
         parser.exit(1, f"error: {error}\n")
     return 0

@@ -9,8 +9,6 @@ The teacher is SAM 2's image encoder as an ONNX file: input `image` [1, 3, 1024,
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,20 +22,29 @@ from tqdm import tqdm
 from i2vpp.errors import I2VPPError
 from i2vpp.session.frames import MEAN, STD
 from training.dataset.errors import NoDataError
-from training.dataset.files import read_image
+from training.dataset.files import read_image, read_items
+from training.distillation.embeddings import EmbeddingWriter
 
-INDEX = "index.json"
 SIDE = 1024
 SUFFIXES = {".jpg", ".jpeg", ".png"}
 
 
-def find_images(folders: Sequence[Path], *, every: int) -> list[Path]:
-    """List the images below folders, every n-th of each folder of files, so that videos do not outweigh photos."""
+def find_images(folders: Sequence[Path], *, every: int, exclude: frozenset[str] = frozenset()) -> list[Path]:
+    """List the images below folders.
+
+    Args:
+        folders: searched recursively.
+        every: take every n-th image of each folder of files, so that videos do not outweigh photos.
+        exclude: names of images without suffix that are left out, such as those that are held out.
+
+    Raises:
+        NoDataError: there is no image.
+    """
     found: list[Path] = []
     for root in folders:
         by_folder: dict[Path, list[Path]] = {}
         for path in sorted(root.rglob("*")):
-            if path.suffix.lower() in SUFFIXES:
+            if path.suffix.lower() in SUFFIXES and path.stem not in exclude:
                 by_folder.setdefault(path.parent, []).append(path)
         found += [path for files in by_folder.values() for path in files[::every]]
     if not found:
@@ -53,27 +60,13 @@ def normalise(image: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def embed(model: Path, images: Sequence[Path], out: Path) -> None:
-    """Write `<out>/<digest of the path>.npy`, float16 [256, 64, 64], for every image, and an index of them."""
-    out.mkdir(parents=True, exist_ok=True)
+    """Append the embeddings of all images that the folder `out` does not hold yet."""
     session = _session(model)
-    index_file = out / INDEX
-    index: dict[str, str] = json.loads(index_file.read_text(encoding="utf-8")) if index_file.exists() else {}
-    for path in tqdm(images, desc="teacher", unit="image"):
-        name = f"{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}.npy"
-        if name in index:
-            continue
-        embedding = session.run(["image_embed"], {"image": normalise(read_image(path))})[0][0]
-        temporary = out / f".{name}"
-        np.save(temporary, embedding.astype(np.float16))
-        temporary.replace(out / name)
-        index[name] = str(path.resolve())
-        _write(index_file, index)
-
-
-def _write(path: Path, index: dict[str, str]) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(index), encoding="utf-8")
-    temporary.replace(path)
+    with EmbeddingWriter(out) as writer:
+        known = set(writer.images)
+        todo = [image.resolve() for image in images if image.resolve() not in known]
+        for image in tqdm(todo, desc="teacher", unit="image"):
+            writer.add(image, session.run(["image_embed"], {"image": normalise(read_image(image))})[0][0])
 
 
 def _session(model: Path) -> Any:
@@ -93,10 +86,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", type=Path, required=True, help="the encoder, ONNX")
     parser.add_argument("--images", type=Path, nargs="+", required=True, help="folders, searched recursively")
     parser.add_argument("--every", type=int, default=1, help="take every n-th image of a folder (default 1)")
+    parser.add_argument("--exclude", type=Path, help="list of names of images that are left out, one a line")
     parser.add_argument("--out", type=Path, required=True, help="folder of the embeddings")
     options = parser.parse_args(arguments)
     try:
-        embed(options.model, find_images(options.images, every=options.every), options.out)
+        exclude = frozenset() if options.exclude is None else read_items(options.exclude)
+        embed(options.model, find_images(options.images, every=options.every, exclude=exclude), options.out)
     except I2VPPError as error:
         parser.exit(1, f"error: {error}\n")
     return 0

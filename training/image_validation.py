@@ -1,0 +1,163 @@
+"""How well a network answers one box and one click on photos that nothing is trained on.
+
+    python -m training.image_validation i2vpp-demo --data data [--image-size 512] [--dtype bfloat16]
+
+The photos are named in `training/txt/heldout_photos.txt`. A photo is encoded as a clip of one frame, exactly as the
+video predictor treats frame 0. Every object is given by its tight box, and again by a click on the pixel nearest to its
+centroid.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from i2vpp.build_i2vpp import best_device, build_i2vpp
+from i2vpp.errors import I2VPPError
+from i2vpp.evaluation.clicks import central_click
+from i2vpp.evaluation.metrics import jaccard
+from i2vpp.evaluation.protocol import bounding_box
+from i2vpp.modeling.i2vpp import I2VPP
+from i2vpp.prompts import BOX_LABELS
+from i2vpp.session.frames import MEAN, STD
+from i2vpp.structures import Prompt
+from training.dataset.clips import AnnotatedVideo
+from training.dataset.coco import CocoImages
+from training.dataset.files import FileSource, read_items
+from training.dataset.image_mask import ImageMaskPairs
+
+HELD_OUT = Path(__file__).parent / "txt" / "heldout_photos.txt"
+SMALLEST = 0.002  # share of the photo that an object must cover to be scored
+MOST_OBJECTS = 5  # of a photo, the largest ones
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageScores:
+    """Mean IoU over objects.
+
+    Args:
+        box: given by the tight box.
+        point: given by the pixel nearest to the centroid, best of three masks by predicted IoU.
+        objects: how many objects were scored.
+    """
+
+    box: float
+    point: float
+    objects: int
+
+
+def held_out_photos(data: Path) -> list[AnnotatedVideo]:
+    """Open the held-out photos of DUTS and COCO128.
+
+    Args:
+        data: folder with `more/duts_tr500` and `coco128`.
+
+    Raises:
+        NoDataError: a folder is missing.
+    """
+    names = read_items(HELD_OUT)
+    sources: list[FileSource] = [
+        ImageMaskPairs(data / "more" / "duts_tr500" / "images", name="duts"),
+        CocoImages(data / "coco128" / "images", name="coco128"),
+    ]
+    return [source[i] for source in sources for i, name in enumerate(source.names) if name in names]
+
+
+def network_input(image: NDArray[np.uint8], image_size: int) -> Tensor:
+    """Resize and normalise a photo as the predictor does a frame.
+
+    Args:
+        image: RGB [H, W, 3].
+        image_size: side S of the network's input.
+
+    Returns:
+        A clip of one frame, repeated: float32 [1, 3, 3 (time), S, S].
+    """
+    square = Image.fromarray(image).resize((image_size, image_size), Image.Resampling.BICUBIC)
+    pixels = torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 255
+    frame = (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+    return frame[None, :, None].expand(-1, -1, 3, -1, -1)
+
+
+@torch.no_grad()
+def score_photos(model: I2VPP, photos: Iterable[AnnotatedVideo], *, dtype: torch.dtype = torch.bfloat16) -> ImageScores:
+    """Score a network, in its present mode put aside and evaluation mode on.
+
+    Args:
+        model: the network.
+        photos: videos of one frame with masks.
+        dtype: of the encoder's arithmetic.
+    """
+    training = model.training
+    model.eval()
+    boxes: list[float] = []
+    points: list[float] = []
+    for photo in photos:
+        image = photo.image(0)
+        clip = network_input(image, model.image_size).to(model.device)
+        with torch.autocast(model.device.type, dtype=dtype, enabled=dtype != torch.float32):
+            conditioned = model.condition(model.encode(clip), None)
+        for mask in _objects(photo):
+            click = central_click(mask)
+            for values, coords, labels in (
+                (boxes, [bounding_box(mask)[:2], bounding_box(mask)[2:]], BOX_LABELS),
+                (points, [(click.x, click.y)], (1,)),
+            ):
+                extent = torch.tensor([mask.shape[1], mask.shape[0]])
+                scaled = torch.tensor(coords, dtype=torch.float32)[None] / extent * model.image_size
+                prompt = Prompt(
+                    coords=scaled.to(model.device), labels=torch.tensor([labels], dtype=torch.int32).to(model.device)
+                )
+                logits = model.decode(conditioned, prompt).logits
+                found = F.interpolate(logits, mask.shape, mode="bilinear", align_corners=False)[0, 0] > 0
+                values.append(jaccard(found.cpu().numpy(), mask))
+    model.train(training)
+    return ImageScores(box=float(np.mean(boxes)), point=float(np.mean(points)), objects=len(boxes))
+
+
+def _prompt(model: I2VPP, coords: Sequence[tuple[int, int]], labels: Sequence[int], size: tuple[int, ...]) -> Prompt:
+    """Scale points in pixels of a photo of height and width `size` to the network's input."""
+    scaled = torch.tensor(coords, dtype=torch.float32) / torch.tensor([size[1], size[0]]) * model.image_size
+    return Prompt(
+        coords=scaled[None].to(model.device), labels=torch.tensor([labels], dtype=torch.int32, device=model.device)
+    )
+
+
+def _objects(photo: AnnotatedVideo) -> Iterator[NDArray[np.bool_]]:
+    masks = sorted(photo.masks(0).values(), key=lambda mask: -int(mask.sum()))
+    yield from (mask for mask in masks[:MOST_OBJECTS] if mask.mean() >= SMALLEST)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m training.image_validation", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("checkpoint", help="path or name of a checkpoint")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder with more/duts_tr500 and coco128")
+    parser.add_argument("--image-size", type=int, help="side of the input; default: what the checkpoint was trained at")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
+    options = parser.parse_args(arguments)
+    try:
+        sizes = [f"model.image_size={options.image_size}"] if options.image_size else []
+        model = build_i2vpp(None, options.checkpoint, device=best_device(), hydra_overrides_extra=sizes)
+        photos = tqdm(held_out_photos(options.data), unit="photo")
+        scores = score_photos(model, photos, dtype=getattr(torch, options.dtype))
+    except I2VPPError as error:
+        parser.exit(1, f"error: {error}\n")
+    sys.stdout.write(f"{scores.objects} objects: mean IoU of a box {scores.box:.4f}, of a point {scores.point:.4f}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
