@@ -163,6 +163,18 @@ def test_image_mask_pairs(tmp_path: Path, value: int, mode: str) -> None:
     np.testing.assert_array_equal(masks[1], SQUARE)
 
 
+def test_palette_images_have_an_object_for_each_value(tmp_path: Path) -> None:
+    write_image(tmp_path / "images" / "a.jpg")
+    values = SQUARE * 3
+    values[0, :2] = 7, 255
+    write_mask(tmp_path / "masks" / "a.png", values)
+    (photo,) = (build("palette_image", tmp_path / "images")[i] for i in range(1))
+    masks = photo.masks(0)
+    assert sorted(masks) == [3, 7], "255 is no object"
+    np.testing.assert_array_equal(masks[3], SQUARE & (values == 3))
+    assert masks[7].sum() == 1
+
+
 def test_image_mask_pairs_that_do_not_pair(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         write_image(tmp_path / "images" / f"{name}.jpg")

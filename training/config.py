@@ -35,8 +35,8 @@ class SourceConfig:
     """One dataset of the mix.
 
     Args:
-        kind: `sav`, `sa1b`, `palette` (DAVIS, MOSE, YouTube-VOS), `coco`, `image_mask` (ECSSD), or `procedural`
-            (needs no files).
+        kind: `sav`, `sa1b`, `palette` (DAVIS, MOSE, YouTube-VOS), `coco`, `image_mask` (ECSSD),
+            `palette_image` (photos with a palette PNG of object ids), or `procedural` (needs no files).
         images: folder of images, of frame folders or of mp4 files; unused by `procedural`.
         annotations: folder or file of annotations; default: beside the images, as the dataset is published.
         include: file with one item a line, the only ones used; none: all.

@@ -12,6 +12,7 @@ from training.dataset.errors import NoDataError
 from training.dataset.files import FileSource, read_items
 from training.dataset.image_mask import ImageMaskPairs
 from training.dataset.palette import PaletteVideos
+from training.dataset.palette_image import PaletteImages
 from training.dataset.procedural import ProceduralVideos
 from training.dataset.sa1b import Sa1bImages
 from training.dataset.sav import SavVideos
@@ -23,6 +24,7 @@ FILE_SOURCES: dict[str, type[FileSource]] = {
     "palette": PaletteVideos,
     "coco": CocoImages,
     "image_mask": ImageMaskPairs,
+    "palette_image": PaletteImages,
 }
 KINDS = (*FILE_SOURCES, PROCEDURAL)
 

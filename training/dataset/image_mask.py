@@ -37,6 +37,15 @@ class ImageMaskPairs(FileSource):
         DataError: two images, or two masks, have one name.
     """
 
+    @staticmethod
+    def read(annotation: Path, image: Path) -> Mapping[int, Mask]:
+        """Read the masks [H, W] of the objects of an annotation, by id; its size must be that of the image."""
+        values = read_index_mask(annotation)
+        height, width = values.shape
+        check_size((height, width), of=f"mask {annotation}", image=image, image_size=image_size(image))
+        mask = values > (0 if values.max() <= 1 else 127)
+        return {OBJECT_ID: mask} if mask.any() else {}
+
     def _list(self, images: Path, annotations: Path | None) -> tuple[Iterable[str], Path]:
         self._images = list_files(require_folder(images, "images"), IMAGE_SUFFIXES, recursive=True)
         self._mask_folder = require_folder(annotations or _beside(images), "masks")
@@ -47,7 +56,7 @@ class ImageMaskPairs(FileSource):
         image = self._images[item]
         if item not in self._masks:
             raise DataError(f"no mask {item}.png in {self._mask_folder} for the image {image}")
-        return FileVideo(name=item, images=(image,), annotations=(self._masks[item],), read=_read_mask)
+        return FileVideo(name=item, images=(image,), annotations=(self._masks[item],), read=self.read)
 
 
 def _beside(images: Path) -> Path:
@@ -57,11 +66,3 @@ def _beside(images: Path) -> Path:
     raise NoDataError(
         f"no folder {' or '.join(MASK_FOLDERS)} beside {images}; name the folder of masks in `annotations`"
     )
-
-
-def _read_mask(annotation: Path, image: Path) -> Mapping[int, Mask]:
-    values = read_index_mask(annotation)
-    height, width = values.shape
-    check_size((height, width), of=f"mask {annotation}", image=image, image_size=image_size(image))
-    mask = values > (0 if values.max() <= 1 else 127)
-    return {OBJECT_ID: mask} if mask.any() else {}

@@ -55,7 +55,7 @@ class PaletteVideos(FileSource):
             name=item,
             images=tuple(frames[frame] for frame in masks),
             annotations=tuple(masks.values()),
-            read=_read_masks,
+            read=read_masks,
         )
 
 
@@ -70,7 +70,8 @@ def _beside(images: Path) -> Path:
     return Path(*parts)
 
 
-def _read_masks(annotation: Path, image: Path) -> Mapping[int, Mask]:
+def read_masks(annotation: Path, image: Path) -> Mapping[int, Mask]:
+    """Read the masks [H, W] of the objects of a palette PNG, by id; its size must be that of the image."""
     values = read_index_mask(annotation)
     height, width = values.shape
     check_size((height, width), of=f"mask {annotation}", image=image, image_size=image_size(image))
