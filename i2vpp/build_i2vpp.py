@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from os import PathLike
 
 import torch
 from torch import nn
 
-from i2vpp.checkpoint import inspect_checkpoint, load_checkpoint
+from i2vpp.checkpoint import Checkpoint, load_checkpoint, open_checkpoint
+from i2vpp.checkpoint_files import where_weights_are
 from i2vpp.compilation import CompiledRunner
 from i2vpp.config import Config, ModelConfig, load_config, shipped_configs
+from i2vpp.errors import UntrainedWarning
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.memory.selection import MemorySelector
 from i2vpp.modeling.backbones.tiny_vit import ConvNorm
@@ -35,15 +39,16 @@ def build_i2vpp(
     """Build the network; see `build_i2vpp_video_predictor` for the arguments."""
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}; got {mode!r}")
+    checkpoint = None if ckpt_path is None else open_checkpoint(ckpt_path)
     if config_file is None:
-        config = _fitting_config(ckpt_path, hydra_overrides_extra).model
+        config = _fitting_config(checkpoint, hydra_overrides_extra).model
     else:
         config = load_config(config_file, hydra_overrides_extra).model
     if not apply_postprocessing:
         config = _without_postprocessing(config)
     model = I2VPP(config)
-    if ckpt_path is not None:
-        load_checkpoint(model, ckpt_path, image_size=config.image_size)
+    if checkpoint is not None:
+        load_checkpoint(model, checkpoint, image_size=config.image_size)
     return model.to(best_device() if device is None else torch.device(device)).train(mode == "train")
 
 
@@ -68,7 +73,7 @@ def build_i2vpp_video_predictor(
             the size that the checkpoint was trained at: the shipped config of that size, or `i2vpp-infer` brought to
             it. The published checkpoints do not say their size: it is that of `i2vpp-infer`.
         ckpt_path: a checkpoint's path, or its name, such as `i2vpp-demo`; see `find_checkpoint`. None for untrained
-            weights, which find nothing.
+            weights, which find nothing; the first time in a process, UntrainedWarning says so.
         device: None for the best there is: CUDA, then MPS, then the CPU.
         mode: `eval`, or `train` to leave the network in training mode.
         hydra_overrides_extra: such as `model.selection.mode=top`.
@@ -83,6 +88,8 @@ def build_i2vpp_video_predictor(
         CheckpointError: the checkpoint is missing, unreadable or does not fit.
         CompilationError: with `vos_optimized`: something that compilation needs is missing here.
     """
+    if ckpt_path is None:
+        _warn_untrained()
     model = build_i2vpp(config_file, ckpt_path, device, mode, hydra_overrides_extra, apply_postprocessing)
     if model.device.type == "cpu" and model.image_size >= LARGE_IMAGE:
         keep_freed_memory()
@@ -102,15 +109,26 @@ def best_device() -> torch.device:
     return torch.device("cpu")
 
 
-def _fitting_config(ckpt_path: str | PathLike[str] | None, overrides: Sequence[str]) -> Config:
+def _fitting_config(checkpoint: Checkpoint | None, overrides: Sequence[str]) -> Config:
     """Load the config for the size that the checkpoint was trained at, where it says so."""
-    size = None if ckpt_path is None else inspect_checkpoint(ckpt_path, expected={}).image_size
+    size = None if checkpoint is None else checkpoint.image_size
     if size is None:
         return load_config(overrides=overrides)
     for name in shipped_configs():
         if load_config(name).model.image_size == size:
             return load_config(name, overrides)
     return load_config(overrides=[f"model.image_size={size}", *overrides])
+
+
+@cache
+def _warn_untrained() -> None:
+    """Warn once in a process: masks of a network without a checkpoint look like bad ones, not like an error."""
+    warnings.warn(
+        "build_i2vpp_video_predictor was called without a checkpoint: the weights are untrained and the masks mean "
+        f"nothing. Pass ckpt_path; {where_weights_are()}",
+        UntrainedWarning,
+        stacklevel=3,
+    )
 
 
 def _without_postprocessing(config: ModelConfig) -> ModelConfig:

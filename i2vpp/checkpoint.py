@@ -1,16 +1,18 @@
 """Checkpoints: strict loading and saving under the published names, and the import of TinySAM and MobileSAM.
 
 A checkpoint is a file of `torch.save` that holds `{"model": state_dict}`; ours add `"meta"`, and training adds more.
-Files are read as plain data (`weights_only`): a pickle that wants to run code is refused, never executed.
-What is read may be named by its path or by a name such as `i2vpp-demo`; see `find_checkpoint`.
+A safetensors file holds the same entries, and `meta` and `card` as its metadata.
+Files are read as plain data (`weights_only`): a pickle that wants to run code is refused, never executed. A damaged
+file is refused as well: see `i2vpp.checkpoint_formats` for checksums, `i2vpp.checkpoint_checks` for values.
+What is read may be named by its path, by a folder that holds `model.safetensors`, or by a name such as `i2vpp-demo`;
+see `find_checkpoint`.
 """
 
 from __future__ import annotations
 
 import os
-import re
+import reprlib
 import warnings
-import zipfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,10 +22,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from i2vpp.checkpoint_checks import (
+    FORMAT,
+    card_of,
+    check_entries,
+    check_format,
+    check_hash,
+    check_values,
+    content_hash,
+    meta_of,
+    trained_image_size,
+)
 from i2vpp.checkpoint_files import find_checkpoint
+from i2vpp.checkpoint_formats import read_content, write_content
 from i2vpp.errors import CheckpointError
-
-FORMAT = 1  # version of what `save_checkpoint` writes
+from i2vpp.utils.files import atomic_write
 
 _LISTED = 8  # names listed in an error, of each kind
 _HINTS = {
@@ -63,6 +76,7 @@ class CheckpointInfo:
         parts: floating-point values of each top-level part of the network.
         image_size: the input size the weights were trained at, where the file says so.
         card: notes on licence, data, results and limits by heading, where the file has any.
+        checked: the checksums that were compared: `CRC-32` of every record, `SHA-256` of weights and card, or `none`.
         missing: names that the network has and the file lacks.
         unexpected: names that the file has and the network lacks.
         misshapen: names whose shapes differ.
@@ -77,6 +91,7 @@ class CheckpointInfo:
     parts: Mapping[str, int]
     image_size: int | None
     card: Mapping[str, str]
+    checked: str
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     misshapen: tuple[str, ...]
@@ -87,28 +102,86 @@ class CheckpointInfo:
         return not (self.missing or self.unexpected or self.misshapen)
 
 
-def load_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, image_size: int | None = None) -> CheckpointInfo:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Checkpoint:
+    """A checkpoint file that was read and found undamaged, before its entries are compared with a network.
+
+    Args:
+        path: of the file.
+        content: its top-level entries, tensors on the CPU (mapped from the file where its form allows).
+        checked: see `CheckpointInfo`.
+    """
+
+    path: Path
+    content: Mapping[str, Any]
+    checked: str
+
+    @property
+    def image_size(self) -> int | None:
+        """Input size in pixels that the weights were trained at, where the file says so."""
+        return trained_image_size(self.content, self.path)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the entries of the network, which lie under `model` or, in image models, at the top."""
+        return _state_dict(self.content, self.path)
+
+
+CheckpointSource = str | os.PathLike[str] | Checkpoint
+
+
+def open_checkpoint(source: CheckpointSource) -> Checkpoint:
+    """Read a checkpoint once, for several of the functions of this module; all of them take it in place of a path.
+
+    Args:
+        source: path, folder or name; see `find_checkpoint`.
+
+    Raises:
+        CheckpointError: there is no such file, it is damaged, or it is not a checkpoint of plain data.
+    """
+    if isinstance(source, Checkpoint):
+        return source
+    path = find_checkpoint(source)
+    content, has_checksums = read_content(path)
+    check_format(content, path)
+    trained_image_size(content, path)
+    checked = ["CRC-32"] if has_checksums else []
+    if "sha256" in meta_of(content):
+        check_hash(_state_dict(content, path), content, path)
+        checked.append("SHA-256")
+    return Checkpoint(path=path, content=content, checked=", ".join(checked) or "none")
+
+
+def load_checkpoint(model: nn.Module, path: CheckpointSource, *, image_size: int | None = None) -> CheckpointInfo:
     """Load a published checkpoint, or one of ours, into the model; every entry must fit.
+
+    A warning is given where the form of the file has no checksum, so that damage cannot be noticed.
 
     Args:
         model: whose state dict has the published names.
-        path: of a file with `{"model": state_dict}`, or with the bare state dict; or a name.
+        path: of a file with `{"model": state_dict}`, or with the bare state dict, or of safetensors; or a name.
         image_size: what the model runs at; a warning is given where the file says that it was trained at another.
 
     Raises:
-        CheckpointError: the file is missing, unreadable or does not fit. The model is then unchanged.
+        CheckpointError: the file is missing, unreadable, damaged or does not fit. The model is then unchanged.
     """
-    path = find_checkpoint(path)
-    content = read_checkpoint(path)
-    expected = _shapes(model.state_dict())
-    state = _state_dict(content, path)
-    info = _describe(path, content, state, expected)
+    checkpoint = open_checkpoint(path)
+    own = model.state_dict()
+    expected = _shapes(own)
+    state = checkpoint.state()
+    info = _describe(checkpoint, state, expected)
     if not info.fits:
         raise CheckpointError(_misfit(info, state, expected, info.kind))
+    check_values(state, own, info.path)
     if image_size is not None and info.image_size not in (None, image_size):
         warnings.warn(
             f"{info.path} was trained at image_size {info.image_size}, but the model runs at {image_size}; pass no "
             f'config, or the override "model.image_size={info.image_size}"',
+            stacklevel=2,
+        )
+    if info.checked == "none":
+        warnings.warn(
+            f"{info.path} has no checksum, so that damaged weights in it would not be noticed; `save_checkpoint` and "
+            "`python -m training.export` write files that have one",
             stacklevel=2,
         )
     model.load_state_dict(state, strict=True)
@@ -126,12 +199,13 @@ def save_checkpoint(
 
     Args:
         model: whose state dict is saved.
-        path: of the file; its folder is made if need be.
-        image_size: what the model was trained at, recorded in `meta`.
-        extra: more top-level entries, of tensors and plain Python data only.
+        path: of the file; its folder is made if need be. A name that ends in `.safetensors` chooses that form.
+        image_size: what the model was trained at, recorded in `meta` with a SHA-256 of the content.
+        extra: more top-level entries, of tensors and plain Python data only; in a safetensors file `card` only.
 
     Raises:
         CheckpointError: `extra` uses a reserved name, or holds objects that could not be loaded again.
+        OSError: the file cannot be written; an earlier one is whole.
     """
     extra = dict(extra or {})
     reserved = sorted(extra.keys() & {"model", "meta"})
@@ -140,44 +214,28 @@ def save_checkpoint(
             f"extra must not hold {', '.join(map(repr, reserved))}: save_checkpoint writes that itself"
         )
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    content = {"model": model.state_dict(), "meta": {"format": FORMAT, "image_size": image_size}, **extra}
-    try:
-        with temporary.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
+    state = model.state_dict()
+    meta: dict[str, Any] = {"format": FORMAT, "image_size": image_size}
+    meta["sha256"] = content_hash(state, {"meta": meta, **extra})
+    with atomic_write(path) as file:
+        write_content(file, {"model": state, "meta": meta, **extra}, suffix=path.suffix)
+        file.flush()
         try:
-            read_checkpoint(temporary)  # better to fail now than when the training is to be resumed
+            open_checkpoint(file.name)  # better to fail now than when the training is to be resumed
         except CheckpointError as error:
             raise CheckpointError(f"{path} was not saved, it could not be loaded again: {error}") from error
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
-def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_checkpoint(path: CheckpointSource) -> dict[str, Any]:
     """Return all that a checkpoint file holds, tensors on the CPU (mapped from the file where its form allows).
 
     Raises:
-        CheckpointError: there is no such file, or it is not a checkpoint of plain data.
+        CheckpointError: there is no such file, it is damaged, or it is not a checkpoint of plain data.
     """
-    path = find_checkpoint(path)
-    zipped = _check_readable(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except Exception as error:  # the parsers behind torch.load raise nearly anything on a file that is not theirs
-        raise CheckpointError(_unreadable(path, error)) from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a checkpoint ({{'model': state_dict}})")
-    version = _meta(content).get("format", FORMAT)
-    if not isinstance(version, int) or version > FORMAT:
-        raise CheckpointError(f"{path} has format {version!r}; this version of i2vpp reads up to {FORMAT}: update it")
-    return content
+    return dict(open_checkpoint(path).content)
 
 
-def inspect_checkpoint(path: str | os.PathLike[str], expected: Mapping[str, Shape] | None = None) -> CheckpointInfo:
+def inspect_checkpoint(path: CheckpointSource, expected: Mapping[str, Shape] | None = None) -> CheckpointInfo:
     """Say what a checkpoint holds, without loading it into a model.
 
     Args:
@@ -185,13 +243,17 @@ def inspect_checkpoint(path: str | os.PathLike[str], expected: Mapping[str, Shap
         expected: names and shapes to compare with; by default those of SAM-I2V++.
 
     Raises:
-        CheckpointError: the file is missing or unreadable.
+        CheckpointError: the file is missing, unreadable or damaged, or holds the network's entries with values that
+            are not finite.
     """
-    path = find_checkpoint(path)
-    content = read_checkpoint(path)
+    checkpoint = open_checkpoint(path)
     if expected is None:
         expected = published_entries()
-    return _describe(path, content, _state_dict(content, path), expected)
+    state = checkpoint.state()
+    info = _describe(checkpoint, state, expected)
+    if info.fits:
+        check_values(state, state, info.path)
+    return info
 
 
 def published_entries() -> dict[str, Shape]:
@@ -203,7 +265,7 @@ def published_entries() -> dict[str, Shape]:
         return _shapes(I2VPP(ModelConfig()).state_dict())
 
 
-def import_image_model(model: nn.Module, path: str | os.PathLike[str]) -> list[str]:
+def import_image_model(model: nn.Module, path: CheckpointSource) -> list[str]:
     """Start training from TinySAM or MobileSAM: load its image encoder, prompt encoder and mask decoder.
 
     Args:
@@ -216,25 +278,25 @@ def import_image_model(model: nn.Module, path: str | os.PathLike[str]) -> list[s
     Raises:
         CheckpointError: the file is missing, unreadable or not of such a model. The model is then unchanged.
     """
-    path = find_checkpoint(path)
-    content = read_checkpoint(path)
-    state = _state_dict(content, path)
-    own = _shapes(model.state_dict())
+    checkpoint = open_checkpoint(path)
+    state = checkpoint.state()
+    own = model.state_dict()
     mapped = {_own_name(name): value for name, value in state.items() if not name.endswith(".attention_bias_idxs")}
     expected = {
         name: shape
-        for name, shape in own.items()
+        for name, shape in _shapes(own).items()
         if name.startswith(tuple(_IMAGE_MODEL_PARTS.values()))
         and (name in mapped or not name.startswith(_IMAGE_MODEL_LACKS))
     }
-    info = _describe(path, content, mapped, expected)
+    info = _describe(checkpoint, mapped, expected)
     if not info.fits:
         raise CheckpointError(_misfit(info, mapped, expected, _kind(state), wanted="tinysam/mobilesam"))
+    check_values(mapped, own, info.path)
     model.load_state_dict(mapped, strict=False)
     return [name for name in own if name not in mapped]
 
 
-def load_parts(model: nn.Module, path: str | os.PathLike[str]) -> list[str]:
+def load_parts(model: nn.Module, path: CheckpointSource) -> list[str]:
     """Load a file that holds some of the network's entries under their names, such as its prompt encoder and decoder.
 
     Args:
@@ -248,14 +310,14 @@ def load_parts(model: nn.Module, path: str | os.PathLike[str]) -> list[str]:
         CheckpointError: the file is missing, unreadable or holds an entry that does not fit. The model is then
             unchanged.
     """
-    path = find_checkpoint(path)
-    content = read_checkpoint(path)
-    state = _state_dict(content, path)
-    own = _shapes(model.state_dict())
-    expected = {name: shape for name, shape in own.items() if name in state}
-    info = _describe(path, content, state, expected)
+    checkpoint = open_checkpoint(path)
+    state = checkpoint.state()
+    own = model.state_dict()
+    expected = {name: shape for name, shape in _shapes(own).items() if name in state}
+    info = _describe(checkpoint, state, expected)
     if not info.fits:
         raise CheckpointError(_misfit(info, state, expected, _kind(state)))
+    check_values(state, own, info.path)
     model.load_state_dict(state, strict=False)
     return [name for name in own if name not in state]
 
@@ -271,48 +333,15 @@ def _own_name(name: str) -> str:
     return name
 
 
-def _check_readable(path: Path) -> bool:
-    """Raise if the file is empty or cut off; return whether it has the zip form that can be mapped into memory."""
-    if path.stat().st_size == 0:
-        raise CheckpointError(f"{path} is empty: an interrupted download or copy?")
-    with path.open("rb") as file:
-        if file.read(4) != b"PK\x03\x04":
-            return False
-    try:
-        zipfile.ZipFile(path).close()
-    except Exception as error:  # zipfile raises several kinds on damaged directories
-        raise CheckpointError(
-            f"{path} is cut off or damaged ({path.stat().st_size:,} bytes): an interrupted download or copy?"
-        ) from error
-    return True
-
-
-def _unreadable(path: Path, error: Exception) -> str:
-    forbidden = re.search(r"GLOBAL\s+(\S+)", str(error))
-    if forbidden:
-        return (
-            f"{path} holds Python objects ({forbidden[1]}) next to its tensors; loading them would run code, so the "
-            "file is refused and nothing in it was executed"
-        )
-    reason = str(error).strip().partition("\n")[0] or type(error).__name__
-    if "weights" in reason.lower():  # torch's advice to load the file unsafely
-        reason = "not a file of torch.save with plain tensors"
-    return f"{path} is not a PyTorch checkpoint: {reason}; nothing in it was executed"
-
-
-def _meta(content: Mapping[str, Any]) -> Mapping[str, Any]:
-    meta = content.get("meta")
-    return meta if isinstance(meta, Mapping) else {}
-
-
 def _state_dict(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    """The entries of the network, which lie under `model` or, in image models, at the top."""
     state = content.get("model", content)
     if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        found = ", ".join(map(repr, list(content)[:_LISTED])) or "none"
+        found = ", ".join(map(reprlib.repr, list(content)[:_LISTED])) or "none"
         what = "its key 'model' holds no state dict" if "model" in content else "it has no key 'model'"
         raise CheckpointError(f"{path} is not a checkpoint of this network: {what}; keys found: {found}")
-    return {str(name): value for name, value in state.items()}
+    state = {str(name): value for name, value in state.items()}
+    check_entries(state, path)
+    return state
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, Shape]:
@@ -334,28 +363,23 @@ def _kind(names: Iterable[str]) -> str:
     return "unknown"
 
 
-def _describe(
-    path: Path,
-    content: Mapping[str, Any],
-    state: Mapping[str, Tensor],
-    expected: Mapping[str, Shape],
-) -> CheckpointInfo:
+def _describe(checkpoint: Checkpoint, state: Mapping[str, Tensor], expected: Mapping[str, Shape]) -> CheckpointInfo:
     shapes = _shapes(state)
     parts: Counter[str] = Counter()
     for name, value in state.items():
         if value.is_floating_point():
             parts[name.partition(".")[0]] += value.numel()
-    image_size, card = _meta(content).get("image_size"), content.get("card")
     return CheckpointInfo(
-        path=path,
-        size=path.stat().st_size,
+        path=checkpoint.path,
+        size=checkpoint.path.stat().st_size,
         kind=_kind(state),
         num_entries=len(state),
         num_parameters=sum(parts.values()),
         dtypes=dict(Counter(str(value.dtype).removeprefix("torch.") for value in state.values())),
         parts=dict(parts),
-        image_size=image_size if isinstance(image_size, int) else None,
-        card={str(key): str(text) for key, text in card.items()} if isinstance(card, Mapping) else {},
+        image_size=checkpoint.image_size,
+        card=card_of(checkpoint.content),
+        checked=checkpoint.checked,
         missing=tuple(name for name in expected if name not in shapes),
         unexpected=tuple(name for name in shapes if name not in expected),
         misshapen=tuple(name for name in shapes if name in expected and shapes[name] != tuple(expected[name])),

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from i2vpp.checkpoint_files import DEMO, PUBLISHED, named_checkpoint
+from i2vpp.checkpoint_files import DEMO, PUBLISHED, demo_checkpoint
 from i2vpp.commands import annotate as annotate_command
 from i2vpp.commands import prompts as prompt_args
 from i2vpp.errors import I2VPPError
@@ -27,7 +27,7 @@ DEMO_FOLDER = Path("outputs/demo")
 TEXT_WIDTH = 80
 DTYPES = ("float32", "bfloat16", "float16")
 DOWNLOADS = f"{', '.join(PUBLISHED)}, or all"
-UNTRAINED = "untrained weights: the masks mean nothing; pass --checkpoint"
+UNTRAINED = "untrained weights, as --untrained asks for: the masks mean nothing"
 
 TRACK_TEXT = """\
 Track objects through a video. Say what to track with clicks, boxes or masks, in pixels of the video; frames count
@@ -161,9 +161,11 @@ def _add_track(commands: Any) -> None:
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group("model")
-    model.add_argument("--checkpoint", metavar="FILE", type=Path,
-                       help="weights: a file, or a name in checkpoints/; `i2vpp download` fetches them "
-                            f"({DEMO} if it is there)")  # fmt: skip
+    weights = model.add_mutually_exclusive_group()
+    weights.add_argument("--checkpoint", metavar="FILE", type=Path,
+                         help="weights: a file, or a name in checkpoints/; `i2vpp download` fetches them "
+                              f"({DEMO} if it is there)")  # fmt: skip
+    weights.add_argument("--untrained", action="store_true", help="run without weights; the masks mean nothing")
     model.add_argument("--config", help="name or path of a model config (the one that fits the checkpoint)")
     model.add_argument("--device", help="cpu, cuda, cuda:1, ... (the best there is)")
     model.add_argument("--dtype", choices=DTYPES, help="precision of the network")
@@ -303,18 +305,25 @@ def run_demo(arguments: argparse.Namespace) -> int:
 
 def run_annotate(arguments: argparse.Namespace) -> int:
     """Run `i2vpp annotate`."""
-    arguments.checkpoint = arguments.checkpoint or Path(DEMO)  # the page says so if it is not there
+    if not arguments.untrained:
+        arguments.checkpoint = arguments.checkpoint or Path(DEMO)  # the page says so if it is not there
     return annotate_command.run(arguments, _model_choice(arguments))
 
 
 def _model_choice(arguments: argparse.Namespace) -> ModelChoice:
-    """Return the chosen model; which weights it runs with is said on stderr unless the user named them."""
+    """Return the chosen model; which weights it runs with is said on stderr unless the user named them.
+
+    Raises:
+        CheckpointError: no weights are named, and the demonstration's are not here.
+    """
     from i2vpp.commands.track import ModelChoice  # noqa: PLC0415
 
     checkpoint = arguments.checkpoint
-    if checkpoint is None:
-        checkpoint = named_checkpoint(DEMO)
-        _complain(UNTRAINED if checkpoint is None else f"weights: {checkpoint}")
+    if arguments.untrained:
+        _complain(UNTRAINED)
+    elif checkpoint is None:
+        checkpoint = demo_checkpoint()
+        _complain(f"weights: {checkpoint}")
     seed = () if arguments.seed is None else (f"model.selection.seed={arguments.seed}",)
     return ModelChoice(
         config=arguments.config,

@@ -22,6 +22,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from i2vpp.errors import ConfigError
 
+IMAGE_SIZES = "an integer, a multiple of 16, from 64 to 4096"
 SELECTION_MODES = ("sample", "top", "recent")
 TRACKED_SLOTS = 6  # of the model's 7 temporal slots one belongs to the prompted frames
 
@@ -80,7 +81,7 @@ class ModelConfig:
     """The network and how it is used.
 
     Args:
-        image_size: side in pixels of the square network input, a multiple of 16, at least 64.
+        image_size: side in pixels of the square network input, a multiple of 16, from 64 to 4096.
         fill_hole_area: background holes of at most this many low-resolution pixels are filled; 0 switches it off.
         dynamic_multimask_via_stability: replace an unstable single mask by the best of three.
         binarize_mask_from_pts_for_mem_enc: remember masks of prompted frames as 0/1.
@@ -97,10 +98,8 @@ class ModelConfig:
     selection: SelectionConfig = field(default_factory=SelectionConfig)
 
     def __post_init__(self) -> None:
-        if not _is_integer(self.image_size) or self.image_size < 64 or self.image_size % 16:
-            raise ConfigError(
-                f"model.image_size must be an integer, a multiple of 16 and at least 64; got {self.image_size!r}"
-            )
+        if not is_image_size(self.image_size):
+            raise ConfigError(f"model.image_size must be {IMAGE_SIZES}; got {self.image_size!r}")
         _check_count("model.fill_hole_area", self.fill_hole_area)
         pooling, cells = self.memory_pooling, self.image_size // 16
         if not _is_integer(pooling) or pooling < 1 or cells % pooling:
@@ -254,6 +253,11 @@ def nearest(name: str, valid: Iterable[str]) -> str:
         last = {key.rpartition(".")[2]: key for key in valid}
         near = [last[match] for match in get_close_matches(name.rpartition(".")[2], last, n=1)]
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def is_image_size(value: object) -> bool:
+    """Whether the network can have this input size; see `IMAGE_SIZES`."""
+    return isinstance(value, int) and _is_integer(value) and 64 <= value <= 4096 and value % 16 == 0
 
 
 def _is_integer(value: object) -> bool:

@@ -31,3 +31,7 @@ class SessionError(I2VPPError, RuntimeError):
 
 class CompilationError(I2VPPError, RuntimeError):
     """The network cannot be compiled on this machine."""
+
+
+class UntrainedWarning(UserWarning):
+    """A predictor was built without a checkpoint: its weights are random and its masks mean nothing."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import lru_cache
 from typing import Any
 
 import torch
 
 from i2vpp.build_i2vpp import build_i2vpp_video_predictor
+from i2vpp.errors import UntrainedWarning
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.modeling.i2vpp import I2VPP
 from parity.det_weights import fill
@@ -25,9 +27,11 @@ def make_predictor(
     *overrides: str, image_size: int = SIDE, device: str | torch.device = "cpu", **kwargs: Any
 ) -> I2VPPVideoPredictor:
     """A predictor with parity weights, which find every object everywhere, at a small image size."""
-    predictor = build_i2vpp_video_predictor(
-        "i2vpp-infer", device=device, hydra_overrides_extra=[f"model.image_size={image_size}", *overrides], **kwargs
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UntrainedWarning)  # the weights follow
+        predictor = build_i2vpp_video_predictor(
+            "i2vpp-infer", device=device, hydra_overrides_extra=[f"model.image_size={image_size}", *overrides], **kwargs
+        )
     predictor.model.load_state_dict(parity_weights())
     return predictor
 

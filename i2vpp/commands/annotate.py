@@ -111,7 +111,7 @@ def _server(arguments: argparse.Namespace, choice: ModelChoice, video: Path) -> 
     if arguments.masks is not None and not arguments.masks.is_dir():
         raise I2VPPError(f"--masks: {arguments.masks} is not a folder")
     check_output(arguments.output)
-    weights = "" if choice.checkpoint is None else choice.checkpoint.name
+    weights = "untrained" if choice.checkpoint is None else choice.checkpoint.name
     model = Model(lambda: build_predictor(choice), checkpoint=weights)
     address = Address(host=arguments.host, port=arguments.port, token=arguments.token)
     server = Server(Workspace(library, arguments.output, model, masks=arguments.masks), address)

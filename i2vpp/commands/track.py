@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from tqdm import tqdm
 
 from i2vpp.build_i2vpp import build_i2vpp_video_predictor
 from i2vpp.commands.prompts import ObjectPrompt
-from i2vpp.errors import I2VPPError
+from i2vpp.errors import I2VPPError, UntrainedWarning
 from i2vpp.utils.writers import (
     OutputChoice,
     ResultWriter,
@@ -86,8 +87,11 @@ def build_predictor(model: ModelChoice) -> Any:
         parse_device(model.device)
     if model.compile:
         _show_compilation()
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), ExitStack() as stack:
         torch.manual_seed(UNTRAINED_SEED)
+        if model.checkpoint is None:  # on purpose
+            stack.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore", UntrainedWarning)
         return build_i2vpp_video_predictor(
             config_file=model.config,
             ckpt_path=None if model.checkpoint is None else str(model.checkpoint),

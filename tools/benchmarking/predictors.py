@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from typing import Any
 
 import torch
@@ -28,9 +29,11 @@ def build(case: Case, settings: Settings) -> I2VPPVideoPredictor:
         if "vos_optimized" not in inspect.signature(build_i2vpp_video_predictor).parameters:
             raise BenchmarkError("--compile: this checkout's build_i2vpp_video_predictor has no vos_optimized")
         options["vos_optimized"] = True
-    return build_i2vpp_video_predictor(
-        case.config, device=case.device, hydra_overrides_extra=case.overrides(settings), dtype=case.dtype, **options
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*called without a checkpoint", UserWarning)  # cost depends on sizes only
+        return build_i2vpp_video_predictor(
+            case.config, device=case.device, hydra_overrides_extra=case.overrides(settings), dtype=case.dtype, **options
+        )
 
 
 def describe(predictor: I2VPPVideoPredictor, case: Case, settings: Settings) -> dict[str, Any]:
