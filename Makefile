@@ -7,7 +7,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
-EXTRAS ?= dev,download,eval,train,web
+EXTRAS ?= dev,download,eval,hub,train,web
 ARGS ?=
 
 BIN := $(VENV)/bin

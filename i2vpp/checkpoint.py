@@ -11,7 +11,6 @@ see `find_checkpoint`.
 from __future__ import annotations
 
 import os
-import reprlib
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -36,6 +35,7 @@ from i2vpp.checkpoint_checks import (
 from i2vpp.checkpoint_files import find_checkpoint
 from i2vpp.checkpoint_formats import read_content, write_content
 from i2vpp.errors import CheckpointError
+from i2vpp.utils.brief import brief
 from i2vpp.utils.files import atomic_write
 
 _LISTED = 8  # names listed in an error, of each kind
@@ -154,7 +154,8 @@ def open_checkpoint(source: CheckpointSource) -> Checkpoint:
 def load_checkpoint(model: nn.Module, path: CheckpointSource, *, image_size: int | None = None) -> CheckpointInfo:
     """Load a published checkpoint, or one of ours, into the model; every entry must fit.
 
-    A warning is given where the form of the file has no checksum, so that damage cannot be noticed.
+    A warning is given where the file has no checksum, so that damage cannot be noticed: one from before PyTorch 1.6, or
+    of safetensors that `save_checkpoint` has not written.
 
     Args:
         model: whose state dict has the published names.
@@ -178,12 +179,7 @@ def load_checkpoint(model: nn.Module, path: CheckpointSource, *, image_size: int
             f'config, or the override "model.image_size={info.image_size}"',
             stacklevel=2,
         )
-    if info.checked == "none":
-        warnings.warn(
-            f"{info.path} has no checksum, so that damaged weights in it would not be noticed; `save_checkpoint` and "
-            "`python -m training.export` write files that have one",
-            stacklevel=2,
-        )
+    _warn_unchecked(info)
     model.load_state_dict(state, strict=True)
     return info
 
@@ -292,6 +288,7 @@ def import_image_model(model: nn.Module, path: CheckpointSource) -> list[str]:
     if not info.fits:
         raise CheckpointError(_misfit(info, mapped, expected, _kind(state), wanted="tinysam/mobilesam"))
     check_values(mapped, own, info.path)
+    _warn_unchecked(info)
     model.load_state_dict(mapped, strict=False)
     return [name for name in own if name not in mapped]
 
@@ -318,8 +315,18 @@ def load_parts(model: nn.Module, path: CheckpointSource) -> list[str]:
     if not info.fits:
         raise CheckpointError(_misfit(info, state, expected, _kind(state)))
     check_values(state, own, info.path)
+    _warn_unchecked(info)
     model.load_state_dict(state, strict=False)
     return [name for name in own if name not in state]
+
+
+def _warn_unchecked(info: CheckpointInfo) -> None:
+    if info.checked == "none":
+        warnings.warn(
+            f"{info.path} has no checksum, so that damaged weights in it would not be noticed; `save_checkpoint` writes "
+            "files that have one",
+            stacklevel=3,
+        )
 
 
 def _own_name(name: str) -> str:
@@ -336,7 +343,7 @@ def _own_name(name: str) -> str:
 def _state_dict(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     state = content.get("model", content)
     if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        found = ", ".join(map(reprlib.repr, list(content)[:_LISTED])) or "none"
+        found = ", ".join(map(brief, list(content)[:_LISTED])) or "none"
         what = "its key 'model' holds no state dict" if "model" in content else "it has no key 'model'"
         raise CheckpointError(f"{path} is not a checkpoint of this network: {what}; keys found: {found}")
     state = {str(name): value for name, value in state.items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from i2vpp.config import IMAGE_SIZES, is_image_size
 from i2vpp.errors import CheckpointError
+from i2vpp.utils.brief import brief
 
 FORMAT = 1  # version of what `save_checkpoint` writes
 
@@ -46,7 +46,7 @@ def trained_image_size(content: Mapping[str, Any], path: Path) -> int | None:
     size = meta_of(content).get("image_size")
     if size is None or is_image_size(size):
         return size
-    raise CheckpointError(f"{path}: its entry meta.image_size must be {IMAGE_SIZES}; got {reprlib.repr(size)}")
+    raise CheckpointError(f"{path}: its entry meta.image_size must be {IMAGE_SIZES}; got {brief(size)}")
 
 
 def check_format(content: Mapping[str, Any], path: Path) -> None:
@@ -54,7 +54,7 @@ def check_format(content: Mapping[str, Any], path: Path) -> None:
     version = meta_of(content).get("format", FORMAT)
     if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version <= FORMAT:
         raise CheckpointError(
-            f"{path} has format {reprlib.repr(version)}; this version of i2vpp reads up to {FORMAT}: update it"
+            f"{path} has format {brief(version)}; this version of i2vpp reads up to {FORMAT}: update it"
         )
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import reprlib
 from pathlib import Path
 
 from i2vpp.errors import CheckpointError
+from i2vpp.utils.brief import brief
 
 PUBLISHED = ("sam-i2vpp_8gpu", "sam-i2vpp_32gpu", "tinysam")  # what `i2vpp download` knows
 DEMO = "i2vpp-demo"  # comes with the repository, and is too large for the wheel
@@ -32,7 +32,7 @@ def find_checkpoint(name_or_path: str | os.PathLike[str]) -> Path:
     if not isinstance(name_or_path, str | os.PathLike) or isinstance(os.fspath(name_or_path), bytes):
         raise CheckpointError(
             f"a checkpoint must be a path or a name, such as 'sam-i2vpp_32gpu'; got {type(name_or_path).__name__} "
-            f"{reprlib.repr(name_or_path)}"
+            f"{brief(name_or_path)}"
         )
     path = Path(name_or_path)
     try:
@@ -40,7 +40,7 @@ def find_checkpoint(name_or_path: str | os.PathLike[str]) -> Path:
     except (OSError, ValueError) as error:  # a name that no file can have, or a folder that may not be read
         if isinstance(error, CheckpointError):
             raise
-        raise CheckpointError(f"checkpoint {reprlib.repr(str(path))} cannot be looked up: {error}") from error
+        raise CheckpointError(f"checkpoint {brief(str(path))} cannot be looked up: {error}") from error
 
 
 def _find(path: Path) -> Path:

@@ -26,6 +26,7 @@ SAFETENSORS = ".safetensors"
 _ZIP_MAGIC = b"PK\x03\x04"
 _OLD_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"  # of torch.save before 1.6, near the beginning of the file
 _DATA = "/data/"  # in the names of the records that hold a tensor's values
+_OURS = ("meta", "card")  # metadata that we write into every safetensors file
 _HEAD = 32  # bytes in which a file's form shows
 _CHUNK = 1 << 20  # bytes
 _ADVICE = "an interrupted download or copy? Fetch or copy it again"
@@ -82,14 +83,14 @@ def write_content(file: IO[bytes], content: Mapping[str, Any], *, suffix: str) -
                 raise error.__context__ from None
             raise
         return
-    more = sorted(content.keys() - {"model", "meta", "card"})
+    more = sorted(content.keys() - {"model", *_OURS})
     if more:
         raise CheckpointError(
             f"a {SAFETENSORS} file holds weights and a card only, not {', '.join(map(repr, more))}; save it as .pt"
         )
     # Copies, as entries that share memory or have gaps are refused by safetensors.
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in content["model"].items()}
-    metadata = {key: json.dumps(content[key], ensure_ascii=False) for key in ("meta", "card") if key in content}
+    metadata = {key: json.dumps(content.get(key, {}), ensure_ascii=False) for key in _OURS}
     file.write(safetensors.torch.save(tensors, {"format": "pt", **metadata}))
 
 
@@ -121,7 +122,9 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except Exception as error:  # its own error class, and others where torch lacks a dtype
         raise CheckpointError(f"{path} is cut off, damaged or no safetensors file ({error}): {_ADVICE}") from error
-    described = {key: _described(path, key, metadata[key]) for key in ("meta", "card") if key in metadata}
+    described = {key: _described(path, key, metadata[key]) for key in _OURS if key in metadata}
+    if described and "sha256" not in described.get("meta", {}):
+        raise CheckpointError(f"{path} is damaged: its metadata lacks what i2vpp writes (meta.sha256): {_ADVICE}")
     return {"model": tensors, **described}
 
 
@@ -143,13 +146,13 @@ def _load(path: Path, *, zipped: bool) -> Any:
             content = torch.load(path if zipped else file, map_location="cpu", weights_only=True, mmap=zipped)
             surplus = not zipped and bool(file.read(1))
     except Exception as error:  # the parsers behind torch.load raise nearly anything on a file that is not theirs
-        raise CheckpointError(_unreadable(path, error)) from error
+        raise CheckpointError(_unreadable(path, error, zipped=zipped)) from error
     if surplus:
         raise CheckpointError(f"{path} goes on after its last tensor: {_ADVICE}")
     return content
 
 
-def _unreadable(path: Path, error: Exception) -> str:
+def _unreadable(path: Path, error: Exception, *, zipped: bool) -> str:
     forbidden = re.search(r"GLOBAL\s+(\S+)", str(error))
     if forbidden:
         return (
@@ -159,7 +162,8 @@ def _unreadable(path: Path, error: Exception) -> str:
     reason = str(error).strip().partition("\n")[0] or type(error).__name__
     if "weights" in reason.lower():  # torch's advice to load the file unsafely
         reason = "not a file of torch.save with plain tensors"
-    return f"{path} is not a PyTorch checkpoint: {reason}; nothing in it was executed"
+    what = "damaged, or not a PyTorch checkpoint" if zipped else "not a PyTorch checkpoint"
+    return f"{path} is {what}: {reason}; nothing in it was executed"
 
 
 def _compare_checksums(path: Path) -> None:
@@ -176,11 +180,13 @@ def _compare_checksums(path: Path) -> None:
             # torch reads the bytes where they lie, and the first record of a name; no file of torch.save needs the rest
             if len(names) < len(records) or sum(record.file_size for record in records) > size:
                 raise zipfile.BadZipFile("its records overlap")
+            if any(r.file_size != r.compress_size for r in records if r.compress_type == zipfile.ZIP_STORED):
+                raise zipfile.BadZipFile("its directory contradicts itself")
             packed = [record.filename for record in records if record.compress_type != zipfile.ZIP_STORED]
             if packed:
                 raise CheckpointError(
-                    f"{path} is not as torch.save writes it: its record {packed[0]} is compressed; unpack it, or save "
-                    "the checkpoint again"
+                    f"{path} is not as torch.save writes it: its record {packed[0]!r} is compressed; save the "
+                    "checkpoint again"
                 )
             damaged = [record for record in records if not _is_whole(archive, record)]
     except CheckpointError:
@@ -209,7 +215,7 @@ def _entry_of(path: Path, damaged: list[zipfile.ZipInfo], records: list[zipfile.
 
     Mapped into memory, the tensors' storages lie in the order of the records.
     """
-    name = f"record {damaged[0].filename}"
+    name = f"record {damaged[0].filename!r}"
     if not all(_DATA in record.filename for record in damaged):
         return name
     places: dict[int, list[str]] = {}

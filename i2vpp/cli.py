@@ -396,14 +396,16 @@ def _lines(value: Any) -> list[str]:
 
 def run_download(arguments: argparse.Namespace) -> int:
     """Run `i2vpp download`."""
-    from i2vpp.download import download, download_all  # noqa: PLC0415 - imports PyTorch to check the file
+    from i2vpp.download import SOURCES, describe_check, download, download_all  # noqa: PLC0415 - imports PyTorch
 
     if arguments.name == "all":
-        paths = download_all(arguments.folder)
+        names, paths = list(SOURCES), download_all(arguments.folder)
     else:
-        paths = [download(arguments.name, arguments.folder)]
+        names, paths = [arguments.name], [download(arguments.name, arguments.folder)]
     for path in paths:
         print(path)
+    for name in names:
+        _complain(describe_check(name))
     return 0
 
 

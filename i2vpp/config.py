@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError  # type: ignore[import-untyped]
 
 from i2vpp.errors import ConfigError
+from i2vpp.utils.brief import brief
+from i2vpp.utils.yaml_files import parse_yaml, read_yaml_text
 
 IMAGE_SIZES = "an integer, a multiple of 16, from 64 to 4096"
 SELECTION_MODES = ("sample", "top", "recent")
@@ -66,7 +66,7 @@ class SelectionConfig:
     def __post_init__(self) -> None:
         where = "model.selection"
         if self.mode not in SELECTION_MODES:
-            raise ConfigError(f"{where}.mode must be one of {', '.join(SELECTION_MODES)}; got {self.mode!r}")
+            raise ConfigError(f"{where}.mode must be one of {', '.join(SELECTION_MODES)}; got {brief(self.mode)}")
         for name in ("num_global", "num_local", "global_window", "local_window", "seed"):
             _check_count(f"{where}.{name}", getattr(self, name))
         if self.num_global + self.num_local > TRACKED_SLOTS:
@@ -99,13 +99,13 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if not is_image_size(self.image_size):
-            raise ConfigError(f"model.image_size must be {IMAGE_SIZES}; got {self.image_size!r}")
+            raise ConfigError(f"model.image_size must be {IMAGE_SIZES}; got {brief(self.image_size)}")
         _check_count("model.fill_hole_area", self.fill_hole_area)
         pooling, cells = self.memory_pooling, self.image_size // 16
         if not _is_integer(pooling) or pooling < 1 or cells % pooling:
             raise ConfigError(
                 f"model.memory_pooling must be an integer of at least 1 that divides model.image_size / 16 = {cells}; "
-                f"got {pooling!r}"
+                f"got {brief(pooling)}"
             )
         for name in ("dynamic_multimask_via_stability", "binarize_mask_from_pts_for_mem_enc"):
             if not isinstance(getattr(self, name), bool):
@@ -131,7 +131,7 @@ def load_config(config_file: str | PathLike[str] = "i2vpp-infer", overrides: Seq
         ConfigError: the file is not found or not YAML, or a key or value does not fit the schema.
     """
     text, source = _find(config_file)
-    values = dict(_flatten(_parse_yaml(text, source), source))
+    values = dict(_flatten(_parse_mapping(text, source), source))
     values.update(_parse_overrides(overrides))
     if overrides:
         source = f"{source} with the overrides {', '.join(overrides)}"
@@ -161,10 +161,7 @@ def _find(config_file: str | PathLike[str]) -> tuple[str, str]:
     """Text of the config file, and how to call it in messages."""
     path = Path(config_file)
     if path.is_file():
-        try:
-            return path.read_text(encoding="utf-8"), str(path)
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"cannot read the config file {path}: {error}") from error
+        return read_yaml_text(path), str(path)
     shipped = shipped_configs()
     name = path.name.removesuffix(".yaml")
     if path.parent.parts in ((), ("configs",), ("i2vpp", "configs")) and name in shipped:
@@ -175,28 +172,31 @@ def _find(config_file: str | PathLike[str]) -> tuple[str, str]:
     )
 
 
-def _parse_yaml(text: str, source: str) -> Mapping[Any, Any]:
-    try:
-        parsed = OmegaConf.to_container(OmegaConf.create(text))
-    except (YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{source} is not valid YAML: {error}") from error
+def _parse_mapping(text: str, source: str) -> Mapping[Any, Any]:
+    parsed = parse_yaml(text, source)
+    if parsed is None:
+        return {}
     if not isinstance(parsed, Mapping):
-        raise ConfigError(f"{source} must hold a mapping such as 'model: {{image_size: 512}}'; got {parsed!r}")
+        raise ConfigError(f"{source} must hold a mapping such as 'model: {{image_size: 512}}'; got {brief(parsed)}")
     return parsed
 
 
 def _parse_overrides(overrides: Sequence[str]) -> Iterator[tuple[str, Any]]:
     """Yield the key and value of every override, as `_flatten` does."""
     if isinstance(overrides, str):
-        raise ConfigError(f"overrides must be a list of strings such as ['model.image_size=512']; got {overrides!r}")
+        raise ConfigError(
+            f"overrides must be a list of strings such as ['model.image_size=512']; got {brief(overrides)}"
+        )
     for override in overrides:
+        if not isinstance(override, str):
+            raise ConfigError(f"an override must be text such as 'model.image_size=512'; got {brief(override)}")
         key, equals, text = override.strip().partition("=")
         if key.startswith("~"):
             raise ConfigError(f"override {override!r}: '~' is refused, a key of the schema cannot be removed")
         if not equals:
             raise ConfigError(f"override {override!r} must be written key=value")
         source = f"override {override!r}"
-        value = _parse_yaml(f"value: {text}", source)["value"]
+        value = _parse_mapping(f"value: {text}", source)["value"]
         yield from _flatten({key.lstrip("+").strip(): value}, source)
 
 
@@ -212,14 +212,14 @@ def _flatten(values: Mapping[Any, Any], source: str, prefix: str = "") -> Iterat
             continue  # `model:` with nothing behind it
         elif key in _CONSTANTS:
             if isinstance(value, bool) or value != _CONSTANTS[key]:
-                raise ConfigError(f"{key} is fixed at {_CONSTANTS[key]} in SAM-I2V++; got {value!r} ({source})")
+                raise ConfigError(f"{key} is fixed at {_CONSTANTS[key]} in SAM-I2V++; got {brief(value)} ({source})")
         elif _ALIASES.get(key, key) in valid:
             yield _ALIASES.get(key, key), value
         elif is_section:
-            raise ConfigError(f"{key} is a section with keys of its own; got {value!r} ({source})")
+            raise ConfigError(f"{key} is a section with keys of its own; got {brief(value)} ({source})")
         else:
             hint = nearest(key, valid) or f"; valid are {', '.join(sorted(valid))}"
-            raise ConfigError(f"unknown key {key!r} ({source}){hint}")
+            raise ConfigError(f"unknown key {brief(key)} ({source}){hint}")
 
 
 def _leaves(section: Any, prefix: str = "") -> Iterator[str]:
@@ -266,4 +266,4 @@ def _is_integer(value: object) -> bool:
 
 def _check_count(key: str, value: int) -> None:
     if not _is_integer(value) or value < 0:
-        raise ConfigError(f"{key} must be an integer and not negative; got {value!r}")
+        raise ConfigError(f"{key} must be an integer and not negative; got {brief(value)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from os import PathLike
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -49,6 +50,26 @@ class I2VPPVideoPredictor:
         self.model = model
         self.selector = selector or build_selector(model.config.selection)
         self._tracker = Tracker(runner(model), dtype=dtype)
+
+    @classmethod
+    def from_pretrained(
+        cls, path_or_hub_id: str | PathLike[str], *, revision: str | None = None, **options: Any
+    ) -> I2VPPVideoPredictor:
+        """Build a predictor with weights from a file, a folder or the Hugging Face Hub.
+
+        Args:
+            path_or_hub_id: a checkpoint's path or name, a folder with `model.safetensors`, or `owner/name` of such a
+                repository of the Hub, which huggingface_hub fetches once. What is here wins.
+            revision: of the repository.
+            options: arguments of `build_i2vpp_video_predictor`, such as `device`.
+
+        Raises:
+            I2VPPError: as of `build_i2vpp_video_predictor`; CheckpointError also where nothing can be fetched.
+        """
+        from i2vpp.build_i2vpp import build_i2vpp_video_predictor  # noqa: PLC0415 - which imports this module
+        from i2vpp.hub import find_pretrained  # noqa: PLC0415 - needed here only
+
+        return build_i2vpp_video_predictor(ckpt_path=find_pretrained(path_or_hub_id, revision), **options)
 
     @property
     def device(self) -> torch.device:

@@ -26,6 +26,9 @@ from i2vpp.errors import CheckpointError
 SHAPES = Path(__file__).parent / "parity" / "state_dict_shapes.json"
 
 
+UNCHECKED = "{} has no checksum, so that damaged weights in it would not be noticed; `save_checkpoint` writes files that have one"
+
+
 class Network(nn.Module):
     """A stand-in with an integer buffer, as BatchNorm has."""
 
@@ -96,7 +99,8 @@ def test_saved_checkpoint_loads_again(tmp_path) -> None:
     assert (info.image_size, info.num_entries, info.num_parameters, info.fits) == (512, 9, 37, True)
     assert info.dtypes == {"float32": 8, "int64": 1}
     content = read_checkpoint(path)
-    assert (content["step"], content["meta"]) == (3, {"format": 1, "image_size": 512})
+    assert (content["step"], info.checked) == (3, "CRC-32, SHA-256")
+    assert content["meta"] | {"sha256": ""} == {"format": 1, "image_size": 512, "sha256": ""}
 
 
 @pytest.mark.parametrize("wrap", [True, False], ids=["published form", "bare state dict"])
@@ -106,11 +110,13 @@ def test_all_forms_load(wrap, zipped, tmp_path) -> None:
     path = tmp_path / "mine.pt"
     state = saved.state_dict()
     torch.save({"model": state} if wrap else state, path, _use_new_zipfile_serialization=zipped)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         info = load_checkpoint(loaded, str(path), image_size=1024)
     assert same(saved.state_dict(), loaded.state_dict())
     assert (info.image_size, info.size) == (None, path.stat().st_size)
+    assert info.checked == ("CRC-32" if zipped else "none")
+    assert [str(entry.message) for entry in caught] == ([] if zipped else [UNCHECKED.format(path)])
 
 
 def test_the_model_does_not_keep_the_file(tmp_path) -> None:

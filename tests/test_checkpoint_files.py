@@ -124,7 +124,7 @@ def test_an_unknown_name_is_told_what_there_is(here: Path, tmp_path: Path) -> No
     with pytest.raises(CheckpointError) as caught:
         find_checkpoint("mine")
     assert str(caught.value) == (
-        f"there is no checkpoint 'mine': no file of that name in {here.parent}, and no mine.pt or mine.pth in {here} "
+        f"there is no checkpoint 'mine': no file of that name in {here.parent}, and no mine.pt, mine.pth, mine.safetensors in {here} "
         f"or {there} (there: first, second); `i2vpp download sam-i2vpp_8gpu` or `i2vpp download sam-i2vpp_32gpu` or "
         "`i2vpp download tinysam` fetches one"
     )

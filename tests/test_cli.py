@@ -127,11 +127,14 @@ def disc(frame_idx: int, obj_id: int, height: int = HEIGHT, width: int = WIDTH) 
     return (x - 10 - 4 * frame_idx) ** 2 + (y - 12 - 5 * obj_id) ** 2 <= 64
 
 
+WEIGHTS = Path("checkpoints/i2vpp-demo.pt")
+
+
 @pytest.fixture
 def predictor(monkeypatch: pytest.MonkeyPatch) -> FakePredictor:
     fake = FakePredictor()
     monkeypatch.setattr(track, "build_i2vpp_video_predictor", fake.build)
-    monkeypatch.setattr(cli, "named_checkpoint", lambda name: None)
+    monkeypatch.setattr(cli, "demo_checkpoint", lambda: WEIGHTS)
     return fake
 
 
@@ -380,7 +383,7 @@ def test_all_outputs(run: Callable[..., int], tmp_path: Path, capsys: pytest.Cap
     assert "frames/s" in printed.out
     for name in ("masks", "overlay.mp4", "masks.json", "scores.csv"):
         assert str(out / name) in printed.out
-    assert printed.err == f"i2vpp: {cli.UNTRAINED}\n"
+    assert printed.err == f"i2vpp: weights: {WEIGHTS}\n"
 
 
 def test_outputs_can_be_switched_off(run: Callable[..., int], tmp_path: Path) -> None:
@@ -554,7 +557,7 @@ def test_the_demo_clip_and_its_prompts() -> None:
 
 def test_demo(predictor: FakePredictor, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "demo"
-    assert cli.main(["demo", "-o", str(out), "--frames", "8", "--quiet"]) == 0
+    assert cli.main(["demo", "-o", str(out), "--frames", "8", "--quiet", "--untrained"]) == 0
     assert predictor.built["config_file"] == "i2vpp-256"
     assert len(index_masks(out)) == video_length(out / "overlay.mp4") == 8
     with Image.open(out / "overlay.png") as sheet:
@@ -570,7 +573,7 @@ def test_the_demo_takes_the_checkpoint_that_is_there_and_its_config(
     predictor: FakePredictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     there = tmp_path / "checkpoints/i2vpp-demo.pt"
-    monkeypatch.setattr(cli, "named_checkpoint", {"i2vpp-demo": there}.get)
+    monkeypatch.setattr(cli, "demo_checkpoint", lambda: there)
     assert cli.main(["demo", "-o", str(tmp_path / "demo"), "--frames", "1", "--quiet"]) == 0
     assert (predictor.built["ckpt_path"], predictor.built["config_file"]) == (str(there), None)
     assert capsys.readouterr().err == f"i2vpp: weights: {there}\n"
@@ -588,6 +591,28 @@ def test_the_demo_replaces_its_own_folder(
     assert cli.main(["demo", "--frames", "3", "--quiet"]) == 0
     assert cli.main(["demo", "--frames", "1", "--quiet"]) == 0
     assert len(index_masks(cli.DEMO_FOLDER)) == 1
+
+
+@pytest.mark.parametrize("command", ["track", "demo"])
+def test_without_weights_nothing_is_tracked(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The message says where weights come from; weights are drawn at random only where --untrained asks for it."""
+    fake = FakePredictor()
+    monkeypatch.setattr(track, "build_i2vpp_video_predictor", fake.build)
+    monkeypatch.setattr("i2vpp.checkpoint_files.checkpoint_folders", lambda: [tmp_path / "checkpoints"])
+    what = {"track": ["a folder", "--point", "1,1"], "demo": ["--frames", "1"]}[command]
+    arguments = [command, *what, "-o", str(tmp_path / "out"), "--quiet"]
+    assert cli.main(arguments) == cli.EXIT_ERROR
+    (line,) = capsys.readouterr().err.splitlines()
+    for words in ("error: there are no weights", "i2vpp download sam-i2vpp_32gpu", "i2vpp-demo", "--untrained"):
+        assert words in line
+    assert not (tmp_path / "out").exists()
+    assert cli.main([*arguments, "--untrained"]) == 0
+    assert fake.built["ckpt_path"] is None
+    assert capsys.readouterr().err == f"i2vpp: {cli.UNTRAINED}\n"
+    assert cli.main([*arguments, "--untrained", "--checkpoint", "x.pt"]) == cli.EXIT_USAGE
+    assert "not allowed with" in capsys.readouterr().err
 
 
 def test_untrained_weights_are_the_same_in_every_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -630,9 +655,13 @@ def test_download(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytes
     monkeypatch.setattr(i2vpp.download, "download", lambda name, folder: Path(folder) / f"{name}.pt")
     monkeypatch.setattr(i2vpp.download, "download_all", lambda folder: [Path(folder) / "a.pt", Path(folder) / "b.pt"])
     assert cli.main(["download", "sam-i2vpp_32gpu"]) == 0
-    assert capsys.readouterr().out == "checkpoints/sam-i2vpp_32gpu.pt\n"
+    printed = capsys.readouterr()
+    assert printed.out == "checkpoints/sam-i2vpp_32gpu.pt\n"
+    assert printed.err.startswith("i2vpp: sam-i2vpp_32gpu.pt: no SHA-256 is known that it could be compared with")
     assert cli.main(["download", "all", "--folder", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == f"{tmp_path / 'a.pt'}\n{tmp_path / 'b.pt'}\n"
+    printed = capsys.readouterr()
+    assert printed.out == f"{tmp_path / 'a.pt'}\n{tmp_path / 'b.pt'}\n"
+    assert "i2vpp: tinysam.pth: its SHA-256 is the known one" in printed.err
 
 
 def test_an_unknown_download(capsys: pytest.CaptureFixture[str]) -> None:

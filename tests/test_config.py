@@ -123,7 +123,7 @@ def test_constants_are_accepted_at_their_value_only() -> None:
         ("- 1\n- 2", "must hold a mapping"),
         ("model: {image_size: 512", "is not valid YAML"),
         ("model: {image_size: 512, image_size: 256}", "(?s)is not valid YAML.*found duplicate key"),
-        ("model: {image_size: 100}", "model.image_size must be an integer, a multiple of 16 and at least 64; got 100"),
+        ("model: {image_size: 100}", "model.image_size must be an integer, a multiple of 16, from 64 to 4096; got 100"),
         ("model: {image_size: 48}", "model.image_size must be .* got 48"),
         ("model: {image_size: big}", "model.image_size must be .* got 'big'"),
         ("model: {image_size: 512.0}", "model.image_size must be .* got 512.0"),

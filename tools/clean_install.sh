@@ -85,6 +85,8 @@ else:
 assert seconds < 3, f"importing the predictor took {seconds:.1f} s after torch; at most 3 s are allowed"
 print(f"i2vpp {version('i2vpp')} with torch {torch.__version__}: imported in {seconds:.2f} s, configs {', '.join(names)}")
 PYTHON
-i2vpp demo --frames 3 -o "$work/demo"
+! i2vpp demo --frames 3 -o "$work/demo" 2>"$work/refused" && grep -q -e --untrained "$work/refused" ||
+    { echo "clean_install.sh: the demo ran without weights" >&2; exit 1; }
+i2vpp demo --untrained --frames 3 -o "$work/demo"
 [[ -n $(find "$work/demo" -type f | head -n 1) ]] || { echo "clean_install.sh: the demo wrote nothing" >&2; exit 1; }
 echo "$(basename "$wheel"): installs and works from a clean environment"

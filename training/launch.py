@@ -12,7 +12,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from inspect import signature
 from multiprocessing.synchronize import Semaphore
 from pathlib import Path
 from types import FrameType
@@ -182,8 +181,6 @@ def _spawn(config: TrainConfig, plan: Plan, target: str) -> int:
     first_error = get_context("spawn").Semaphore(1)
     arguments = (config, plan.processes, port, target, first_error)
     context = spawn(_process, args=arguments, nprocs=plan.processes, join=False)
-    # PyTorch 2.5 has no such argument: it ends the other processes at once
-    grace = {"grace_period": _GRACE} if "grace_period" in signature(context.join).parameters else {}
 
     def pass_on(number: int, frame: FrameType | None = None) -> None:
         for process in context.processes:
@@ -192,7 +189,7 @@ def _spawn(config: TrainConfig, plan: Plan, target: str) -> int:
 
     with _handling(pass_on, signal.SIGTERM, signal.SIGUSR1):
         try:
-            while not context.join(**grace):
+            while not context.join(grace_period=_GRACE):
                 pass
         except KeyboardInterrupt:
             pass_on(signal.SIGTERM)  # a Ctrl-C at the terminal reached them too, `kill -INT` did not

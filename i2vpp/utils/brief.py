@@ -1,0 +1,21 @@
+"""Values in error messages: short, on one line, and never an error of their own."""
+
+from __future__ import annotations
+
+from reprlib import Repr
+
+_REPR = Repr()
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 200  # characters
+
+
+def brief(value: object) -> str:
+    """Return `repr(value)`, shortened where it is long or deeply nested.
+
+    Python refuses to write out integers of more than 4,300 digits; their length is said instead.
+    """
+    if isinstance(value, int) and value.bit_length() > 1024:
+        return f"an integer of {value.bit_length()} bits"
+    try:
+        return _REPR.repr(value)
+    except (ValueError, RecursionError):  # such an integer, inside a list or mapping
+        return f"a {type(value).__name__}"
