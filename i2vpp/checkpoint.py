@@ -323,8 +323,8 @@ def load_parts(model: nn.Module, path: CheckpointSource) -> list[str]:
 def _warn_unchecked(info: CheckpointInfo) -> None:
     if info.checked == "none":
         warnings.warn(
-            f"{info.path} has no checksum, so that damaged weights in it would not be noticed; `save_checkpoint` writes "
-            "files that have one",
+            f"{info.path} has no checksum, so that damaged weights in it would not be noticed; files of "
+            "`save_checkpoint` have one",
             stacklevel=3,
         )
 

@@ -123,7 +123,7 @@ def describe_check(name: str) -> str:
     source = _source(name)
     if source.sha256 is not None:
         return f"{source.file}: its SHA-256 is the known one, {source.sha256}"
-    return f"{source.file}: no SHA-256 is known that it could be compared with; its checksums, entries and values are right"
+    return f"{source.file}: no SHA-256 is known to compare it with; its checksums, entries and values are right"
 
 
 def _sha256(path: Path) -> str:

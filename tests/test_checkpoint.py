@@ -26,7 +26,9 @@ from i2vpp.errors import CheckpointError
 SHAPES = Path(__file__).parent / "parity" / "state_dict_shapes.json"
 
 
-UNCHECKED = "{} has no checksum, so that damaged weights in it would not be noticed; `save_checkpoint` writes files that have one"
+UNCHECKED = (
+    "{} has no checksum, so that damaged weights in it would not be noticed; files of `save_checkpoint` have one"
+)
 
 
 class Network(nn.Module):

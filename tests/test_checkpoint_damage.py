@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import struct
@@ -59,7 +60,7 @@ def write(path: Path, form: str) -> bytes:
 
 def region(content: bytes, name: str, rng: random.Random) -> tuple[int, int]:
     """First and last byte of a part of a zip archive of torch.save."""
-    with zipfile.ZipFile(__import__("io").BytesIO(content)) as archive:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
         records, directory = archive.infolist(), archive.start_dir
     starts = [record.header_offset for record in records] + [directory]
     if name == "central directory":
@@ -282,11 +283,15 @@ WEIGHT, COUNT = "encoder.0.weight", "encoder.1.num_batches_tracked"
     ("name", "change", "problem"),
     [
         (WEIGHT, put(float("nan")), "has values that are not finite in float32"),
-        (WEIGHT, put(float("inf")), r"not finite in float32 \(from 1 to inf\)"),
-        ("encoder.1.running_var", put(-float("inf")), "not finite in float32"),
-        (WEIGHT, lambda value: put(float("nan"))(value.bfloat16()), "not finite in float32"),
-        (WEIGHT, lambda value: put(float("inf"))(value.half()), "not finite in float32"),
-        (WEIGHT, lambda value: put(1e300)(value.double()), r"not finite in float32 \(from 1 to 1e\+300\)"),
+        (WEIGHT, put(float("inf")), r"has values that are not finite in float32 \(from 1 to inf\)"),
+        ("encoder.1.running_var", put(-float("inf")), "has values that are not finite in float32"),
+        (WEIGHT, lambda value: put(float("nan"))(value.bfloat16()), "has values that are not finite in float32"),
+        (WEIGHT, lambda value: put(float("inf"))(value.half()), "has values that are not finite in float32"),
+        (
+            WEIGHT,
+            lambda value: put(1e300)(value.double()),
+            r"has values that are not finite in float32 \(from 1 to 1e\+300\)",
+        ),
         (WEIGHT, lambda value: value.to(torch.int8), "is int8; weights must be float32, bfloat16, float16, float64"),
         (WEIGHT, lambda value: value.to(torch.uint8), "is uint8"),
         (WEIGHT, lambda value: value > 3, "is bool"),
@@ -301,8 +306,7 @@ WEIGHT, COUNT = "encoder.0.weight", "encoder.1.num_batches_tracked"
         (WEIGHT, lambda value: torch.quantize_per_tensor(value, 0.1, 0, torch.qint8), "is qint8"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:Sparse CSR")
-@pytest.mark.filterwarnings("ignore:.*quantize")
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of torch, about sparse and quantised tensors
 def test_values_that_weights_cannot_have(
     name: str, change: Callable[[Tensor], Tensor], problem: str, wrap: bool, load: Callable[..., object], tmp_path: Path
 ) -> None:
@@ -328,12 +332,10 @@ def test_an_inspected_file_with_nan_is_refused(tmp_path: Path) -> None:
         inspect_checkpoint(path, {name: tuple(value.shape) for name, value in state().items()})
 
 
-SIZES = [160000, 4112, 0, -512, 48, 500, 512.0, "512", True, float("nan"), [512], {"a": 1}, 2**70, 16**5000, b"512"]
+SIZES = [160000, 4112, 0, -512, 48, 500, 512.0, "512", True, float("nan"), [512], {"a": 1}, 2**70, 16**500, b"512"]
 
 
-@pytest.mark.parametrize(
-    "size", SIZES, ids=lambda size: f"{type(size).__name__} {str(size)[:8]}" if size != 16**5000 else "huge"
-)
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{type(size).__name__} {str(size)[:8]}")
 def test_sizes_that_no_network_has(size: object, tmp_path: Path) -> None:
     path = tmp_path / "mine.pt"
     torch.save({"model": state(), "meta": {"image_size": size}}, path)
@@ -389,7 +391,7 @@ def test_shared_and_strided_entries_are_written_as_they_are(tmp_path: Path) -> N
 
 def test_a_safetensors_file_holds_no_training(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    with pytest.raises(CheckpointError, match="holds weights and a card only, not 'training'; save it as .pt"):
+    with pytest.raises(CheckpointError, match=r"holds weights and a card only, not 'training'; save it as \.pt"):
         save_checkpoint(network(), path, image_size=64, extra={"training": {"step": 3}})
     assert not list(tmp_path.iterdir())
 

@@ -124,8 +124,8 @@ def test_an_unknown_name_is_told_what_there_is(here: Path, tmp_path: Path) -> No
     with pytest.raises(CheckpointError) as caught:
         find_checkpoint("mine")
     assert str(caught.value) == (
-        f"there is no checkpoint 'mine': no file of that name in {here.parent}, and no mine.pt, mine.pth, mine.safetensors in {here} "
-        f"or {there} (there: first, second); `i2vpp download sam-i2vpp_8gpu` or `i2vpp download sam-i2vpp_32gpu` or "
+        f"there is no checkpoint 'mine': no file of that name in {here.parent}, and no mine.pt, mine.pth, "
+        f"mine.safetensors in {here} or {there} (there: first, second); `i2vpp download sam-i2vpp_8gpu` or `i2vpp download sam-i2vpp_32gpu` or "
         "`i2vpp download tinysam` fetches one"
     )
     with pytest.raises(CheckpointError, match=r"\(there: first, second\); `i2vpp download tinysam` fetches one"):

@@ -657,7 +657,7 @@ def test_download(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytes
     assert cli.main(["download", "sam-i2vpp_32gpu"]) == 0
     printed = capsys.readouterr()
     assert printed.out == "checkpoints/sam-i2vpp_32gpu.pt\n"
-    assert printed.err.startswith("i2vpp: sam-i2vpp_32gpu.pt: no SHA-256 is known that it could be compared with")
+    assert printed.err.startswith("i2vpp: sam-i2vpp_32gpu.pt: no SHA-256 is known to compare it with")
     assert cli.main(["download", "all", "--folder", str(tmp_path)]) == 0
     printed = capsys.readouterr()
     assert printed.out == f"{tmp_path / 'a.pt'}\n{tmp_path / 'b.pt'}\n"
