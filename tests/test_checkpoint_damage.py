@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from i2vpp.checkpoint import inspect_checkpoint, load_checkpoint, load_parts, read_checkpoint, save_checkpoint
 from i2vpp.checkpoint_checks import content_hash
+from i2vpp.checkpoint_formats import write_content
 from i2vpp.errors import CheckpointError
 
 CARD = {"card": {"licence": "research only", "data": "café"}}
@@ -421,3 +422,10 @@ def test_what_is_no_safetensors_file(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
     refused(path, "is cut off, damaged or no safetensors file" if content else "is empty")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full disk to write to")
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_full_disk_is_an_error_of_the_system(suffix: str) -> None:
+    with pytest.raises(OSError, match="No space left"), open("/dev/full", "wb", buffering=0) as file:  # noqa: PTH123
+        write_content(file, {"model": state(), "meta": {}}, suffix=suffix)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import shutil
 import subprocess
 import sys
+import types
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +16,12 @@ import pytest
 import torch
 
 from i2vpp import checkpoint_files, cli
-from i2vpp.build_i2vpp import build_i2vpp, build_i2vpp_video_predictor
-from i2vpp.checkpoint import inspect_checkpoint, published_entries, read_checkpoint
+from i2vpp.build_i2vpp import _warn_untrained, build_i2vpp, build_i2vpp_video_predictor
+from i2vpp.checkpoint import inspect_checkpoint, published_entries, read_checkpoint, save_checkpoint
 from i2vpp.checkpoint_files import find_checkpoint, named_checkpoint
 from i2vpp.config import ModelConfig
-from i2vpp.errors import CheckpointError
+from i2vpp.errors import CheckpointError, UntrainedWarning
+from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.modeling.i2vpp import I2VPP
 from media import moving_disc, write_video
 from training.config import StartConfig
@@ -68,7 +71,9 @@ def write_checkpoint(path: Path, *, image_size: int | None) -> Path:
 def test_a_name_is_looked_up_here_and_then_in_the_checkout(here: Path, tmp_path: Path) -> None:
     there = checkout(tmp_path)
     assert named_checkpoint("mine") is None
-    for path in (there / "mine.pth", there / "mine.pt", here / "mine.pth", here / "mine.pt"):  # from last to first
+    names = ("mine/model.safetensors", "mine.safetensors", "mine.pth", "mine.pt")  # from last to first
+    for path in (folder / name for folder in (there, here) for name in names):
+        path.parent.mkdir(exist_ok=True)
         path.touch()
         assert find_checkpoint("mine") == named_checkpoint("mine") == path
     assert find_checkpoint(Path("mine")) == here / "mine.pt"
@@ -111,8 +116,44 @@ def test_what_has_a_folder_or_a_suffix_is_a_path(name: str, here: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", ".", "..", "checkpoints"])
 def test_folders_are_no_checkpoints(name: str, here: Path) -> None:
-    with pytest.raises(CheckpointError, match="is a folder, not a checkpoint file"):
+    with pytest.raises(CheckpointError, match=r"is a folder, not a checkpoint file; and holds no model\.safetensors"):
         find_checkpoint(name)
+    (Path(name) / "mine.pt").touch()
+    with pytest.raises(CheckpointError, match=r"is a folder, not a checkpoint file; name one of its files: mine\.pt"):
+        find_checkpoint(name)
+
+
+@pytest.mark.parametrize("name", ["mine", "sub/mine", ".", ""])
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_folder_stands_for_its_model(name: str, kind: type, here: Path) -> None:
+    path = Path(name) / "model.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    assert find_checkpoint(kind(name)) == path
+
+
+@pytest.mark.parametrize("value", [5, True, None, b"mine", ["mine"], {"model": 1}, 1.5], ids=repr)
+def test_what_is_no_path(value: object, here: Path) -> None:
+    with pytest.raises(CheckpointError, match="a checkpoint must be a path or a name") as caught:
+        find_checkpoint(value)  # type: ignore[arg-type]
+    assert repr(value) in str(caught.value)
+    if value is not None:
+        with pytest.raises(CheckpointError, match="a checkpoint must be a path or a name"):
+            build_i2vpp("i2vpp-256", value)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "a/" * 3000])
+def test_names_that_no_file_can_have(name: str, here: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"cannot be looked up|there is no checkpoint|does not exist"):
+        find_checkpoint(name)
+
+
+def test_a_link_to_nothing_and_a_device(here: Path) -> None:
+    Path("link.pt").symlink_to("nothing.pt")
+    with pytest.raises(CheckpointError, match=r"link\.pt does not exist"):
+        find_checkpoint("link.pt")
+    with pytest.raises(CheckpointError, match="is empty"):
+        read_checkpoint("/dev/zero")
 
 
 def test_an_unknown_name_is_told_what_there_is(here: Path, tmp_path: Path) -> None:
@@ -125,8 +166,8 @@ def test_an_unknown_name_is_told_what_there_is(here: Path, tmp_path: Path) -> No
         find_checkpoint("mine")
     assert str(caught.value) == (
         f"there is no checkpoint 'mine': no file of that name in {here.parent}, and no mine.pt, mine.pth, "
-        f"mine.safetensors in {here} or {there} (there: first, second); `i2vpp download sam-i2vpp_8gpu` or `i2vpp download sam-i2vpp_32gpu` or "
-        "`i2vpp download tinysam` fetches one"
+        f"mine.safetensors in {here} or {there} (there: first, second); `i2vpp download sam-i2vpp_8gpu` or "
+        "`i2vpp download sam-i2vpp_32gpu` or `i2vpp download tinysam` fetches one"
     )
     with pytest.raises(CheckpointError, match=r"\(there: first, second\); `i2vpp download tinysam` fetches one"):
         find_checkpoint("tinysam")
@@ -175,8 +216,113 @@ def test_no_config_means_the_size_of_the_checkpoint(recorded: int | None, runs_a
     assert bool((model.no_mem_embed == 1).all())
 
 
+@pytest.mark.usefixtures("no_warnings")
 def test_without_config_and_checkpoint_it_is_the_published_one() -> None:
     assert build_i2vpp(device="cpu").config == ModelConfig()
+
+
+def test_a_predictor_without_a_checkpoint_warns_once() -> None:
+    _warn_untrained.cache_clear()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        build_i2vpp_video_predictor("i2vpp-256", device="cpu")
+        build_i2vpp_video_predictor("i2vpp-256", device="cpu")
+    (warning,) = caught
+    assert (warning.category, warning.filename) == (UntrainedWarning, __file__)
+    for words in (
+        "the weights are untrained and the masks mean nothing",
+        "i2vpp download sam-i2vpp_32gpu",
+        "i2vpp-demo",
+    ):
+        assert words in str(warning.message)
+
+
+# ---- pretrained
+
+
+@pytest.fixture
+def safetensors_folder(here: Path) -> Path:
+    """A folder `mine` with a small model.safetensors, whose entries are all 1."""
+    model = I2VPP(ModelConfig(image_size=64))
+    for value in model.state_dict().values():
+        value.fill_(1)
+    save_checkpoint(model, Path("mine/model.safetensors"), image_size=64, extra={"card": {"licence": "any"}})
+    return Path("mine")
+
+
+@pytest.mark.usefixtures("no_warnings")
+def test_a_safetensors_file_is_read_wherever_a_checkpoint_is(
+    safetensors_folder: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert inspect_checkpoint("mine").fits
+    assert build_i2vpp(None, safetensors_folder, device="cpu").image_size == 64
+    model = I2VPP(ModelConfig(image_size=64))
+    start(model, StartConfig(checkpoint="mine"), seed=0)
+    assert bool((model.no_mem_embed == 1).all())
+    assert cli.main(["info", "mine"]) == 0
+    assert "licence  any" in capsys.readouterr().out
+    write_video(Path("disc.mp4"), moving_disc(2, 48, 64)[0])
+    options = ["--device", "cpu", "--quiet", "--checkpoint", "mine"]
+    assert cli.main(["track", "disc.mp4", "-o", "out", "--point", "9,9", *options]) == 0
+
+
+class Hub(types.ModuleType):
+    """Stands in for huggingface_hub: a repository `me/weights`, of which the folder `mine` is the cache."""
+
+    def __init__(self) -> None:
+        super().__init__("huggingface_hub")
+        self.asked: list[tuple[str, str, str | None]] = []
+
+    def hf_hub_download(self, repo_id: str, filename: str, *, revision: str | None = None) -> str:
+        self.asked.append((repo_id, filename, revision))
+        if repo_id != "me/weights":
+            raise OSError("404 Client Error.\nRepository Not Found")
+        return f"mine/{filename}"
+
+
+@pytest.mark.usefixtures("no_warnings")
+def test_from_pretrained(safetensors_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = Hub()
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    for source in ("mine", safetensors_folder, "mine/model.safetensors"):
+        predictor = I2VPPVideoPredictor.from_pretrained(source, device="cpu")
+        assert predictor.image_size == 64
+    assert not hub.asked
+    predictor = I2VPPVideoPredictor.from_pretrained("me/weights", revision="v1", device="cpu", dtype="bfloat16")
+    assert (predictor.image_size, predictor.dtype) == (64, torch.bfloat16)
+    assert bool((predictor.model.no_mem_embed == 1).all())
+    assert hub.asked == [("me/weights", "model.safetensors", "v1")]
+    with pytest.raises(CheckpointError) as caught:
+        I2VPPVideoPredictor.from_pretrained("you/weights")
+    assert str(caught.value) == (
+        f"'you/weights' is no checkpoint here (looked from {Path.cwd()}), and model.safetensors of that repository "
+        "cannot be fetched from the Hugging Face Hub: OSError: 404 Client Error."
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["mine", "./me/weights", "me/weights.pt", "me/you/weights", "https://x.y/z", "me/here", 5]
+)
+def test_what_the_hub_is_not_asked_for(name: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = Hub()
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    Path("me/here").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match=r"no checkpoint 'mine'|does not exist|is a folder|must be a path"):
+        I2VPPVideoPredictor.from_pretrained(name)
+    assert not hub.asked
+
+
+def test_the_hub_needs_its_package(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(CheckpointError, match=r'huggingface_hub is needed: pip install "i2vpp\[hub\]"'):
+        I2VPPVideoPredictor.from_pretrained("me/weights")
+
+
+def test_the_hub_has_what_we_call() -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    parameters = list(inspect.signature(hub.hf_hub_download).parameters)
+    assert parameters[:2] == ["repo_id", "filename"]
+    assert "revision" in parameters
 
 
 def test_a_config_or_an_override_that_is_given_wins(here: Path) -> None:

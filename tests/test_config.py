@@ -186,3 +186,113 @@ def test_aliases_lead_to_valid_keys() -> None:
     valid = set(config_module._leaves(Config()))
     assert set(config_module._ALIASES.values()) <= valid
     assert not valid & (config_module._ALIASES.keys() | config_module._CONSTANTS.keys())
+
+
+# ---- texts that are small and stand for much, and other texts that no config is
+
+
+def bomb(form: str) -> str:
+    """YAML of ten lines whose aliases stand for a thousand million values."""
+    lines = ["a: &a {x: 1}"]
+    for name, before in zip("bcdefghij", "abcdefghi", strict=True):
+        inside = {
+            "list": f"[{', '.join([f'*{before}'] * 10)}]",
+            "mapping": f"{{{', '.join(f'k{index}: *{before}' for index in range(10))}}}",
+            "merge": f"{{<<: [{', '.join([f'*{before}'] * 10)}]}}",
+            "block": "".join(f"\n  - *{before}" for _ in range(10)),
+        }[form]
+        lines.append(f"{name}: &{name} {inside}")
+    return "\n".join(lines)
+
+
+HUGE = [
+    *((bomb(form), "holds more than 10,000 values with its aliases") for form in ("list", "mapping", "merge", "block")),
+    ("model: &a [*a]", r"has an alias, \*a, inside the node that it repeats"),
+    ("model: &a {x: {y: *a}}", r"has an alias, \*a, inside the node that it repeats"),
+    ("model: *a", r"has an alias, \*a, without the node that it repeats"),
+    ("model: " + "[" * 100_000, "is nested more than 32 levels deep"),
+    ("model: " + "{a: " * 50_000, "is nested more than 32 levels deep"),
+    ("- " * 50_000, "is nested more than 32 levels deep"),
+    ("\n".join(" " * depth + "a:" for depth in range(200)), "is nested more than 32 levels deep"),
+    (f"model: [{'1, ' * 20_000}]", "holds more than 10,000 values"),
+    ("# long\n" * 50_000, "is larger than 262,144 bytes"),
+]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("text", "message"), HUGE, ids=lambda value: value[:12])
+def test_a_small_text_cannot_become_huge(text: str, message: str, tmp_path: Path) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_config(path)
+    assert str(caught.value).startswith(str(path))
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "value",
+    [
+        "[" * 100_000,
+        "[" + "&a [*a], " + "]",
+        "{a: &a [1, 1], b: &b [*a, *a, *a], c: [" + "*b, " * 2000 + "]}",
+        "9" * 5000,
+        "0x" + "f" * 4000,
+        '"\\UFFFFFFFF"',
+        "!!int x",
+        "!!timestamp 2024-99-99",
+        "2024-99-99",
+        "!!python/object/apply:os.mkdir [made]",
+        "'${' + '${' * 3000",
+        "'" + "x" * 100_000 + "'",
+        "\0",
+        "{[1]: 2}",
+        "{a: 1, a: 2}",
+    ],
+    ids=lambda value: value[:12],
+)
+def test_odd_values_are_refused_in_one_line(value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for load in (
+        lambda: load_config(write(tmp_path, f"model: {{image_size: {value}}}")),
+        lambda: load_config(overrides=[f"model.image_size={value}"]),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            load()
+        text = str(caught.value).replace(value, "")  # an override is repeated as it was written
+        assert "\n" not in text
+        assert len(text) < 1000
+    assert not Path("made").exists()
+
+
+def test_aliases_in_moderation_are_read(tmp_path: Path) -> None:
+    path = write(tmp_path, "model: {selection: {num_global: &n 2, num_local: *n}}")
+    assert load_config(path).model.selection == SelectionConfig(num_global=2, num_local=2)
+
+
+def test_encodings(tmp_path: Path) -> None:
+    path, text = tmp_path / "mine.yaml", "# café\nmodel: {image_size: 512}"
+    for encoding in ("utf-8", "utf-8-sig"):
+        path.write_bytes(text.encode(encoding))
+        assert load_config(path).model.image_size == 512
+    for encoding in ("latin-1", "utf-16"):
+        path.write_bytes(text.encode(encoding))
+        with pytest.raises(ConfigError, match=r"mine\.yaml is not UTF-8 \(byte \d+\)"):
+            load_config(path)
+
+
+@pytest.mark.parametrize(
+    "size",
+    [4112, 160000, 10**5000, "x" * 100_000, True],
+    ids=lambda size: f"{size!r:.9}" if size != 10**5000 else "huge",
+)
+def test_sizes_at_the_api(size: int) -> None:
+    with pytest.raises(ConfigError, match="an integer, a multiple of 16, from 64 to 4096; got ") as caught:
+        ModelConfig(image_size=size)
+    assert len(str(caught.value)) < 400
+    assert ModelConfig(image_size=4096).image_size == 4096
+
+
+def test_overrides_must_be_texts() -> None:
+    with pytest.raises(ConfigError, match=r"an override must be text such as 'model\.image_size=512'; got 5"):
+        load_config(overrides=[5])  # type: ignore[list-item]

@@ -1,6 +1,7 @@
 """Downloads from a server on this machine, whose files are made on the spot; nothing is fetched from outside."""
 
 import dataclasses
+import hashlib
 import http.server
 import inspect
 import json
@@ -18,7 +19,7 @@ import torch
 from i2vpp import checkpoint
 from i2vpp import download as download_module
 from i2vpp.checkpoint import inspect_checkpoint
-from i2vpp.download import SOURCES, DownloadError, download, download_all
+from i2vpp.download import SOURCES, DownloadError, describe_check, download, download_all
 
 SHAPES = json.loads((Path(__file__).parent / "parity" / "state_dict_shapes.json").read_text())
 
@@ -168,6 +169,27 @@ def test_damaged_content(server, tinysam, tmp_path) -> None:
         "what was sent is not that file: .* is damaged: entry image_encoder.*data/0.* does not match",
     )
     assert download("tinysam", tmp_path).read_bytes() == tinysam
+
+
+def test_a_known_hash_is_compared(server, tinysam, monkeypatch, tmp_path) -> None:
+    server.content = tinysam
+    right = hashlib.sha256(tinysam).hexdigest()
+    monkeypatch.setitem(SOURCES, "tinysam", dataclasses.replace(SOURCES["tinysam"], sha256="0" * 64))
+    fails("tinysam", tmp_path, f"what was sent is not that file: its SHA-256 is {right}, not 0{{64}}")
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setitem(SOURCES, "tinysam", dataclasses.replace(SOURCES["tinysam"], sha256=right))
+    assert download("tinysam", tmp_path).read_bytes() == tinysam
+    assert describe_check("tinysam.pth") == f"tinysam.pth: its SHA-256 is the known one, {right}"
+    (tmp_path / "tinysam.pth").write_bytes(tinysam[:-1] + b"x")
+    with pytest.raises(DownloadError, match="exists but is not that file, move it away first"):
+        download("tinysam", tmp_path)
+
+
+def test_without_a_known_hash_that_is_said() -> None:
+    assert {len(source.sha256) for source in SOURCES.values() if source.sha256} == {64}
+    assert describe_check("sam-i2vpp_32gpu") == (
+        "sam-i2vpp_32gpu.pt: no SHA-256 is known to compare it with; its checksums, entries and values are right"
+    )
 
 
 def test_existing_file_of_another_kind_is_left_alone(server, tinysam, tmp_path) -> None:
