@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from i2vpp.checkpoint_files import DEMO, PUBLISHED, demo_checkpoint
 from i2vpp.commands import annotate as annotate_command
 from i2vpp.commands import prompts as prompt_args
-from i2vpp.errors import I2VPPError
+from i2vpp.errors import CheckpointError, I2VPPError
 
 if TYPE_CHECKING:
     from i2vpp.commands.track import ModelChoice, Summary
@@ -305,8 +305,12 @@ def run_demo(arguments: argparse.Namespace) -> int:
 
 def run_annotate(arguments: argparse.Namespace) -> int:
     """Run `i2vpp annotate`."""
-    if not arguments.untrained:
-        arguments.checkpoint = arguments.checkpoint or Path(DEMO)  # the page says so if it is not there
+    if arguments.checkpoint is None and not arguments.untrained:
+        arguments.checkpoint = Path(DEMO)  # the page, too, says so if it is not there
+        try:
+            demo_checkpoint()
+        except CheckpointError as error:
+            _complain(f"objects can be painted, not tracked: {error}")
     return annotate_command.run(arguments, _model_choice(arguments))
 
 
