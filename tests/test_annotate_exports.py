@@ -220,12 +220,13 @@ def test_other_folders_and_files_are_not_overwritten(annotation: Annotation, tmp
     export(annotation, mine, "davis", footage=FOOTAGE)  # an empty folder is no loss
     photos = tmp_path / "photos"
     photos.mkdir()
-    (photos / "objects.json").write_text('{"made_by": "me"}')
     file = tmp_path / "file"
     file.write_text("mine")
-    for other in (photos, file):
-        with pytest.raises(MaskFolderError, match="is no earlier export and is not overwritten"):
-            export(annotation, other, "davis", footage=FOOTAGE)
+    for content in ("[" * 100_000, '{"made_by": "me"}'):
+        (photos / "objects.json").write_text(content)
+        for other in (photos, file):
+            with pytest.raises(MaskFolderError, match="is no earlier export and is not overwritten"):
+                export(annotation, other, "davis", footage=FOOTAGE)
     assert (files(photos), file.read_text()) == (["objects.json"], "mine")
     with pytest.raises(MaskFolderError, match="cannot write"):
         export(annotation, file / "below", "davis", footage=FOOTAGE)

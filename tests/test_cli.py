@@ -342,7 +342,16 @@ def test_a_prompts_file(run: Callable[..., int], predictor: FakePredictor, tmp_p
         ('[{"mask": "a.png", "points": [[1, 2]]}]', "cannot be combined"),
         ('[{"mask": 3}]', "mask must be the name of an image file"),
         ('[{"mask": "missing.png"}]', "cannot read the mask"),
+        ("[" * 100_000, "is not JSON: its lists and objects are nested too deeply"),
+        ('{"a": ' * 100_000, "is not JSON: its lists and objects are nested too deeply"),
+        (f'[{{"points": [[1{"0" * 400}, 2]]}}]', r"points: expected \[x, y\] in numbers, got \[1000+\.\.\.$"),
+        (f'[{{"box": [1, 2, 3, 1{"0" * 400}]}}]', r"box: expected \[x0, y0, x1, y1\] in numbers"),
+        (f'[{{"points": [[1{"0" * 5000}, 2]]}}]', "is not JSON"),
+        ('[{"points": [[1e999, 2]]}]', "in numbers"),
+        (f'[{{"points": "{"x" * 5000}"}}]', 'points must be a list, got "x+\\.\\.\\.$'),
+        (f'[{{"points": {"[" * 800}{"]" * 800}}}]', r"points: expected \[x, y\], got \[+"),
     ],
+    ids=lambda value: value[:30],
 )
 def test_a_prompts_file_that_is_not_right(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "prompts.json"
@@ -350,6 +359,13 @@ def test_a_prompts_file_that_is_not_right(tmp_path: Path, content: str, message:
     with pytest.raises(PromptError, match=message) as caught:
         read_prompts_file(path)
     assert str(path) in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_prompts_file_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.json"
+    path.write_text('[{"points": [[1, 2]]}]', encoding="utf-8-sig")
+    assert read_prompts_file(path)[0].points == ((1, 2),)
 
 
 def test_a_missing_prompts_file(run: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:

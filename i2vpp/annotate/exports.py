@@ -32,6 +32,7 @@ from i2vpp.annotate.errors import CancelledError, DiskFullError, MaskFolderError
 from i2vpp.annotate.store import Annotation
 from i2vpp.annotate.values import StoredMask
 from i2vpp.structures import FrameResult
+from i2vpp.utils.json_files import read_json
 from i2vpp.utils.visualize import overlay
 from i2vpp.utils.writers import MaskWriter, OverlayWriter, RleWriter, VideoInfo
 
@@ -255,7 +256,7 @@ def _replaceable(folder: Path) -> bool:
     if not folder.is_dir():
         return False
     try:
-        content = json.loads((folder / OBJECTS_FILE).read_text(encoding="utf-8"))
+        content = read_json(folder / OBJECTS_FILE)
     except (OSError, ValueError):
         return not any(folder.iterdir())
     return isinstance(content, dict) and content.get("made_by") == MADE_BY

@@ -11,7 +11,6 @@ which frames they are prompts, too, is chosen.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from i2vpp.annotate.exports import OBJECTS_FILE
 from i2vpp.annotate.store import Annotation
 from i2vpp.annotate.values import ObjectInfo, Prompts, StoredMask
 from i2vpp.session.video import IMAGE_SUFFIXES
+from i2vpp.utils.json_files import read_json
 
 _Masks: TypeAlias = "dict[int, dict[int, StoredMask]]"  # by the object ids of the files, and by frame
 PromptFrames: TypeAlias = "Literal['first', 'all'] | Collection[int]"
@@ -215,9 +215,9 @@ def _read_objects(path: Path) -> dict[int, tuple[str, str | None]]:
     if not path.exists():
         return {}
     try:
-        objects: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["objects"]
+        objects: dict[str, Any] = read_json(path)["objects"]
         return {int(obj_id): (entry["name"], entry.get("color")) for obj_id, entry in objects.items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise MaskFolderError(
             f"{path} does not name objects as {{'objects': {{'1': {{'name': ..., 'color': '#rrggbb'}}}}}}; "
             "correct or remove it"

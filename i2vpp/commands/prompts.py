@@ -7,17 +7,20 @@ import difflib
 import json
 import math
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from i2vpp.errors import PromptError
+from i2vpp.utils.json_files import read_json
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+_MOST_SHOWN = 100  # characters of a value in a message
 JSON_KEYS = ("frame", "object", "points", "labels", "box", "mask")
 MAX_GREY_OBJECTS = 32
 """A grey mask with more values than this has soft edges rather than that many objects."""
@@ -117,7 +120,7 @@ def read_prompts_file(path: Path) -> list[ObjectPrompt]:
         PromptError: the file is unreadable, or an entry is not right; the message names file, entry and key.
     """
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = read_json(path)
     except OSError as error:
         raise PromptError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
@@ -135,7 +138,7 @@ def read_prompts_file(path: Path) -> list[ObjectPrompt]:
 
 def _json_prompt(entry: Any, folder: Path) -> list[ObjectPrompt]:
     if not isinstance(entry, dict):
-        raise PromptError(f"expected an object with the keys {', '.join(JSON_KEYS)}, got {json.dumps(entry)}")
+        raise PromptError(f"expected an object with the keys {', '.join(JSON_KEYS)}, got {_shown(entry)}")
     for key in entry:
         if key not in JSON_KEYS:
             near = difflib.get_close_matches(key, JSON_KEYS, 1, 0.4)
@@ -157,38 +160,47 @@ def _json_prompt(entry: Any, folder: Path) -> list[ObjectPrompt]:
     if points or corners is not None:
         raise PromptError("a mask cannot be combined with points or a box")
     if not isinstance(entry["mask"], str):
-        raise PromptError(f"mask must be the name of an image file, got {json.dumps(entry['mask'])}")
+        raise PromptError(f"mask must be the name of an image file, got {_shown(entry['mask'])}")
     given = obj_id if "object" in entry else None
     return read_mask(MaskFile(path=folder / entry["mask"], frame_idx=frame_idx, obj_id=given))
+
+
+def _shown(value: Any) -> str:
+    """Return the beginning of a value's spelling in JSON."""
+    try:
+        text = json.dumps(value)
+    except RecursionError:
+        return "lists and objects that are nested too deeply"
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 
 
 def _json_integer(entry: dict[str, Any], key: str, *, default: int, least: int) -> int:
     value = entry.get(key, default)
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise PromptError(f"{key} must be an integer of {least} or more, got {json.dumps(value)}")
+        raise PromptError(f"{key} must be an integer of {least} or more, got {_shown(value)}")
     return value
 
 
 def _json_list(entry: dict[str, Any], key: str) -> list[Any]:
     value = entry.get(key, [])
     if not isinstance(value, list):
-        raise PromptError(f"{key} must be a list, got {json.dumps(value)}")
+        raise PromptError(f"{key} must be a list, got {_shown(value)}")
     return value
 
 
 def _json_floats(value: Any, key: str, count: int) -> list[float]:
     form = "[x, y]" if count == 2 else "[x0, y0, x1, y1]"
     if not isinstance(value, list) or len(value) != count:
-        raise PromptError(f"{key}: expected {form}, got {json.dumps(value)}")
-    if not all(isinstance(number, int | float) and math.isfinite(number) for number in value):
-        raise PromptError(f"{key}: expected {form} in numbers, got {json.dumps(value)}")
+        raise PromptError(f"{key}: expected {form}, got {_shown(value)}")
+    if not all(isinstance(number, int | float) and abs(number) <= sys.float_info.max for number in value):
+        raise PromptError(f"{key}: expected {form} in numbers, got {_shown(value)}")
     return [float(number) for number in value]
 
 
 def _json_box(value: Any) -> Box:
     x0, y0, x1, y1 = _json_floats(value, "box", 4)
     if not (x0 < x1 and y0 < y1):
-        raise PromptError(f"box: expected [x0, y0, x1, y1] with x0 < x1 and y0 < y1, got {json.dumps(value)}")
+        raise PromptError(f"box: expected [x0, y0, x1, y1] with x0 < x1 and y0 < y1, got {_shown(value)}")
     return x0, y0, x1, y1
 
 
