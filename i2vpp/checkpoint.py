@@ -10,10 +10,12 @@ see `find_checkpoint`.
 
 from __future__ import annotations
 
+import operator
 import os
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -200,7 +202,8 @@ def save_checkpoint(
         extra: more top-level entries, of tensors and plain Python data only; in a safetensors file `card` only.
 
     Raises:
-        CheckpointError: `extra` uses a reserved name, or holds objects that could not be loaded again.
+        CheckpointError: `extra` uses a reserved name, or holds objects that could not be loaded again; or no network
+            can have the image size.
         OSError: the file cannot be written; an earlier one is whole.
     """
     extra = dict(extra or {})
@@ -210,6 +213,9 @@ def save_checkpoint(
             f"extra must not hold {', '.join(map(repr, reserved))}: save_checkpoint writes that itself"
         )
     path = Path(path)
+    with suppress(TypeError):  # what is no integer is refused below
+        image_size = operator.index(image_size)  # an integer of NumPy could not be loaded again
+    trained_image_size({"meta": {"image_size": image_size}}, path)
     state = model.state_dict()
     meta: dict[str, Any] = {"format": FORMAT, "image_size": image_size}
     meta["sha256"] = content_hash(state, {"meta": meta, **extra})

@@ -90,8 +90,12 @@ def write_content(file: IO[bytes], content: Mapping[str, Any], *, suffix: str) -
         )
     # Copies, as entries that share memory or have gaps are refused by safetensors.
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in content["model"].items()}
-    metadata = {key: json.dumps(content.get(key, {}), ensure_ascii=False) for key in _OURS}
-    file.write(safetensors.torch.save(tensors, {"format": "pt", **metadata}))
+    try:
+        metadata = {key: json.dumps(content.get(key, {}), ensure_ascii=False) for key in _OURS}
+        written = safetensors.torch.save(tensors, {"format": "pt", **metadata})
+    except (TypeError, ValueError) as error:  # ValueError also for text that is no Unicode
+        raise CheckpointError(f"the card of a {SAFETENSORS} file must be text by heading: {error}") from error
+    file.write(written)
 
 
 def _head(path: Path) -> bytes:

@@ -307,7 +307,7 @@ def test_two_checkouts_are_measured_in_turns(tmp_path, capfd, small_products) ->
         (["--dtype", "float64"], "--dtype must be one of float32, bfloat16, float16; got 'float64'"),
         (["--config", "i2vpp-1"], "config 'i2vpp-1' is neither a file"),
         (["--override", "model.imagesize=64"], "unknown key 'model.imagesize'"),
-        (["--image-size", "64,100"], "model.image_size must be an integer, a multiple of 16 and at least 64; got 100"),
+        (["--image-size", "64,100"], "model.image_size must be an integer, a multiple of 16, from 64 to 4096; got 100"),
         (["--device", "abacus"], "--device must be cpu, cuda, cuda:N or mps; got 'abacus'"),
         (["--device", "cuda:99"], "--device: there is no 'cuda:99' here; there are cpu (1)"),
         (["--objects", "1,0"], "--objects must be integers of 1 or more; got '0'"),

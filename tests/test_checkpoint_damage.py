@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -342,6 +343,27 @@ def test_sizes_that_no_network_has(size: object, tmp_path: Path) -> None:
     torch.save({"model": state(), "meta": {"image_size": size}}, path)
     message = refused(path, "its entry meta.image_size must be an integer, a multiple of 16, from 64 to 4096; got ")
     assert len(message) < 400
+
+
+@pytest.mark.parametrize("size", [160000, 0, 100, "512", 512.0], ids=repr)
+def test_such_sizes_are_not_written(size: Any, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"meta\.image_size must be an integer"):
+        save_checkpoint(network(), tmp_path / "mine.pt", image_size=size)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_size_of_numpy_is_written_as_an_integer(tmp_path: Path) -> None:
+    save_checkpoint(network(), tmp_path / "mine.pt", image_size=np.int64(512))  # type: ignore[arg-type]
+    assert inspect_checkpoint(tmp_path / "mine.pt", expected={}).image_size == 512
+
+
+@pytest.mark.parametrize(
+    "card", [{"path": Path("x")}, {"a": "\ud800"}, "text", [1]], ids=["path", "surrogate", "text", "list"]
+)
+def test_a_card_that_is_no_text_is_not_written(card: Any, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"must be text by heading|was not saved"):
+        save_checkpoint(network(), tmp_path / "model.safetensors", image_size=64, extra={"card": card})
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("version", [2, 0, -1, True, 1.0, "1", None, [1]])
