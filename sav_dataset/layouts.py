@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 from i2vpp.session.video import IMAGE_SUFFIXES, natural_key
-from sav_dataset.names import Match, match_names, same_names, some
+from sav_dataset.names import match_names, same_names, some
 from sav_dataset.rules import Scoring
 from sav_dataset.scoring import Item, PaletteVideo, SavObject
 from training.dataset.errors import DataError
@@ -116,7 +116,7 @@ def pair(
             f"{pred_root} has none of the {len(videos)} videos of {gt_root} ({some(videos)}); it holds {some(found)}"
         )
     finder = _Finder(pred_root=pred_root, scoring=scoring)
-    finder.note(Match(found=there), Path())
+    finder.note(there, pred_root)
     items: list[Item] = []
     for video, named in there.items():
         if layout == "sav":
@@ -166,7 +166,7 @@ class _Finder:
         if _layout_of(preds) == "davis" and not same_names(names, found, preds):
             raise DataError(_other_layout(preds, "PNGs", f"in {truths} each object has a folder, as in SA-V"))
         match = match_names(names, found, what="objects", where=preds)
-        self.note(match, preds)
+        self.note(match.found, preds)
         frames = {name: list_files(truths / name, PNG) for name in names}
         return [
             SavObject(
@@ -195,15 +195,15 @@ class _Finder:
         files = list_files(folder, PNG)
         match = match_names(list(truths), files, what="frames", where=folder)
         _check_format([name for name in truths if name not in match.found], files, folder)
-        self.note(match, folder)
+        self.note(match.found, folder)
+        if match.late:
+            self.late.append(f"{folder.relative_to(self.pred_root)} ({match.late})")
         return {frame: files[name] for frame, name in match.found.items()}
 
-    def note(self, match: Match, folder: Path) -> None:
-        """Remember the names in a folder that are not those of the true masks."""
-        where = folder.relative_to(self.pred_root) if folder.parts else folder
-        self.renamed.extend(f"{where / pred} for {truth}" for pred, truth in match.renamed)
-        if match.late:
-            self.late.append(f"{where} ({match.late})")
+    def note(self, found: Mapping[str, str], folder: Path) -> None:
+        """Remember the names in a folder, by those of the true masks, that differ from these."""
+        where = folder.relative_to(self.pred_root)
+        self.renamed.extend(f"{where / pred} for {truth}" for truth, pred in found.items() if pred != truth)
 
     def remarks(self) -> tuple[str, ...]:
         """Say how predictions were found."""

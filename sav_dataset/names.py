@@ -36,11 +36,6 @@ class Match:
     found: dict[str, str]
     late: str | None = None
 
-    @property
-    def renamed(self) -> list[tuple[str, str]]:
-        """Name the predictions that were found by their number, each with the name of the true mask."""
-        return [(pred, truth) for truth, pred in self.found.items() if pred != truth]
-
 
 def same_names(truths: Sequence[str], preds: Collection[str], where: Path) -> dict[str, str]:
     """Find the predictions that are named like true masks, but for zeros before the number.
@@ -85,7 +80,7 @@ def match_names(truths: Sequence[str], preds: Collection[str], *, what: str, whe
     missing = [name for name in truths if name not in found]
     if not missing or not preds:
         return Match(found=found)
-    problem = f"the {what} of {where} have other names than the true masks ({some(truths)}): they are {some(preds)}"
+    problem = f"the {what} in {where} have other names than the true masks ({some(truths)}): they are {some(preds)}"
     if not found:
         raise DataError(f"{problem}; none fits. Name predictions like the true masks")
     left = {_parts(name)[1] for name in set(preds).difference(found.values())} - {None}

@@ -278,7 +278,11 @@ def _run(args: argparse.Namespace) -> None:
     finally:  # what was scored is not lost where a table cannot be made
         _write(args, evaluation, tables)
     if args.plots:
-        for path in draw_plots(evaluation, args.plots, worst=args.worst, videos=args.plot_videos, images=args.images):
+        try:
+            paths = draw_plots(evaluation, args.plots, worst=args.worst, videos=args.plot_videos, images=args.images)
+        except OSError as error:
+            raise I2VPPError(f"cannot write plots to {args.plots}: {error.strerror or error}") from error
+        for path in paths:
             print(f"wrote {path}")
 
 
@@ -308,7 +312,7 @@ def _write(args: argparse.Namespace, evaluation: Evaluation, tables: Sequence[Ta
         try:
             if path is not None:
                 write(path)
-                print(f"wrote {path}")
+                print(f"wrote {path}", file=sys.stderr)  # stdout has the tables alone
         except OSError as error:  # the other files are still worth a try
             problems.append(f"cannot write {path}: {error.strerror or error}")
     if problems:

@@ -34,7 +34,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `training` is no installed package
 
 from i2vpp.errors import I2VPPError
-from i2vpp.utils.files import atomic_write
+from i2vpp.utils.files import atomic_write, remove_leftovers
 from i2vpp.utils.visualize import davis_palette
 from training.config import SourceConfig
 from training.dataset.build import FILE_SOURCES, build_source
@@ -110,6 +110,7 @@ def opened(path: Path) -> Iterator[Sink]:
     if path.exists():
         raise I2VPPError(f"{path} exists already; delete it or name another -o")
     if path.suffix == ".zip":
+        remove_leftovers(path)
         with atomic_write(path) as file, zipfile.ZipFile(file, "w") as archive:
             yield Zip(archive)
         return
