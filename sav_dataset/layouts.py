@@ -115,6 +115,8 @@ def pair(
         raise DataError(
             f"{pred_root} has none of the {len(videos)} videos of {gt_root} ({some(videos)}); it holds {some(found)}"
         )
+    if any(named != video for video, named in there.items()):
+        match_names(videos, found, what="videos", where=pred_root)  # refuses numbers that begin later
     finder = _Finder(pred_root=pred_root, scoring=scoring)
     finder.note(there, pred_root)
     items: list[Item] = []
@@ -209,7 +211,7 @@ class _Finder:
         """Say how predictions were found."""
         found = []
         if self.renamed:
-            found.append(f"{len(self.renamed)} names of predictions were matched by their number: {some(self.renamed)}")
+            found.append(f"{len(self.renamed)} predictions have other names and were matched: {some(self.renamed)}")
         if self.late:
             found.append(
                 f"predictions in {len(self.late)} folders lack the first annotated frame and have the next one: "

@@ -1,7 +1,8 @@
 """Finding predictions that have other names than the true masks: 0001.png for 00001.png, folder 0 for 000.
 
-Names that differ in the zeros before their number alone are the same. Other differences are errors wherever predictions
-may be all there under other names: they must never be scored as missing, nor as those of another frame.
+Names that differ only in the zeros before their number, or in upper and lower case, are the same. Other differences are
+errors wherever predictions may be all there under other names: they must never be scored as missing, nor as those of
+another frame.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from training.dataset.errors import DataError
 NAMED = 5  # names in a message
 
 Parts: TypeAlias = tuple[str, int | None, str]
-"""What is before the last number of a name, that number, and what is behind it."""
+"""What is before the last number of a name, that number, and what is behind it; upper and lower case are alike."""
 
 _LAST_NUMBER = re.compile(r"(.*?)([0-9]+)([^0-9]*)", re.DOTALL)
 
@@ -38,7 +39,7 @@ class Match:
 
 
 def same_names(truths: Sequence[str], preds: Collection[str], where: Path) -> dict[str, str]:
-    """Find the predictions that are named like true masks, but for zeros before the number.
+    """Find the predictions that are named like true masks, but for zeros before the number, and for case.
 
     Args:
         truths: names of frames, objects or videos.
@@ -65,12 +66,12 @@ def same_names(truths: Sequence[str], preds: Collection[str], where: Path) -> di
 
 
 def match_names(truths: Sequence[str], preds: Collection[str], *, what: str, where: Path) -> Match:
-    """Find the predictions of the frames of a video, or of its objects.
+    """Find the predictions of the frames of a video, of its objects, or of videos.
 
     Args:
-        truths: names of the annotated frames or of the objects, in order.
+        truths: names of the annotated ones, in order.
         preds: names of the predicted ones.
-        what: of which they are the names: "frames" or "objects".
+        what: of which they are the names: "frames", "objects" or "videos".
         where: folder of the predictions, for messages.
 
     Raises:
@@ -101,8 +102,8 @@ def some(names: Collection[str]) -> str:
 
 
 def _parts(name: str) -> Parts:
-    match = _LAST_NUMBER.fullmatch(name)
-    return (match[1], int(match[2]), match[3]) if match else (name, None, "")
+    match = _LAST_NUMBER.fullmatch(name.casefold())
+    return (match[1], int(match[2]), match[3]) if match else (name.casefold(), None, "")
 
 
 def _by_parts(names: Collection[str]) -> dict[Parts, list[str]]:

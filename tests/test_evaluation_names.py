@@ -45,6 +45,7 @@ def matched(truths: Sequence[str], preds: Sequence[str]) -> dict[str, str]:
         (SPARSE, [str(t) for t in range(0, 24, 4)]),
         (SPARSE, [str(t) for t in range(24)]),  # every frame is predicted, every fourth annotated
         (["1", "2", "3"], ["001", "002", "003"]),
+        (["Frame_1", "Frame_2"], ["frame_01", "FRAME_02"]),
     ],
 )
 def test_names_are_matched_by_their_number(truths, preds):
@@ -123,7 +124,7 @@ def test_frames_of_another_width_are_scored_and_noted(tmp_path):
     )
     assert found.jf == 100
     (remark,) = found.remarks
-    assert remark.startswith("6 names of predictions were matched by their number: v/0 for 00000, v/1 for 00001")
+    assert remark.startswith("6 predictions have other names and were matched: v/0 for 00000, v/1 for 00001")
     assert [result.frames for result in found.objects] == [DENSE[1:-1]]
 
 
@@ -137,9 +138,27 @@ def test_videos_of_another_width(tmp_path):
     gt = write_davis(tmp_path / "gt", DENSE, video="00012")
     found = evaluate(gt, write_davis(tmp_path / "pred", DENSE, video="12"))
     assert (found.jf, found.missing.videos) == (100, ())
+    assert found.remarks == ("1 predictions have other names and were matched: 12 for 00012",)
     write_davis(tmp_path / "pred", DENSE, video="012")
     with pytest.raises(DataError, match=r"012, 12 in .*pred all stand for 00012"):
         evaluate(gt, tmp_path / "pred")
+
+
+def test_videos_in_upper_case(tmp_path):
+    gt = write_davis(tmp_path / "gt", DENSE, video="bear")
+    write_davis(gt, DENSE, video="dog")
+    pred = write_davis(write_davis(tmp_path / "pred", DENSE, video="bear"), DENSE, video="Dog")
+    assert evaluate(gt, pred, strict=True).remarks == ("1 predictions have other names and were matched: Dog for dog",)
+
+
+def test_videos_that_are_numbered_from_1(tmp_path):
+    for video in range(3):
+        gt = write_davis(tmp_path / "gt", DENSE, video=f"{video:03d}")
+        pred = write_davis(tmp_path / "pred", DENSE, video=f"{video + 1}")
+    with pytest.raises(
+        DataError, match=r"the videos in .*pred have other names .* the numbers begin 1 later; 000 is m"
+    ):
+        evaluate(gt, pred)
 
 
 @pytest.mark.parametrize(
