@@ -22,14 +22,14 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `sav_dataset` is no installed package
 
 from i2vpp.errors import I2VPPError
-from sav_dataset.layouts import some
+from sav_dataset.names import some
 from sav_dataset.report import markdown
 from sav_dataset.results import MEASURES, Evaluation, read_evaluation
 from sav_dataset.scoring import ObjectResult
 from training.dataset.errors import DataError
 
 CONFIDENCE = 0.95
-SAME_SETTINGS = ("layout", "merge_objects", "skip_first_and_last_frame", "boundary_tolerance")
+SAME_SETTINGS = ("rule", "layout", "merge_objects", "skip_first_and_last_frame", "boundary_tolerance")
 CHUNK = 1000  # bootstrap samples at a time
 
 
@@ -116,10 +116,10 @@ def compare(a: Evaluation, b: Evaluation) -> Comparison:
         DataError: they were scored in different ways or on different frames, or share no object.
     """
     for name in SAME_SETTINGS:
-        if a.settings.get(name) != b.settings.get(name):
+        ways = [evaluation.settings.get(name, "not recorded") for evaluation in (a, b)]
+        if ways[0] != ways[1]:
             raise DataError(
-                f"A and B were scored in different ways: {name} is {a.settings.get(name)} and {b.settings.get(name)}; "
-                "score one of them again"
+                f"A and B were scored in different ways: {name} is {ways[0]} and {ways[1]}; score one of them again"
             )
     before = {(result.video, result.object): result for result in a.objects}
     after = {(result.video, result.object): result for result in b.objects}

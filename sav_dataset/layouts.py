@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
+from i2vpp.session.video import IMAGE_SUFFIXES, natural_key
+from sav_dataset.names import match_names, same_names, some
+from sav_dataset.rules import Scoring
 from sav_dataset.scoring import Item, PaletteVideo, SavObject
 from training.dataset.errors import DataError
 from training.dataset.files import list_files, list_folders, require_folder
@@ -19,7 +22,8 @@ Layout: TypeAlias = Literal["sav", "davis"]
 
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 PNG = (".png",)
-NAMED = 5  # names in a message
+OTHER_FORMATS = {*IMAGE_SUFFIXES, ".tif", ".tiff", ".gif", ".npy", ".npz"}.difference(PNG)
+"""In which predictions may have been written by mistake."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +52,13 @@ class Pairing:
         layout: of both.
         items: what is to be scored, in order.
         missing: predictions that are not there.
+        remarks: what should be known of how predictions were found.
     """
 
     layout: Layout
     items: tuple[Item, ...]
     missing: Missing
+    remarks: tuple[str, ...] = ()
 
 
 def find_layout(root: Path, videos: Sequence[str]) -> Layout:
@@ -79,9 +85,8 @@ def pair(
     gt_root: Path,
     pred_root: Path,
     *,
+    scoring: Scoring,
     layout: Layout | None = None,
-    skip_ends: bool = True,
-    merge: bool = False,
     only: Collection[str] | None = None,
 ) -> Pairing:
     """Put true and predicted masks together.
@@ -89,13 +94,12 @@ def pair(
     Args:
         gt_root: folder of the videos' true masks.
         pred_root: folder of the videos' predicted masks.
+        scoring: which frames count, and whether objects are merged.
         layout: of both; None: found out.
-        skip_ends: see `SavObject` and `PaletteVideo`.
-        merge: see `PaletteVideo`.
         only: names of the videos that count; None: all of the ground truth.
 
     Raises:
-        DataError: a folder is missing or does not have this layout.
+        DataError: a folder is missing or does not have this layout, or predictions do not have the true masks' names.
     """
     videos = list_folders(require_folder(gt_root, "true masks"))
     if only is not None:
@@ -103,61 +107,132 @@ def pair(
             raise DataError(f"{gt_root} lacks {len(lost)} of {len(only)} listed videos: {some(lost)}")
         videos = [video for video in videos if video in only]
     layout = layout or find_layout(gt_root, videos)
-    if merge and layout == "sav":
+    if scoring.merge and layout == "sav":
         raise DataError("objects can be merged only in the layout of DAVIS (--merge_objects)")
     found = list_folders(require_folder(pred_root, "predictions"))
-    there = [video for video in videos if video in found]
+    there = same_names(videos, found, pred_root)
     if not there:
         raise DataError(
             f"{pred_root} has none of the {len(videos)} videos of {gt_root} ({some(videos)}); it holds {some(found)}"
         )
+    if any(named != video for video, named in there.items()):
+        match_names(videos, found, what="videos", where=pred_root)  # refuses numbers that begin later
+    finder = _Finder(pred_root=pred_root, scoring=scoring)
+    finder.note(there, pred_root)
     items: list[Item] = []
-    for video in there:
+    for video, named in there.items():
         if layout == "sav":
-            items += _sav_objects(gt_root / video, pred_root / video, skip_ends)
+            items += finder.sav_objects(gt_root / video, pred_root / named)
         else:
-            items.append(_palette_video(gt_root / video, pred_root / video, skip_ends, merge))
-    absent = [item.name for item in items if layout == "sav" and item.scored_frames and not item.predictions]
-    gaps = {item.name: tuple(frame for frame in item.scored_frames if frame not in item.predictions) for item in items}
+            items.append(finder.palette_video(gt_root / video, pred_root / named))
+    scored = {item.name: item.scored_frames for item in items}
+    if any(scored.values()) and not any(frame in item.predictions for item in items for frame in scored[item.name]):
+        raise DataError(f"{pred_root} has no prediction of any of the {sum(map(len, scored.values()))} scored frames")
+    absent = [item.name for item in items if layout == "sav" and scored[item.name] and not item.predictions]
+    gaps = {item.name: tuple(f for f in scored[item.name] if f not in item.predictions) for item in items}
     missing = Missing(
-        videos=tuple(video for video in videos if video not in found),
+        videos=tuple(video for video in videos if video not in there),
         objects=tuple(absent),
         frames={name: frames for name, frames in gaps.items() if frames and name not in absent},
     )
-    return Pairing(layout=layout, items=tuple(items), missing=missing)
+    return Pairing(layout=layout, items=tuple(items), missing=missing, remarks=finder.remarks())
 
 
-def _sav_objects(truths: Path, preds: Path, skip_ends: bool) -> list[SavObject]:
-    names = list_folders(truths)
-    if other := [name for name in names if not name.isdecimal()]:
+@dataclass(frozen=True, kw_only=True)
+class _Finder:
+    """Finds the predictions of videos, and remembers which of them have other names.
+
+    Args:
+        pred_root: folder of the videos' predicted masks.
+        scoring: which frames count, and whether objects are merged.
+        renamed: predictions that were found by their number, with the name that was looked for.
+        late: folders of predictions that may be numbered from 1; see `Match`.
+    """
+
+    pred_root: Path
+    scoring: Scoring
+    renamed: list[str] = field(default_factory=list)
+    late: list[str] = field(default_factory=list)
+
+    def sav_objects(self, truths: Path, preds: Path) -> list[SavObject]:
+        """Find the objects of a video in the layout of SA-V."""
+        names = list_folders(truths)
+        if other := [name for name in names if not name.isdecimal()]:
+            raise DataError(
+                f"folders in {truths} must be named by object ids such as 000, got {other[0]}; "
+                f"is {truths.parent} the folder that holds the videos?"
+            )
+        if not names:
+            raise DataError(f"{truths} holds no masks <object>/<frame>.png")
+        found = list_folders(preds)
+        if _layout_of(preds) == "davis" and not same_names(names, found, preds):
+            raise DataError(_other_layout(preds, "PNGs", f"in {truths} each object has a folder, as in SA-V"))
+        match = match_names(names, found, what="objects", where=preds)
+        self.note(match.found, preds)
+        frames = {name: list_files(truths / name, PNG) for name in names}
+        return [
+            SavObject(
+                video=truths.name,
+                object=name,
+                truths=frames[name],
+                predictions=self._predictions(frames[name], preds / match.found[name]) if name in match.found else {},
+                scoring=self.scoring,
+            )
+            for name in names
+        ]
+
+    def palette_video(self, truths: Path, preds: Path) -> PaletteVideo:
+        """Find the masks of a video in the layout of DAVIS."""
+        frames = list_files(truths, PNG)
+        if not frames:
+            raise DataError(f"{truths} holds no masks <frame>.png")
+        if _layout_of(preds) == "sav":
+            raise DataError(_other_layout(preds, "a folder per object", f"{truths} holds PNGs, as in DAVIS"))
+        return PaletteVideo(
+            video=truths.name, truths=frames, predictions=self._predictions(frames, preds), scoring=self.scoring
+        )
+
+    def _predictions(self, truths: Mapping[str, Path], folder: Path) -> dict[str, Path]:
+        """Find the predicted masks of the annotated frames in a folder."""
+        files = list_files(folder, PNG)
+        match = match_names(list(truths), files, what="frames", where=folder)
+        _check_format([name for name in truths if name not in match.found], files, folder)
+        self.note(match.found, folder)
+        if match.late:
+            self.late.append(f"{folder.relative_to(self.pred_root)} ({match.late})")
+        return {frame: files[name] for frame, name in match.found.items()}
+
+    def note(self, found: Mapping[str, str], folder: Path) -> None:
+        """Remember the names in a folder, by those of the true masks, that differ from these."""
+        where = folder.relative_to(self.pred_root)
+        self.renamed.extend(f"{where / pred} for {truth}" for truth, pred in found.items() if pred != truth)
+
+    def remarks(self) -> tuple[str, ...]:
+        """Say how predictions were found."""
+        found = []
+        if self.renamed:
+            found.append(f"{len(self.renamed)} predictions have other names and were matched: {some(self.renamed)}")
+        if self.late:
+            found.append(
+                f"predictions in {len(self.late)} folders lack the first annotated frame and have the next one: "
+                f"{some(self.late)}; should they be numbered from 1, number them like the true masks"
+            )
+        return tuple(found)
+
+
+def _check_format(missing: Sequence[str], files: Collection[str], folder: Path) -> None:
+    """Raise DataError if the predictions that are missing in a folder seem to be there in another format than PNG."""
+    if not missing:
+        return
+    others = {path.stem: path.name for path in folder.iterdir() if path.suffix.lower() in OTHER_FORMATS}
+    if not others.keys().isdisjoint(files):
+        return  # frames or overlays beside the masks
+    if others and (not files or same_names(missing, others, folder)):
+        example = min(others.values(), key=natural_key)
         raise DataError(
-            f"folders in {truths} must be named by object ids such as 000, got {other[0]}; "
-            f"is {truths.parent} the folder that holds the videos?"
+            f"{folder} lacks the masks of {len(missing)} frames, but holds files that are no PNGs, such as {example}; "
+            "write predictions as PNG, because other formats change or hide the values"
         )
-    if not names:
-        raise DataError(f"{truths} holds no masks <object>/<frame>.png")
-    found = list_folders(preds)
-    if not set(names) & set(found) and _layout_of(preds) == "davis":
-        raise DataError(_other_layout(preds, "PNGs", f"in {truths} each object has a folder, as in SA-V"))
-    return [
-        SavObject(
-            video=truths.name,
-            object=name,
-            truths=list_files(truths / name, PNG),
-            predictions=list_files(preds / name, PNG) if name in found else {},
-            skip_ends=skip_ends,
-        )
-        for name in names
-    ]
-
-
-def _palette_video(truths: Path, preds: Path, skip_ends: bool, merge: bool) -> PaletteVideo:
-    frames, predictions = list_files(truths, PNG), list_files(preds, PNG)
-    if not frames:
-        raise DataError(f"{truths} holds no masks <frame>.png")
-    if not predictions and _layout_of(preds) == "sav":
-        raise DataError(_other_layout(preds, "a folder per object", f"{truths} holds PNGs, as in DAVIS"))
-    return PaletteVideo(video=truths.name, truths=frames, predictions=predictions, skip_ends=skip_ends, merge=merge)
 
 
 def _layout_of(video: Path) -> Layout | None:
@@ -168,8 +243,3 @@ def _layout_of(video: Path) -> Layout | None:
 
 def _other_layout(preds: Path, held: str, truths: str) -> str:
     return f"the predictions {preds} hold {held}, but {truths}; write predictions in the layout of the ground truth"
-
-
-def some(names: Sequence[str]) -> str:
-    """Name the first few, for a message."""
-    return (", ".join(names[:NAMED]) or "nothing") + (", ..." if len(names) > NAMED else "")

@@ -16,9 +16,11 @@ from PIL import Image
 
 from i2vpp.errors import I2VPPError
 from i2vpp.session.video import IMAGE_SUFFIXES
+from i2vpp.utils.files import atomic_write
 from i2vpp.utils.visualize import contact_sheet, overlay
 from sav_dataset.layouts import pair
 from sav_dataset.results import Evaluation
+from sav_dataset.rules import Scoring
 from sav_dataset.scoring import Item, ObjectResult
 from training.dataset.errors import DataError
 from training.dataset.files import check_size, list_files, read_image
@@ -67,23 +69,26 @@ def draw_plots(
     objects = _chosen(evaluation, worst, videos)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / "over_time.png"]
-    over_time(evaluation.objects, objects).savefig(paths[0])
+    with atomic_write(paths[0]) as file:
+        over_time(evaluation.objects, objects).savefig(file, format="png")
     if images is None:
         return paths
     settings = evaluation.settings
     pairing = pair(
         Path(settings["gt_root"]),
         Path(settings["pred_root"]),
+        scoring=Scoring(
+            rule=settings["rule"], skip_ends=settings["skip_first_and_last_frame"], merge=settings["merge_objects"]
+        ),
         layout=settings["layout"],
-        skip_ends=settings["skip_first_and_last_frame"],
-        merge=settings["merge_objects"],
         only={result.video for result in objects},
     )
     items = {item.name: item for item in pairing.items}
     for rank, result in enumerate(objects, 1):
         item = items.get(result.name) or items[result.video]
         paths.append(folder / f"{rank:03d}_{result.video}_{result.object}.png")
-        draw_sheet(item, result, images / result.video).save(paths[-1])
+        with atomic_write(paths[-1]) as file:
+            draw_sheet(item, result, images / result.video).save(file, format="PNG")
     return paths
 
 

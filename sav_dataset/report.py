@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sav_dataset.layouts import Missing, some
+from sav_dataset.layouts import Missing
+from sav_dataset.names import some
 from sav_dataset.results import MEASURES, Evaluation, Table
 from sav_dataset.scoring import ObjectResult
 
@@ -25,18 +26,25 @@ def describe_missing(missing: Missing) -> str:
     return "; ".join(parts)
 
 
-def describe_never_seen(names: Sequence[str]) -> str:
-    """Say which objects are in no scored frame; empty if there is none."""
+def describe_uncounted(evaluation: Evaluation) -> str:
+    """Say which objects are not scored on frames that show them; empty if there is none."""
+    return "; ".join(part for part in (_describe_never_seen(evaluation), _describe_unscored(evaluation)) if part)
+
+
+def _describe_never_seen(evaluation: Evaluation) -> str:
+    names = evaluation.never_seen
     if not names:
         return ""
-    return (
-        f"{len(names)} objects are in no scored frame of the ground truth: {some(names)}; frames score 100 where the "
-        "prediction is empty too, else 0"
+    counted = (
+        "they do not count by the published rule"
+        if evaluation.settings.get("rule") == "published"
+        else "frames score 100 where the prediction is empty too, else 0"
     )
+    return f"{len(names)} objects are in no scored frame of the ground truth: {some(names)}; {counted}"
 
 
-def describe_unscored(names: Sequence[str]) -> str:
-    """Say which objects have no frame to score; empty if all have one."""
+def _describe_unscored(evaluation: Evaluation) -> str:
+    names = evaluation.unscored
     if not names:
         return ""
     return f"{len(names)} objects do not count, as they are annotated on too few frames: {some(names)}"
@@ -49,9 +57,10 @@ def notes(evaluation: Evaluation) -> list[str]:
     failed = evaluation.run["failed"] if evaluation.run else []
     found = [
         f"{describe_missing(missing)}; {WITHOUT_STRICT}" if missing else "",
-        describe_never_seen(evaluation.never_seen),
-        describe_unscored(evaluation.unscored),
+        _describe_never_seen(evaluation),
+        _describe_unscored(evaluation),
         f"predictions hold values that are no object of the ground truth, ignored: {some(strange)}" if strange else "",
+        *evaluation.remarks,
         f"{len(failed)} units of the run failed: {some(failed)}" if failed else "",
     ]
     return [note for note in found if note]
@@ -68,6 +77,8 @@ def report(evaluation: Evaluation, tables: Sequence[Table], *, worst: int) -> st
     left_out = len(evaluation.missing.videos)
     overall = "all objects" + (f" ({left_out} videos missing)" if left_out else "")
     parts = [table_text(Table(title="mean over", rows={overall: evaluation.mean}))]
+    if "rule" in evaluation.settings:
+        parts.append(f"Rule: {evaluation.settings['rule']}")
     parts += [table_text(table) for table in tables]
     if worst:
         objects = evaluation.worst(worst)

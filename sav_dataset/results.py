@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from i2vpp.utils.files import atomic_write
 from sav_dataset.layouts import Missing
 from sav_dataset.scoring import ObjectResult
 from training.dataset.errors import DataError
@@ -74,9 +75,10 @@ class Evaluation:
     Args:
         objects: one result per object, in order.
         missing: predictions that are not there.
-        never_seen: objects that are in no scored frame of the ground truth; they count, 100 where nothing is predicted.
+        never_seen: objects that are in no scored frame of the ground truth; the rule says if they count.
         unscored: objects that do not count, as they have no frame to score.
         strange: by video, values of predicted index masks that are no object of the ground truth; they are ignored.
+        remarks: what else should be known, such as names of predictions that differ from those of the true masks.
         settings: how it was scored.
         run: how the predictions were made, where that is known (`read_run`).
     """
@@ -86,6 +88,7 @@ class Evaluation:
     never_seen: tuple[str, ...] = ()
     unscored: tuple[str, ...] = ()
     strange: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     run: Mapping[str, Any] | None = None
 
@@ -158,12 +161,13 @@ def write_json(path: Path, evaluation: Evaluation, tables: Iterable[Table] = ())
         "never_seen": evaluation.never_seen,
         "unscored": evaluation.unscored,
         "strange": dict(evaluation.strange),
+        "remarks": evaluation.remarks,
         "run": evaluation.run,
         "tables": {table.title: {name: _scores(mean) for name, mean in table.rows.items()} for table in tables},
     }
     objects = ",\n  ".join(json.dumps(_object_content(result)) for result in evaluation.objects)
     head = json.dumps(content, indent=1, default=str).removesuffix("\n}")
-    path.write_text(f'{head},\n "objects": [\n  {objects}\n ]\n}}\n', encoding="utf-8")
+    write_text(path, f'{head},\n "objects": [\n  {objects}\n ]\n}}\n')
 
 
 def read_evaluation(path: Path) -> Evaluation:
@@ -184,6 +188,7 @@ def read_evaluation(path: Path) -> Evaluation:
             never_seen=tuple(content["never_seen"]),
             unscored=tuple(content["unscored"]),
             strange={video: tuple(values) for video, values in content["strange"].items()},
+            remarks=tuple(content.get("remarks", ())),  # of files from before there were any
             settings=content["settings"],
             run=content["run"],
         )
@@ -247,4 +252,13 @@ def _write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows(rows)
-    path.write_text(text.getvalue(), encoding="utf-8")
+    write_text(path, text.getvalue())
+
+
+# ---- files
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, which replaces an earlier one only when it is complete."""
+    with atomic_write(path, "w") as file:
+        file.write(text)

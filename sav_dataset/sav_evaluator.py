@@ -4,8 +4,8 @@
     python sav_dataset/sav_evaluator.py --gt_root data/sav_test/Annotations_6fps --pred_root outputs/sav_test
     python sav_dataset/sav_evaluator.py --gt_root DAVIS/Annotations/480p --pred_root outputs/davis --json scores.json
 
-J and F are averaged over the annotated frames of each object but its first and last, then over all objects. Missing
-videos are left out and named; missing objects and frames count as empty masks, unless --strict is given.
+J and F are averaged over the frames that count for an object (--rule), then over all objects. Missing videos are left
+out and named; missing objects and frames count as empty masks, unless --strict is given.
 
 Exit status: 0 scored, 1 not, 2 wrong usage, 130 interrupted.
 """
@@ -18,10 +18,11 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -29,30 +30,36 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `sav_dataset`
 
 from i2vpp.errors import I2VPPError
 from i2vpp.evaluation.metrics import TOLERANCE
+from i2vpp.utils.suggest import did_you_mean
 from sav_dataset.groups import attribute_table, read_attributes, read_categories, read_seen, seen_table
 from sav_dataset.layouts import LAYOUTS, Layout, pair
 from sav_dataset.plots import draw_plots, require_matplotlib
 from sav_dataset.report import (
     WITHOUT_STRICT,
     describe_missing,
-    describe_never_seen,
-    describe_unscored,
+    describe_uncounted,
     notes,
     objects_text,
     report,
 )
-from sav_dataset.results import Evaluation, Table, read_run, write_csv, write_frames_csv, write_json
+from sav_dataset.results import Evaluation, Table, read_run, write_csv, write_frames_csv, write_json, write_text
+from sav_dataset.rules import RULES, Rule, Scoring
 from sav_dataset.scoring import Item, Scored, score_or_problem
 from training.dataset.errors import DataError
 from training.dataset.files import read_items, require_folder
+from training.dataset.palette import IGNORED
 
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
 FRAMES_PER_PROCESS = 300
 """So many frames are worth the start of another process, which takes some seconds."""
 NAMED = 10  # broken files in a message
+RULE_HELP = (
+    "frames that count for an object: from the first scored one on which truth or prediction shows it; after the first "
+    "true mask that shows it; or all, as in DAVIS's toolkit (%(default)s)"
+)
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913 - the evaluator's one entry: every argument is an option of the command
     gt_root: Path | str,
     pred_root: Path | str,
     *,
@@ -60,6 +67,7 @@ def evaluate(
     videos: Collection[str] | None = None,
     merge_objects: bool = False,
     skip_first_and_last_frame: bool = True,
+    rule: Rule = "published",
     strict: bool = False,
     num_processes: int | None = None,
     progress: bool = False,
@@ -72,17 +80,20 @@ def evaluate(
         layout: "sav" (`<video>/<object>/<frame>.png`) or "davis" (`<video>/<frame>.png`); None: found out.
         videos: names of those that count; None: all of `gt_root`.
         merge_objects: all values of a PNG but 0 are one object, as in DAVIS 2016; "davis" only.
-        skip_first_and_last_frame: leave out each object's first annotated frame, on which it is given, and its last.
+        skip_first_and_last_frame: leave out the first and the last annotated frame: of a video, in SA-V of an object.
+        rule: which of the others count for an object that is not always there; see `Scoring`.
         strict: missing predictions, and objects that are in no scored frame, are errors.
         num_processes: that score; None: one per core if there is enough to do. The result is the same.
         progress: show a progress bar on stderr.
 
     Raises:
-        DataError: what is there does not fit; the message names files.
+        DataError: there is no such rule, or what is there does not fit; the message names files.
     """
+    if rule not in RULES:
+        raise DataError(f"rule = {rule!r}; {did_you_mean(rule, RULES)}")
     gt_root, pred_root = Path(gt_root), Path(pred_root)
-    skip = skip_first_and_last_frame
-    pairing = pair(gt_root, pred_root, layout=layout, skip_ends=skip, merge=merge_objects, only=videos)
+    scoring = Scoring(rule=rule, skip_ends=skip_first_and_last_frame, merge=merge_objects)
+    pairing = pair(gt_root, pred_root, scoring=scoring, layout=layout, only=videos)
     if strict and pairing.missing:
         raise DataError(f"{describe_missing(pairing.missing)}; without --strict {WITHOUT_STRICT}")
     run = read_run(pred_root)
@@ -93,22 +104,37 @@ def evaluate(
         never_seen=tuple(name for part in scored for name in part.never_seen),
         unscored=tuple(name for part in scored for name in part.unscored),
         strange={item.video: part.strange for item, part in zip(pairing.items, scored, strict=True) if part.strange},
+        remarks=pairing.remarks + _remark_on_merging(scoring, scored, run),
         settings={
+            "rule": rule,
             "gt_root": str(gt_root),
             "pred_root": str(pred_root),
             "layout": pairing.layout,
             "merge_objects": merge_objects,
-            "skip_first_and_last_frame": skip,
+            "skip_first_and_last_frame": skip_first_and_last_frame,
             "boundary_tolerance": TOLERANCE,
         },
         run=run,
     )
     if not evaluation.objects:
-        raise DataError(f"no frame is left to score in {gt_root}: {describe_unscored(evaluation.unscored)}")
+        raise DataError(f"no frame is left to score in {gt_root}: {describe_uncounted(evaluation)}")
     if strict and (evaluation.never_seen or evaluation.unscored):
-        problems = [describe_never_seen(evaluation.never_seen), describe_unscored(evaluation.unscored)]
-        raise DataError("; ".join(problem for problem in problems if problem))
+        raise DataError(describe_uncounted(evaluation))
     return evaluation
+
+
+def _remark_on_merging(scoring: Scoring, scored: Sequence[Scored], run: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Warn where the objects of a video are one in the predictions, as in DAVIS 2016, but are scored one by one."""
+    values = {value for part in scored for value in part.values}
+    made_for_2016 = run is not None and run.get("settings", {}).get("dataset") == "davis2016"
+    differs = any(part.strange or len(part.objects + part.unscored + part.never_seen) > 1 for part in scored)
+    if scoring.merge or not differs or not (made_for_2016 or values in ({1}, {IGNORED})):
+        return ()
+    why = "they were made for DAVIS 2016" if made_for_2016 else f"they hold no value but 0 and {values.pop()}"
+    return (
+        f"the predictions seem to have one object per video ({why}), the true masks have others: score them with "
+        "--merge_objects, if all objects of a video are one as in DAVIS 2016",
+    )
 
 
 def _score_all(items: Sequence[Item], num_processes: int | None, progress: bool) -> list[Scored]:
@@ -166,6 +192,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--videos", type=Path, metavar="FILE", help="list of the videos that count, one a line (all of --gt_root)")
     add("--merge_objects", action="store_true", help="all values but 0 are one object, as in DAVIS 2016")
     add("--do_not_skip_first_and_last_frame", action="store_true", help="score them, too")
+    add("--rule", choices=RULES, default="published", help=RULE_HELP)
     add("--strict", action="store_true", help="missing predictions and objects that are in no scored frame are errors")
     add("--num_processes", type=int, metavar="N", help="that score (one per core, if there is enough to do)")
     add("--worst", type=int, default=10, metavar="N", help="objects to show in the table and in --plots (%(default)s)")
@@ -225,6 +252,8 @@ def _run(args: argparse.Namespace) -> None:
         require_matplotlib()
     if args.images:
         require_folder(args.images, "frames")
+    require_folder(args.gt_root, "true masks")
+    require_folder(args.pred_root, "predictions")  # before a file in it makes it
     for path in (args.json, args.csv, args.frames_csv, args.markdown):
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -235,6 +264,7 @@ def _run(args: argparse.Namespace) -> None:
         videos=read_items(args.videos) if args.videos else None,
         merge_objects=args.merge_objects,
         skip_first_and_last_frame=not args.do_not_skip_first_and_last_frame,
+        rule=args.rule,
         strict=args.strict,
         num_processes=args.num_processes,
         progress=True,
@@ -248,7 +278,11 @@ def _run(args: argparse.Namespace) -> None:
     finally:  # what was scored is not lost where a table cannot be made
         _write(args, evaluation, tables)
     if args.plots:
-        for path in draw_plots(evaluation, args.plots, worst=args.worst, videos=args.plot_videos, images=args.images):
+        try:
+            paths = draw_plots(evaluation, args.plots, worst=args.worst, videos=args.plot_videos, images=args.images)
+        except OSError as error:
+            raise I2VPPError(f"cannot write plots to {args.plots}: {error.strerror or error}") from error
+        for path in paths:
             print(f"wrote {path}")
 
 
@@ -266,15 +300,23 @@ def _write(args: argparse.Namespace, evaluation: Evaluation, tables: Sequence[Ta
     print(text)
     for note in notes(evaluation):
         print(f"note: {note}", file=sys.stderr)
-    if args.json:
-        write_json(args.json, evaluation, tables)
-    if args.csv:
-        write_csv(args.csv, evaluation)
-    if args.frames_csv:
-        write_frames_csv(args.frames_csv, evaluation)
-    if args.markdown:
-        everything = objects_text("object", evaluation.objects)
-        args.markdown.write_text(f"{text}\n\n{everything}\n", encoding="utf-8")
+    everything = objects_text("object", evaluation.objects)
+    writers: list[tuple[Path | None, Callable[[Path], None]]] = [
+        (args.json, lambda path: write_json(path, evaluation, tables)),
+        (args.csv, lambda path: write_csv(path, evaluation)),
+        (args.frames_csv, lambda path: write_frames_csv(path, evaluation)),
+        (args.markdown, lambda path: write_text(path, f"{text}\n\n{everything}\n")),
+    ]
+    problems = []
+    for path, write in writers:
+        try:
+            if path is not None:
+                write(path)
+                print(f"wrote {path}", file=sys.stderr)  # stdout has the tables alone
+        except OSError as error:  # the other files are still worth a try
+            problems.append(f"cannot write {path}: {error.strerror or error}")
+    if problems:
+        raise I2VPPError("; ".join(problems))
 
 
 if __name__ == "__main__":

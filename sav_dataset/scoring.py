@@ -1,10 +1,11 @@
-"""How the objects of a video are scored: J and F in percent, on the frames that the ground truth has masks of.
+"""How the objects of a video are scored: J and F in percent, on those annotated frames that count (`Scoring`).
 
 A prediction that is missing there is an empty mask.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i2vpp.evaluation.metrics import ObjectScore, boundary_f, jaccard
+from sav_dataset.rules import Scoring
 from training.dataset.errors import DataError
 from training.dataset.files import Mask, read_index_mask
 from training.dataset.palette import BACKGROUND, IGNORED
@@ -21,6 +23,8 @@ from training.dataset.palette import BACKGROUND, IGNORED
 Values: TypeAlias = "NDArray[np.integer[Any]]"
 
 NAMED = 5  # values in a message
+BOTH_EMPTY = 100.0, 100.0
+"""J and F of a frame on which neither mask shows the object."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +56,15 @@ class Scored:
     Args:
         objects: those with a frame to score.
         unscored: names of objects without one, because they are annotated on too few frames.
-        never_seen: names of objects whose true mask is empty on all scored frames.
-        strange: values of the predictions that are no object of the ground truth.
+        never_seen: names of objects whose true mask is empty on all scored frames; the rule says if they count.
+        values: of predicted index masks on the scored frames, but 0.
+        strange: those of `values` that are no object of the ground truth.
     """
 
     objects: tuple[ObjectResult, ...] = ()
     unscored: tuple[str, ...] = ()
     never_seen: tuple[str, ...] = ()
+    values: tuple[int, ...] = ()
     strange: tuple[int, ...] = ()
 
 
@@ -101,32 +107,48 @@ def score_or_problem(item: Item) -> Scored | str:
 
 
 @dataclass(kw_only=True)
-class _Track:
-    """Scores of an object as frames come."""
+class _Sightings:
+    """On which frames one object of a video is to be seen, and its scores there."""
 
-    frames: list[str] = field(default_factory=list)
-    j: list[float] = field(default_factory=list)
-    f: list[float] = field(default_factory=list)
-    seen: bool = False
+    shown: set[str] = field(default_factory=set)
+    """Annotated frames on which the true mask shows it."""
+    scores: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """J and F of the scored frames on which the true or the predicted mask shows it."""
 
-    def add(self, frame: str, pred: Mask, truth: Mask) -> None:
-        self.frames.append(frame)
-        self.j.append(100 * jaccard(pred, truth))
-        self.f.append(100 * boundary_f(pred, truth))
-        self.seen = self.seen or bool(truth.any())
+    def add(self, frame: str, truth: Mask, pred: Mask | None) -> None:
+        """Add an annotated frame; `pred` is None where the frame is not scored."""
+        if truth.any():
+            self.shown.add(frame)
+        if pred is not None and (frame in self.shown or pred.any()):
+            self.scores[frame] = 100 * jaccard(pred, truth), 100 * boundary_f(pred, truth)
 
-    def result(self, video: str, name: str) -> ObjectResult:
+    def result(self, video: str, name: str, frames: Sequence[str]) -> ObjectResult:
+        """Score the object on the frames that count for it."""
+        scores = [self.scores.get(frame, BOTH_EMPTY) for frame in frames]
         return ObjectResult(
-            video=video, object=name, frames=tuple(self.frames), frame_j=tuple(self.j), frame_f=tuple(self.f)
+            video=video,
+            object=name,
+            frames=tuple(frames),
+            frame_j=tuple(j for j, _ in scores),
+            frame_f=tuple(f for _, f in scores),
         )
 
 
-def _collect(video: str, tracks: Mapping[str, _Track], strange: Collection[int] = ()) -> Scored:
+def _collect(item: Item, sightings: Mapping[str, _Sightings], scoring: Scoring, values: Collection[int] = ()) -> Scored:
+    """Score the objects of an item, which are given by name, on the frames that count."""
+    frames = {
+        name: scoring.counted_frames(item.truths, seen.shown, seen.scores.keys()) for name, seen in sightings.items()
+    }
+    scored = item.scored_frames
+    never_seen = [name for name, seen in sightings.items() if scored and seen.shown.isdisjoint(scored)]
     return Scored(
-        objects=tuple(track.result(video, name) for name, track in tracks.items() if track.frames),
-        unscored=tuple(f"{video}/{name}" for name, track in tracks.items() if not track.frames),
-        never_seen=tuple(f"{video}/{name}" for name, track in tracks.items() if track.frames and not track.seen),
-        strange=tuple(sorted(strange)),
+        objects=tuple(sightings[name].result(item.video, name, counted) for name, counted in frames.items() if counted),
+        unscored=tuple(
+            f"{item.video}/{name}" for name, counted in frames.items() if not counted and name not in never_seen
+        ),
+        never_seen=tuple(f"{item.video}/{name}" for name in never_seen),
+        values=tuple(sorted(values)),
+        strange=tuple(value for value in sorted(values) if str(value) not in sightings),
     )
 
 
@@ -138,15 +160,15 @@ class SavObject:
         video: its name.
         object: name of its folder.
         truths: true PNGs by frame, in order.
-        predictions: predicted PNGs by frame.
-        skip_ends: leave out the first and the last annotated frame.
+        predictions: predicted PNGs by the names of the true ones.
+        scoring: which frames count.
     """
 
     video: str
     object: str
     truths: Mapping[str, Path]
     predictions: Mapping[str, Path]
-    skip_ends: bool
+    scoring: Scoring
 
     @property
     def name(self) -> str:
@@ -156,43 +178,43 @@ class SavObject:
     @property
     def scored_frames(self) -> Sequence[str]:
         """Name the scored frames."""
-        return _inner(self.truths, self.skip_ends)
+        return self.scoring.scored_frames(self.truths)
 
     def score(self) -> Scored:
         """Score the object."""
-        track = _Track()
-        for frame in self.scored_frames:
-            track.add(frame, *self.masks(self.object, frame))
-        return _collect(self.video, {self.object: track})
+        seen, scored = _Sightings(), set(self.scored_frames)
+        for frame in self.truths:
+            truth = _read_binary(self.truths[frame])
+            seen.add(frame, truth, self._prediction(frame, truth) if frame in scored else None)
+        return _collect(self, {self.object: seen}, self.scoring)
 
     def masks(self, obj: str, frame: str) -> tuple[Mask, Mask]:
         """Return the predicted and the true mask [H, W]."""
         truth = _read_binary(self.truths[frame])
+        return self._prediction(frame, truth), truth
+
+    def _prediction(self, frame: str, truth: Mask) -> Mask:
         if (path := self.predictions.get(frame)) is None:
-            return np.zeros_like(truth), truth
-        return _same_size(_read_binary(path), path, truth, self.truths[frame]), truth
+            return np.zeros_like(truth)
+        _check_size(pred := _read_binary(path), path, truth, self.truths[frame])
+        return pred
 
 
 @dataclass(frozen=True, kw_only=True)
 class PaletteVideo:
-    """A video of index masks: each object is scored from the first true mask that shows it.
-
-    What a prediction says of an object before that is not looked at, as benchmarks give the object only there. With
-    `skip_ends` that frame itself and the last annotated one are left out.
+    """A video of index masks, whose objects are the values of its true masks.
 
     Args:
         video: its name.
         truths: true PNGs by frame, in order.
-        predictions: predicted PNGs by frame.
-        skip_ends: leave out the frame on which an object is given, and the last annotated one.
-        merge: all values but 0 are one object.
+        predictions: predicted PNGs by the names of the true ones.
+        scoring: which frames count, and whether all objects are one.
     """
 
     video: str
     truths: Mapping[str, Path]
     predictions: Mapping[str, Path]
-    skip_ends: bool
-    merge: bool = False
+    scoring: Scoring
 
     @property
     def name(self) -> str:
@@ -201,34 +223,30 @@ class PaletteVideo:
 
     @property
     def scored_frames(self) -> Sequence[str]:
-        """Name the frames on which an object may be scored, if it appeared by then."""
-        return _inner(self.truths, self.skip_ends)
+        """Name the frames on which an object may be scored."""
+        return self.scoring.scored_frames(self.truths)
 
     def score(self) -> Scored:
         """Score all objects of the video."""
-        tracks: dict[int, _Track] = {}
-        strange: set[int] = set()
+        sightings: dict[int, _Sightings] = defaultdict(_Sightings)
+        values: set[int] = set()
         scored = set(self.scored_frames)
         for frame in self.truths:
             truth = self._truth(frame)
-            before = list(tracks)
-            for obj_id in object_ids(truth):
-                tracks.setdefault(obj_id, _Track())
-            given = before if self.skip_ends else list(tracks)
-            if frame not in scored or not given:
-                continue
-            pred = self._prediction(frame, truth)
-            for obj_id in given:
-                tracks[obj_id].add(frame, pred == obj_id, truth == obj_id)
-            strange.update(np.flatnonzero(np.bincount(pred.ravel())).tolist())
-        if not tracks:
+            pred = self._prediction(frame, truth) if frame in scored else None
+            found = [] if pred is None else object_ids(pred)
+            for obj_id in {*object_ids(truth), *found}:
+                sightings[obj_id].add(frame, truth == obj_id, None if pred is None else pred == obj_id)
+            if pred is not None:
+                values.update(np.flatnonzero(np.bincount(pred.ravel())).tolist())
+        objects = {str(obj_id): sightings[obj_id] for obj_id in sorted(sightings) if sightings[obj_id].shown}
+        if not objects:
             raise DataError(
                 f"the true masks of {self.video} show no object, only {BACKGROUND} and {IGNORED} (ignored), such as "
                 f"{next(iter(self.truths.values()))}; where {IGNORED} is the one object, as in DAVIS 2016, merge the "
                 "objects (--merge_objects)"
             )
-        named = {str(obj_id): tracks[obj_id] for obj_id in sorted(tracks)}
-        return _collect(self.video, named, strange - {BACKGROUND, *tracks})
+        return _collect(self, objects, self.scoring, values - {BACKGROUND})
 
     def masks(self, obj: str, frame: str) -> tuple[Mask, Mask]:
         """Return the predicted and the true mask [H, W] of an object."""
@@ -241,20 +259,16 @@ class PaletteVideo:
     def _prediction(self, frame: str, truth: Values) -> Values:
         if (path := self.predictions.get(frame)) is None:
             return np.zeros_like(truth)
-        return self._merged(_same_size(read_index_mask(path), path, truth, self.truths[frame]))
+        _check_size(pred := read_index_mask(path), path, truth, self.truths[frame])
+        return self._merged(pred)
 
     def _merged(self, values: Values) -> Values:
-        return (values != BACKGROUND).astype(np.uint8) if self.merge else values
+        return (values != BACKGROUND).astype(np.uint8) if self.scoring.merge else values
 
 
 def object_ids(values: Values) -> list[int]:
     """Return the object ids in an index mask, in order: all values but 0 and 255."""
     return [int(value) for value in np.flatnonzero(np.bincount(values.ravel())) if value not in (BACKGROUND, IGNORED)]
-
-
-def _inner(frames: Collection[str], skip_ends: bool) -> Sequence[str]:
-    names = list(frames)
-    return names[1:-1] if skip_ends else names
 
 
 def _read_binary(path: Path) -> Mask:
@@ -269,10 +283,9 @@ def _read_binary(path: Path) -> Mask:
     return mask
 
 
-def _same_size(pred: NDArray[Any], path: Path, truth: NDArray[Any], truth_path: Path) -> NDArray[Any]:
+def _check_size(pred: NDArray[Any], path: Path, truth: NDArray[Any], truth_path: Path) -> None:
     if pred.shape != truth.shape:
         raise DataError(
             f"the prediction {path} is {pred.shape[1]} x {pred.shape[0]} pixels, but the true mask {truth_path} is "
             f"{truth.shape[1]} x {truth.shape[0]}; write masks at the size of the video"
         )
-    return pred

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from i2vpp.errors import I2VPPError
+from i2vpp.utils.files import atomic_write
 from i2vpp.utils.visualize import contact_sheet, overlay
 from i2vpp.utils.writers import OverlayWriter
 from sav_dataset.png_video import PngVideo
@@ -110,7 +111,8 @@ def visualize(
     height, width = pictures[0].shape[:2]
     cell_width = max(120, round((CELL_AREA * width / height) ** 0.5))
     columns = max(1, SHEET_WIDTH // cell_width)
-    contact_sheet(pictures, columns, captions=captions, cell_width=cell_width).save(paths[1])
+    with atomic_write(paths[1]) as file:
+        contact_sheet(pictures, columns, captions=captions, cell_width=cell_width).save(file, format="PNG")
     return paths
 
 

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from i2vpp.utils.files import atomic_write
 from training.dataset.errors import DataError
 
 Mask: TypeAlias = "NDArray[np.bool_]"
@@ -39,14 +40,8 @@ def write_mask_info(path: Path, masks: Mapping[int, Mask]) -> None:
         OSError: it cannot be written.
     """
     frames = {int(frame_idx): {OBJECT: masks[frame_idx]} for frame_idx in sorted(masks)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            np.save(file, frames, allow_pickle=True)  # type: ignore[arg-type]  # wraps a dict in a 0-d array
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_write(path) as file:
+        np.save(file, frames, allow_pickle=True)  # type: ignore[arg-type]  # wraps a dict in a 0-d array
 
 
 def read_mask_info(path: Path) -> dict[int, Mask]:

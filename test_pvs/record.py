@@ -8,7 +8,6 @@ OUT/.run/locks/<unit>.lock       locked by the process that works on the unit; t
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shutil
 import socket
@@ -26,6 +25,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from i2vpp.errors import I2VPPError
+from i2vpp.utils.files import atomic_write
 
 HIDDEN = ".run"
 
@@ -286,11 +286,8 @@ def _shown(values: Mapping[str, Any], key: str) -> str:
 
 
 def _write_json(path: Path, content: object) -> None:
-    """Write a file that appears only when it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    with atomic_write(path, "w") as file:
+        file.write(json.dumps(content, indent=2) + "\n")
 
 
 def _partial(folder: Path) -> Path:

@@ -17,7 +17,8 @@ settings, as arguments or in the environment; give those that semi_infer.sh was 
   PROCESSES    that score                              (one per core)
   PYTHON                                               (python)
 
-Writes scores.json and scores.csv to OUT, unless --json and --csv say otherwise.
+Writes scores.json and scores.csv to OUT, unless --json and --csv say otherwise, and names what it wrote.
+--rule chooses the frames that count for an object that is not always there (published).
 Works from any folder: paths that are given count from there, others from the clone. --dry-run prints the
 command and ends.
 TEXT

@@ -60,6 +60,18 @@ def test_results_that_cannot_be_compared():
         compare(A, other)
 
 
+def test_results_by_different_rules_cannot_be_compared(tmp_path, capsys):
+    by_rule = {rule: evaluation({"a/0": 1}, rule=rule) for rule in ("published", "davis")}
+    with pytest.raises(DataError, match="scored in different ways: rule is published and davis; score one of them ag"):
+        compare(by_rule["published"], by_rule["davis"])
+    assert len(compare(by_rule["davis"], by_rule["davis"]).changes) == 1
+    # results of before there were rules
+    write_json(tmp_path / "old.json", A)
+    write_json(tmp_path / "new.json", by_rule["published"])
+    assert main([str(tmp_path / "old.json"), str(tmp_path / "new.json")]) == 1
+    assert "error: A and B were scored in different ways: rule is not recorded and published" in capsys.readouterr().err
+
+
 def test_settings_of_the_runs_that_differ():
     a = {"settings": {"prompt": "3c", "model": {"image_size": 512}}, "FPS": 3}
     b = {"settings": {"prompt": "3c", "model": {"image_size": 256}, "seed": 1}, "FPS": 4}

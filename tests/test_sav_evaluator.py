@@ -54,6 +54,19 @@ def test_equals_the_published_evaluator(shared_data, layout, skip):
     assert {"J&F": found.jf, "J": found.j, "F": found.f} == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize("skip", [True, False], ids=["skip_ends", "all_frames"])
+@pytest.mark.parametrize("layout", ["sav", "davis"])
+def test_equals_the_published_evaluator_where_objects_come_late_or_leave(shared_data, layout, skip):
+    folder = shared_data / "parity" / "jf_late"
+    expected = json.loads((folder / "official.json").read_text())[f"{layout}.{'skip_ends' if skip else 'all_frames'}"]
+    (by_video,) = expected.pop("objects")
+    found = evaluate(folder / layout / "gt", folder / layout / "pred", skip_first_and_last_frame=skip, num_processes=1)
+    assert {"J&F": found.jf, "J": found.j, "F": found.f} == pytest.approx(expected, abs=1e-6)
+    for measure, score in enumerate(("j", "f")):
+        published = {f"{video}/{obj}": x for video, both in by_video.items() for obj, x in both[measure].items()}
+        assert {result.name: getattr(result, score) for result in found.objects} == pytest.approx(published, abs=1e-6)
+
+
 def test_means_over_frames_and_then_over_objects(sav):
     found = evaluate(*sav)
     shifted = score_object([MOVED] * FRAMES, [SQUARE] * FRAMES)
@@ -115,18 +128,20 @@ def test_an_object_counts_from_its_first_appearance_on(tmp_path):
     gt = write_davis(tmp_path / "gt", {"v": [*late, late[2], late[2], late[2]]})
     # object 2 is found too early and, on frame 3, not at all
     pred = write_davis(tmp_path / "pred", {"v": [late[2], late[2], late[2], SQUARE, late[2], late[2]]})
-    found = {result.object: result for result in evaluate(gt, pred).objects}
+    found = {result.object: result for result in evaluate(gt, pred, rule="first-appearance").objects}
     assert found["1"].frames == ("00001", "00002", "00003", "00004")
     assert found["2"].frames == ("00003", "00004")
     assert found["2"].frame_j == (0, 100)
-    whole = {result.object: result for result in evaluate(gt, pred, skip_first_and_last_frame=False).objects}
+    everything = evaluate(gt, pred, skip_first_and_last_frame=False, rule="first-appearance")
+    whole = {result.object: result for result in everything.objects}
     assert whole["2"].frames == ("00002", "00003", "00004", "00005")
 
 
 def test_frames_before_any_object_need_no_prediction(tmp_path):
     gt = write_davis(tmp_path / "gt", {"v": [EMPTY, EMPTY, SQUARE, SQUARE, SQUARE]})
     pred = write_davis(tmp_path / "pred", {"v": [EMPTY, EMPTY, SQUARE, SQUARE, SQUARE]})
-    assert evaluate(gt, pred).objects[0].frames == ("00003",)
+    assert evaluate(gt, pred).objects[0].frames == ("00002", "00003")
+    assert evaluate(gt, pred, rule="first-appearance").objects[0].frames == ("00003",)
 
 
 def test_merged_objects(tmp_path):
@@ -186,10 +201,16 @@ def test_missing_index_masks(tmp_path):
 def test_objects_that_are_in_no_scored_frame(tmp_path):
     gt = write_sav(tmp_path / "gt", {"v/000": [SQUARE] * 4, "v/001": [SQUARE, EMPTY, EMPTY, EMPTY]})
     pred = write_sav(tmp_path / "pred", {"v/000": [SQUARE] * 4, "v/001": [SQUARE, EMPTY, SQUARE, EMPTY]})
+    for rule in ("first-appearance", "davis"):
+        found = evaluate(gt, pred, rule=rule)
+        assert found.never_seen == ("v/001",)
+        assert found.objects[1].frame_j == (100, 0)
+        with pytest.raises(DataError, match=r"1 objects are in no scored frame of the ground truth: v/001; frames sco"):
+            evaluate(gt, pred, rule=rule, strict=True)
     found = evaluate(gt, pred)
-    assert found.never_seen == ("v/001",)
-    assert found.objects[1].frame_j == (100, 0)
-    with pytest.raises(DataError, match=r"1 objects are in no scored frame of the ground truth: v/001; frames score"):
+    assert (found.never_seen, found.jf) == (("v/001",), 100)
+    assert [result.name for result in found.objects] == ["v/000"]
+    with pytest.raises(DataError, match=r"1 objects are in no scored frame .*: v/001; they do not count by the pub"):
         evaluate(gt, pred, strict=True)
 
 

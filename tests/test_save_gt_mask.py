@@ -51,7 +51,8 @@ def test_a_second_run_goes_on_where_the_first_stopped(data, tmp_path, capsys):
     output = tmp_path / "out"
     (output / "sav_1").mkdir(parents=True)
     (output / "sav_1" / "000.npy").write_text("kept")
-    (output / "sav_1" / ".001.npy.partial").write_text("interrupted")
+    for name in (".001.npy.partial", ".001.npy.17-0badcafe.tmp"):
+        (output / "sav_1" / name).write_text("interrupted")
     assert run("--annotations", data / "Annotations_6fps", "--output", output) == 0
     assert (output / "sav_1" / "000.npy").read_text() == "kept"
     assert sorted(path.name for path in (output / "sav_1").iterdir()) == ["000.npy", "001.npy"]

@@ -62,11 +62,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.json is not None:
             write_report(arguments.json, report)
 
-    if other is not None:
-        return compare_checkouts(report, save, cases, settings, other, rounds=arguments.rounds)
-    if settings.video_lengths:
-        return measure_streams(report, save, cases, settings)
-    return measure_frames(report, save, cases, settings)
+    try:
+        if other is not None:
+            return compare_checkouts(report, save, cases, settings, other, rounds=arguments.rounds)
+        if settings.video_lengths:
+            return measure_streams(report, save, cases, settings)
+        return measure_frames(report, save, cases, settings)
+    except OSError as error:
+        print(f"benchmark.py: error: {error}", file=sys.stderr)
+        return EXIT_FAILED
 
 
 def measure_frames(report: dict[str, Any], save: Callable[[], None], cases: Sequence[Case], settings: Settings) -> int:

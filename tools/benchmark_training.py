@@ -215,10 +215,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
     report = about([Path(__file__).name, *argv], settings)
     results: list[dict[str, Any]] = []
-    for result in run_cases(cases, settings):
-        results.append(result)
-        if arguments.json is not None:  # after each combination: a long run that is broken off keeps what is done
-            write_report(arguments.json, {**report, "cases": results})
+    try:
+        for result in run_cases(cases, settings):
+            results.append(result)
+            if arguments.json is not None:  # after each combination: a long run that is broken off keeps what is done
+                write_report(arguments.json, {**report, "cases": results})
+    except OSError as error:
+        print(f"benchmark_training.py: error: {error}", file=sys.stderr)
+        return EXIT_FAILED
     done = [result for result in results if "failed" not in result]
     where = done[0]["device_name"] if done else settings.device
     print(f"{where}, {report['cpu_count']} cores; torch {report['torch']}; weights: {WEIGHTS}\n")

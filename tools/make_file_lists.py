@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `training` is
 
 from i2vpp.errors import I2VPPError
 from i2vpp.session.video import natural_key
+from i2vpp.utils.files import atomic_write
 from training.config import SourceConfig
 from training.dataset.build import FILE_SOURCES, build_source
 from training.dataset.errors import NoDataError
@@ -51,10 +52,8 @@ def choose(names: Sequence[str], *, limit: int | None, random: int | None, seed:
 
 def write_list(path: Path, names: Sequence[str], comments: Sequence[str]) -> None:
     """Write a list, comments first; the file appears only when it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(f"{line}\n" for line in [*(f"# {c}" for c in comments), *names]), encoding="utf-8")
-    partial.replace(path)
+    with atomic_write(path, "w") as file:
+        file.writelines(f"{line}\n" for line in [*(f"# {c}" for c in comments), *names])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -34,6 +34,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `training` is no installed package
 
 from i2vpp.errors import I2VPPError
+from i2vpp.utils.files import atomic_write, remove_leftovers
 from i2vpp.utils.visualize import davis_palette
 from training.config import SourceConfig
 from training.dataset.build import FILE_SOURCES, build_source
@@ -84,8 +85,8 @@ class Folder:
     def write(self, name: str, content: bytes) -> None:
         """Write a file and the folders that it needs."""
         path = self._path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        with atomic_write(path) as file:
+            file.write(content)
 
 
 class Zip:
@@ -108,26 +109,19 @@ def opened(path: Path) -> Iterator[Sink]:
     """
     if path.exists():
         raise I2VPPError(f"{path} exists already; delete it or name another -o")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".zip":
+        remove_leftovers(path)
+        with atomic_write(path) as file, zipfile.ZipFile(file, "w") as archive:
+            yield Zip(archive)
+        return
     partial = path.with_name(f".{path.name}.partial")
-    _remove(partial)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
     try:
-        if path.suffix == ".zip":
-            with zipfile.ZipFile(partial, "w") as archive:
-                yield Zip(archive)
-        else:
-            partial.mkdir()
-            yield Folder(partial)
+        yield Folder(partial)
         partial.replace(path)
     finally:
-        _remove(partial)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 # ---- one video

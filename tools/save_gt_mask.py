@@ -27,6 +27,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `test_pvs` is no installed package
 
 from i2vpp.errors import I2VPPError
+from i2vpp.utils.files import remove_leftovers
 from sav_dataset.parallel import run_jobs
 from test_pvs.mask_info import SUFFIX, Mask, write_mask_info
 from test_pvs.sav import ANNOTATIONS
@@ -79,6 +80,7 @@ def convert(job: Job) -> str | None:
         masks = read_masks(job.masks, job.name)
     except DataError as error:
         return str(error)
+    remove_leftovers(job.target)
     write_mask_info(job.target, masks)
     return None
 

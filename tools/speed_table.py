@@ -21,6 +21,8 @@ from benchmarking.cases import BenchmarkError
 from benchmarking.report import CHECKOUT, read_report, short_commit
 from benchmarking.tables import format_table, mebibytes, name_config
 
+from i2vpp.utils.files import atomic_write
+
 BEGIN, END = "<!-- speed table: begin -->", "<!-- speed table: end -->"
 EXIT_FAILED = 1
 
@@ -32,14 +34,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         table = format_speed([read_report(path) for path in arguments.results])
         written = arguments.into.read_text(encoding="utf-8")
         text = replace_between(written, table, str(arguments.into))
+        if not arguments.check:
+            with atomic_write(arguments.into, "w") as file:
+                file.write(text)
     except (BenchmarkError, OSError) as error:
         print(f"speed_table.py: error: {error}", file=sys.stderr)
         return EXIT_FAILED
-    if arguments.check:
-        if text != written:
-            print(f"speed_table.py: {arguments.into} has another table than these results give", file=sys.stderr)
-        return EXIT_FAILED if text != written else 0
-    arguments.into.write_text(text, encoding="utf-8")
+    if arguments.check and text != written:
+        print(f"speed_table.py: {arguments.into} has another table than these results give", file=sys.stderr)
+        return EXIT_FAILED
     return 0
 
 

@@ -1,4 +1,8 @@
-"""Validation: the predictor is scored on whole sequences with the weights as they are in training."""
+"""Validation: the predictor is scored on whole sequences with the weights as they are in training.
+
+An object counts on the frames after the one that it is prompted on, the first that shows it, as by the evaluator's rule
+"first-appearance": objects are tracked from there on only, so that no prediction can come too soon.
+"""
 
 from __future__ import annotations
 

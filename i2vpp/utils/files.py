@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import secrets
 from collections.abc import Iterator
@@ -42,6 +43,13 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb", **open_argument
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Delete the temporary files of killed writers of `path`; no other process may be writing it now."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        if leftover.suffix in (".tmp", ".partial") and leftover.is_file():
+            leftover.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

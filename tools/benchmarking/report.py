@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from benchmarking.cases import BenchmarkError
+from i2vpp.utils.files import atomic_write
 from i2vpp.utils.machine import cpu_name
 
 if TYPE_CHECKING:
@@ -70,8 +71,8 @@ def short_commit(report: dict[str, Any]) -> str:
 
 def write_report(path: Path, report: dict[str, Any]) -> None:
     """Write a report, together with the folders it lies in."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    with atomic_write(path, "w") as file:
+        file.write(json.dumps(report, indent=2) + "\n")
 
 
 def read_report(path: Path) -> dict[str, Any]:
