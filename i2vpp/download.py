@@ -57,8 +57,6 @@ SOURCES = {
         kind="tinysam/mobilesam",
         places=("https://huggingface.co/xinghaochen/tinysam/tree/main",),
         url="https://huggingface.co/xinghaochen/tinysam/resolve/main/tinysam.pth",
-        # recorded by a project that mirrors the file (segmen-pixel/seg-studio); the authors state none
-        sha256="4b8edcf93af46e2a658ae455574de62873778a5cc3fd8e8adf094dcdfa957cf2",
     ),
 }
 

@@ -186,7 +186,7 @@ def test_a_known_hash_is_compared(server, tinysam, monkeypatch, tmp_path) -> Non
 
 
 def test_without_a_known_hash_that_is_said() -> None:
-    assert {len(source.sha256) for source in SOURCES.values() if source.sha256} == {64}
+    assert {len(source.sha256) for source in SOURCES.values() if source.sha256} <= {64}
     assert describe_check("sam-i2vpp_32gpu") == (
         "sam-i2vpp_32gpu.pt: no SHA-256 is known to compare it with; its checksums, entries and values are right"
     )
