@@ -149,6 +149,33 @@ def test_uneven_and_late_times(tmp_path, pts, suffix):
     assert numbers(source, order) == order
 
 
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_time_of_a_frame_is_that_of_its_timestamp(tmp_path, suffix):
+    pts = [100 + 3 * i + (i % 5 == 0) for i in range(40)]
+    path = write_video(tmp_path / f"a.{suffix}", numbered(40), options=GOP, pts=pts)
+    expected = [(time - pts[0]) / 24 for time in pts]
+    source = open_source(path)
+    forward = []
+    for i in range(40):
+        source[i]
+        forward.append(source.time(i))
+    for times in (forward, [open_source(path).time(i) for i in range(40)]):
+        assert times == pytest.approx(expected, abs=1e-3)
+    for i in (40, -1):
+        with pytest.raises(IndexError, match=f"has 40 frames, not a frame {i}"):
+            source.time(i)
+
+
+def test_time_of_a_frame_without_timestamps_is_counted(tmp_path):
+    source = open_source(write_video(tmp_path / "a.avi", numbered(40), options=GOP))
+    assert [source.time(i) for i in (0, 6, 39)] == pytest.approx([0, 6 / 24, 39 / 24])
+
+
+def test_frames_that_are_no_video_have_no_time():
+    assert open_source(numbered(2)).time(1) is None
+    assert open_source(iter(numbered(2))).time(1) is None
+
+
 def test_recording_that_starts_between_keyframes(tmp_path):
     whole = write_video(tmp_path / "a.ts", numbered(60), options={**GOP, "sc_threshold": "0"}).read_bytes()
     cut = whole[len(whole) // 3 // 188 * 188 :]

@@ -7,6 +7,7 @@ import threading
 from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict
 from collections.abc import Iterator
+from fractions import Fraction
 from itertools import chain
 from typing import Any, BinaryIO
 
@@ -164,6 +165,19 @@ class VideoFile(FrameSource):
             elif i >= len(self):
                 raise IndexError(f"{self.name} has {len(self)} frames, not a frame {i}")
 
+    def time(self, index: int) -> float | None:
+        """Return when a frame is shown, in seconds from frame 0: by its timestamp; by the rate if there are none."""
+        with self._lock:
+            if index >= self._next or index < 0:  # of frames that have been read, the times are known
+                self._check_open()
+                self._complete_timeline()
+                if not 0 <= index < len(self):
+                    raise IndexError(f"{self.name} has {len(self)} frames, not a frame {index}")
+            timeline = self._timeline
+            if timeline.timed and index < len(timeline.times):
+                return float((timeline.times[index] - timeline.times[0]) * self._time_base)
+            return index / self.fps if self.fps else None
+
     def close(self) -> None:
         """Close the file and let go of all frames."""
         with self._lock:
@@ -293,6 +307,7 @@ class VideoFile(FrameSource):
             self._timeline.timed = False  # AVI does not store when a frame is shown
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.fps = float(rate) if rate else None
+        self._time_base = self._stream.time_base or Fraction(1)
         self._next = 0
         self._reader = _decode(_packets(self._container, self._stream, self._timeline), self._stream, self._timeline)
 

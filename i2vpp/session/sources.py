@@ -58,6 +58,17 @@ class FrameSource(abc.ABC):
         """Raise IndexError if there is no frame i; does no more than it takes to know that."""
         self[i]
 
+    def time(self, index: int) -> float | None:
+        """Return when a frame is shown, in seconds from frame 0, or None where the source has no clock.
+
+        Args:
+            index: a frame of the source.
+
+        Raises:
+            IndexError: the source has timestamps and no frame of that index.
+        """
+        return None
+
     @property
     def known_length(self) -> int | None:
         """The number of frames, or None as long as `len` would have to read ahead to find it."""
