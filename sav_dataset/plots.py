@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from i2vpp.errors import I2VPPError
-from i2vpp.session.video import IMAGE_SUFFIXES
 from i2vpp.utils.files import atomic_write
 from i2vpp.utils.visualize import contact_sheet, overlay
 from sav_dataset.layouts import pair
@@ -23,7 +22,7 @@ from sav_dataset.results import Evaluation
 from sav_dataset.rules import Scoring
 from sav_dataset.scoring import Item, ObjectResult
 from training.dataset.errors import DataError
-from training.dataset.files import check_size, list_files, read_image
+from training.dataset.files import check_size, list_images, read_image
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -156,7 +155,7 @@ def draw_sheet(item: Item, result: ObjectResult, images: Path) -> Image.Image:
         result: of the object.
         images: folder of the video's frames.
     """
-    files = list_files(images, IMAGE_SUFFIXES)
+    files = list_images(images)
     chosen = np.unique(np.linspace(0, len(result.frames) - 1, SHEET_FRAMES).round().astype(int)).tolist()
     pictures = [_draw_frame(item, result.object, result.frames[t], images, files) for t in chosen]
     captions = [f"{result.frames[t]}: J {result.frame_j[t]:.0f}, F {result.frame_f[t]:.0f}" for t in chosen]

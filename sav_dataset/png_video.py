@@ -8,9 +8,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from i2vpp.session.video import IMAGE_SUFFIXES
 from training.dataset.errors import DataError
-from training.dataset.files import Mask, check_size, image_size, list_files, list_folders, read_image, read_index_mask
+from training.dataset.files import (
+    Mask,
+    check_size,
+    image_size,
+    list_files,
+    list_folders,
+    list_images,
+    read_image,
+    read_index_mask,
+)
 
 
 class PngVideo:
@@ -36,7 +44,7 @@ class PngVideo:
         self._stems = sorted({stem for files in self._files.values() for stem in files})
         if not self._stems:
             raise DataError(f"{masks} holds no masks <object>/00000.png")
-        images = list_files(frames, IMAGE_SUFFIXES)
+        images = list_images(frames)
         if missing := [stem for stem in self._stems if stem not in images]:
             raise DataError(f"{frames} lacks {len(missing)} frames that have masks, the first is {missing[0]}")
         self._images = [images[stem] for stem in self._stems]

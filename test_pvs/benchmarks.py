@@ -17,14 +17,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from i2vpp.data.frame_folders import IMAGE_SUFFIXES, natural_key
 from i2vpp.evaluation.protocol import GivenObject
-from i2vpp.session.video import IMAGE_SUFFIXES, natural_key
 from training.dataset.errors import DataError, NoDataError
 from training.dataset.files import (
     check_size,
     image_size,
     list_files,
     list_folders,
+    list_images,
     read_index_mask,
     read_items,
     read_json,
@@ -214,7 +215,7 @@ class VosVideos:
             DataError: it has no frame, no mask, masks without a frame, or not the required frames.
         """
         where = self.folders[name]
-        frames, masks = list_files(where.images, IMAGE_SUFFIXES), list_files(where.annotations, (".png",))
+        frames, masks = list_images(where.images), list_files(where.annotations, (".png",))
         if not frames:
             raise DataError(f"{where.images} holds no frame; expected files with suffix {', '.join(IMAGE_SUFFIXES)}")
         if not masks:
@@ -275,7 +276,7 @@ def open_folder(images: Path, annotations: Path, names: Path | None = None) -> V
     """
     require_folder(images, "frames")
     require_folder(annotations, "masks")
-    if list_files(images, IMAGE_SUFFIXES):
+    if list_images(images):
         if names is not None:
             raise NoDataError(f"{images} holds the frames of one video; a list of videos ({names}) goes with several")
         return VosVideos(folders={images.resolve().name: Folders(images=images, annotations=annotations)})

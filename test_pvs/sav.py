@@ -15,13 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from i2vpp.session.video import IMAGE_SUFFIXES, natural_key
+from i2vpp.data.frame_folders import IMAGE_SUFFIXES, natural_key
 from test_pvs.mask_info import SUFFIX, read_mask_info
 from training.dataset.errors import DataError, NoDataError
 from training.dataset.files import (
     Mask,
     list_files,
     list_folders,
+    list_images,
     read_index_mask,
     read_items,
     require_folder,
@@ -69,7 +70,7 @@ class SavObject:
         Raises:
             DataError: there are none.
         """
-        images = list_files(self.frames, IMAGE_SUFFIXES)
+        images = list_images(self.frames)
         if not images:
             raise DataError(f"{self.frames} holds no frame; frames are files with suffix {', '.join(IMAGE_SUFFIXES)}")
         return images

@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+from i2vpp.data.frame_folders import natural_key
 from i2vpp.errors import FrameDecodeError, VideoError
-from i2vpp.session.video import LiveSource, natural_key, open_source
+from i2vpp.session.video import LiveSource, open_source
 from media import number_of, numbered_frame, numbers, read_all
 
 

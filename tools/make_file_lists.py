@@ -22,8 +22,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `training` is no installed package
 
+from i2vpp.data.frame_folders import natural_key
 from i2vpp.errors import I2VPPError
-from i2vpp.session.video import natural_key
 from i2vpp.utils.files import atomic_write
 from training.config import SourceConfig
 from training.dataset.build import FILE_SOURCES, build_source

@@ -24,7 +24,7 @@ from i2vpp.annotate.errors import CancelledError, MaskFolderError
 from i2vpp.annotate.exports import OBJECTS_FILE
 from i2vpp.annotate.store import Annotation
 from i2vpp.annotate.values import ObjectInfo, Prompts, StoredMask
-from i2vpp.session.video import IMAGE_SUFFIXES
+from i2vpp.data.frame_folders import IMAGE_SUFFIXES
 from i2vpp.utils.json_files import read_json
 
 _Masks: TypeAlias = "dict[int, dict[int, StoredMask]]"  # by the object ids of the files, and by frame

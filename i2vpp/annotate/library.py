@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from i2vpp.data.frame_folders import IMAGE_SUFFIXES, holds_image, is_image, list_frames, natural_key
 from i2vpp.errors import VideoError
-from i2vpp.session.video import IMAGE_SUFFIXES, FrameSource, natural_key, open_source
+from i2vpp.session.video import FrameSource, open_source
 
 VIDEO_SUFFIXES = (
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".wmv", ".flv", ".ogv", ".3gp",
@@ -73,12 +73,8 @@ class Library:
         return open_source(video.path)
 
     def frame_names(self, video: Video) -> list[str] | None:
-        """Return the names of a frame folder's files without suffix; None for video files, or where names repeat."""
-        if not video.path.is_dir():
-            return None
-        files = sorted((file for file in video.path.iterdir() if _is_image(file)), key=natural_key)
-        names = [file.stem for file in files]
-        return names if len(set(names)) == len(names) else None
+        """Return the names of a frame folder's files without suffix; None for video files."""
+        return list(list_frames(video.path)) if video.path.is_dir() else None
 
 
 def open_library(path: Path) -> Library:
@@ -96,10 +92,10 @@ def open_library(path: Path) -> Library:
     entries = sorted((entry for entry in root.iterdir() if not entry.name.startswith(".")), key=natural_key)
     files = [entry for entry in entries if entry.is_file()]
     movies = [file for file in files if _is_movie(file)]
-    if not movies and any(_is_image(file) for file in files):
+    if not movies and any(is_image(file) for file in files):
         return Library(root, [_video(root.name or "frames", root)], [])
     inside = [entry for entry in entries if is_below(root, entry)]
-    videos = [_video(entry.name, entry) for entry in inside if entry in movies or _holds_frames(entry)]
+    videos = [_video(entry.name, entry) for entry in inside if entry in movies or holds_image(entry)]
     left_out = [entry.name for entry in entries if entry not in inside]
     if not videos:
         outside = f" (left out, as they lead out of it: {', '.join(left_out[:3])})" if left_out else ""
@@ -135,19 +131,3 @@ def _digest(text: str) -> str:
 
 def _is_movie(file: Path) -> bool:
     return file.suffix.lower() in VIDEO_SUFFIXES
-
-
-def _is_image(file: Path) -> bool:
-    return file.suffix.lower() in IMAGE_SUFFIXES
-
-
-def _holds_frames(folder: Path) -> bool:
-    """Whether a folder holds an image; the first one is enough, so that long folders are not read through."""
-    return folder.is_dir() and any(_is_image(file) for file in _readable(folder))
-
-
-def _readable(folder: Path) -> Iterator[Path]:
-    try:
-        yield from folder.iterdir()
-    except PermissionError:
-        return

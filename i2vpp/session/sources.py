@@ -44,6 +44,9 @@ class FrameSource(abc.ABC):
     countable = True
     """False if `len` has to fetch the frames themselves, or read a network to the end."""
 
+    names: Sequence[str] | None = None
+    """Names of the frames' files without suffix, in a folder of images; their masks are called the same."""
+
     def __init__(self, name: str) -> None:
         self.name = name
         self._size: tuple[int, int] | None = None
@@ -181,11 +184,19 @@ class FrameList(FrameSource):
     Args:
         frames: see `FrameLike`; image files are read when their frame is asked for.
         name: what error messages call the source.
+        names: of the frames, see `FrameSource.names`.
     """
 
-    def __init__(self, frames: Sequence[FrameLike] | np.ndarray | torch.Tensor, name: str) -> None:
+    def __init__(
+        self,
+        frames: Sequence[FrameLike] | np.ndarray | torch.Tensor,
+        name: str,
+        *,
+        names: Sequence[str] | None = None,
+    ) -> None:
         super().__init__(name)
         self._frames: Any = frames
+        self.names = names
 
     def __len__(self) -> int:
         return len(self._frames)

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+from i2vpp.data.frame_folders import IMAGE_SUFFIXES, holds_image, list_frames, natural_key
 from i2vpp.errors import VideoError
 from i2vpp.session.decoder import VideoFile
 from i2vpp.session.sources import FrameIterator, FrameLike, FrameList, FrameSource, LiveSource
 
-__all__ = ["FrameLike", "FrameSource", "LiveSource", "VideoLike", "natural_key", "open_source"]
+__all__ = ["IMAGE_SUFFIXES", "FrameLike", "FrameSource", "LiveSource", "VideoLike", "natural_key", "open_source"]
 
 VideoLike: TypeAlias = (
     "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | np.ndarray | torch.Tensor"
@@ -25,17 +26,15 @@ VideoLike: TypeAlias = (
 )
 """What is accepted as a video; see `open_source`."""
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-
 
 def open_source(video: VideoLike) -> FrameSource:
     """Open a video; frames are decoded later, one by one.
 
     Args:
-        video: path or URL of a video file; its bytes, or a binary file object; a folder of images (jpg, jpeg, png, bmp
-            or webp, in natural order: `frame_2` before `frame_10`); a list or an iterator of frames (image paths, PIL
-            images, arrays, tensors); one array or tensor [T, H, W, 3] or [T, 3, H, W]; or a FrameSource, which is
-            returned.
+        video: path or URL of a video file; its bytes, or a binary file object; a folder of images (jpg, jpeg, png, bmp,
+            webp, tif or tiff, in natural order: `frame_2` before `frame_10`; see `i2vpp.data.frame_folders`); a list
+            or an iterator of frames (image paths, PIL images, arrays, tensors); one array or tensor [T, H, W, 3] or
+            [T, 3, H, W]; or a FrameSource, which is returned.
 
     Raises:
         VideoError: there is nothing there, or nothing that can be read as a video.
@@ -58,13 +57,6 @@ def open_source(video: VideoLike) -> FrameSource:
     )
 
 
-def natural_key(path_or_name: str | os.PathLike[str]) -> tuple[list[str | int], str]:
-    """Key for sorting file names so that `frame_2` comes before `frame_10`; upper and lower case are alike."""
-    name = os.fspath(path_or_name)
-    parts = re.split(r"(\d+)", name.lower())  # text and digits take turns, so that like compares with like
-    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
-
-
 def _open_path(path: str) -> FrameSource:
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path):
         return VideoFile(path, path)
@@ -72,11 +64,18 @@ def _open_path(path: str) -> FrameSource:
         raise VideoError(f"video {path!r} does not exist; give a video file, a folder of images or a URL")
     if not Path(path).is_dir():
         return VideoFile(str(Path(path).absolute()), path)  # absolute: FFmpeg takes "a:b" for a protocol
-    images = [file for file in Path(path).iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
-    if not images:
-        raise VideoError(f"folder {path} holds no image; frames must be files with suffix {', '.join(IMAGE_SUFFIXES)}")
-    images.sort(key=natural_key)
-    return FrameList(images, f"folder {path}")
+    return _open_folder(Path(path))
+
+
+def _open_folder(folder: Path) -> FrameSource:
+    frames = list_frames(folder)
+    if not frames:
+        inside = sorted(entry.name for entry in folder.iterdir() if holds_image(entry))
+        hint = f"; its folders {', '.join(inside[:3])} hold images: give one of them" if inside else ""
+        raise VideoError(
+            f"folder {folder} holds no image; frames must be files with suffix {', '.join(IMAGE_SUFFIXES)}{hint}"
+        )
+    return FrameList(list(frames.values()), f"folder {folder}", names=list(frames))
 
 
 def _open_list(frames: Sequence[FrameLike] | np.ndarray | torch.Tensor) -> FrameSource:

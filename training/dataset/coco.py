@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from i2vpp.session.video import IMAGE_SUFFIXES
 from i2vpp.utils.writers import require_coco
 from training.dataset.errors import DataError, NoDataError
 from training.dataset.files import (
@@ -19,7 +18,7 @@ from training.dataset.files import (
     Size,
     check_size,
     image_size,
-    list_files,
+    list_images,
     read_json,
     require_folder,
 )
@@ -75,7 +74,7 @@ class CocoImages(FileSource):
 
     @cached_property
     def _by_file_name(self) -> dict[str, Path]:
-        files = list_files(self._folder, IMAGE_SUFFIXES, recursive=True)
+        files = list_images(self._folder, recursive=True)
         return {path.name: path for path in files.values()}
 
 

@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from i2vpp.data.frame_folders import list_frames, natural_key
+from i2vpp.errors import VideoError
 from i2vpp.session.sources import to_rgb
-from i2vpp.session.video import natural_key
 from training.dataset.clips import AnnotatedVideo
 from training.dataset.errors import DataError, NoDataError
 
@@ -90,6 +91,18 @@ def list_folders(folder: Path) -> list[str]:
     with _listed(folder):
         names = [entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")]
     return sorted(names, key=natural_key)
+
+
+def list_images(folder: Path, *, recursive: bool = False) -> dict[str, Path]:
+    """Find the images in a folder, but not the masks beside them; see `i2vpp.data.frame_folders.list_frames`.
+
+    Raises:
+        DataError: the folder cannot be read, or two images have one name.
+    """
+    try:
+        return list_frames(folder, recursive=recursive)
+    except VideoError as error:
+        raise DataError(str(error)) from error
 
 
 def list_files(folder: Path, suffixes: tuple[str, ...], *, recursive: bool = False) -> dict[str, Path]:

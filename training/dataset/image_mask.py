@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from i2vpp.session.video import IMAGE_SUFFIXES
+from i2vpp.data.frame_folders import IMAGE_SUFFIXES
 from training.dataset.errors import DataError, NoDataError
 from training.dataset.files import (
     FileSource,
@@ -14,6 +14,7 @@ from training.dataset.files import (
     check_size,
     image_size,
     list_files,
+    list_images,
     read_index_mask,
     require_folder,
 )
@@ -47,7 +48,7 @@ class ImageMaskPairs(FileSource):
         return {OBJECT_ID: mask} if mask.any() else {}
 
     def _list(self, images: Path, annotations: Path | None) -> tuple[Iterable[str], Path]:
-        self._images = list_files(require_folder(images, "images"), IMAGE_SUFFIXES, recursive=True)
+        self._images = list_images(require_folder(images, "images"), recursive=True)
         self._mask_folder = require_folder(annotations or _beside(images), "masks")
         self._masks = list_files(self._mask_folder, IMAGE_SUFFIXES, recursive=True)
         return self._images, images

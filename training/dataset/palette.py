@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from i2vpp.session.video import IMAGE_SUFFIXES
 from training.dataset.errors import DataError, NoDataError
 from training.dataset.files import (
     FileSource,
@@ -17,6 +16,7 @@ from training.dataset.files import (
     image_size,
     list_files,
     list_folders,
+    list_images,
     read_index_mask,
     require_folder,
 )
@@ -46,7 +46,7 @@ class PaletteVideos(FileSource):
     def _open(self, item: str) -> FileVideo[Path]:
         folder = self._images / item
         masks = list_files(self._annotations / item, (".png",))
-        frames = list_files(folder, IMAGE_SUFFIXES)
+        frames = list_images(folder)
         if not masks:
             raise DataError(f"the folder {self._annotations / item} holds no annotation (*.png)")
         if lost := [mask.name for frame, mask in masks.items() if frame not in frames]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from i2vpp.session.video import IMAGE_SUFFIXES
 from training.dataset.errors import DataError
-from training.dataset.files import FileSource, FileVideo, Mask, list_files, read_json, require_folder
+from training.dataset.files import FileSource, FileVideo, Mask, list_files, list_images, read_json, require_folder
 from training.dataset.rle import masks_of
 
 
@@ -28,7 +27,7 @@ class Sa1bImages(FileSource):
 
     def _list(self, images: Path, annotations: Path | None) -> tuple[Iterable[str], Path]:
         self._folder = require_folder(images, "images")
-        self._images = list_files(images, IMAGE_SUFFIXES, recursive=True)
+        self._images = list_images(images, recursive=True)
         folder = require_folder(annotations or images, "JSON files")
         self._annotations = list_files(folder, (".json",), recursive=True)
         return self._annotations, folder

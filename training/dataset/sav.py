@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from i2vpp.data.frame_folders import is_image, natural_key
 from i2vpp.errors import VideoError
 from i2vpp.session.decoder import VideoFile
-from i2vpp.session.video import IMAGE_SUFFIXES, natural_key
 from training.dataset.errors import DataError
-from training.dataset.files import FileSource, Mask, read_image, read_json, require_folder
+from training.dataset.files import FileSource, Mask, list_images, read_image, read_json, require_folder
 from training.dataset.rle import LazyMasks, RunLengths, parse_segmentation
 
 STEP = 4
@@ -179,7 +179,7 @@ class SavVideo:
                 return VideoFile(str(self._frames.absolute()), str(self._frames)).__getitem__
             except VideoError as error:
                 raise DataError(str(error)) from error
-        files = {int(path.stem): path for path in self._frames.iterdir() if _is_frame(path)}
+        files = {int(name): path for name, path in list_images(self._frames).items() if name.isdecimal()}
         missing = [i for i in range(0, STEP * len(self), STEP) if i not in files]
         if missing:
             raise DataError(
@@ -225,7 +225,7 @@ class SavVideos(FileSource):
 
 
 def _is_frame(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and path.stem.isdecimal()
+    return is_image(path) and path.stem.isdecimal()
 
 
 def _walk(folder: Path) -> Iterator[Path]:

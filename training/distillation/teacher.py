@@ -22,11 +22,10 @@ from tqdm import tqdm
 from i2vpp.errors import I2VPPError
 from i2vpp.session.frames import MEAN, STD
 from training.dataset.errors import NoDataError
-from training.dataset.files import read_image, read_items
+from training.dataset.files import list_images, read_image, read_items
 from training.distillation.embeddings import EmbeddingWriter
 
 SIDE = 1024
-SUFFIXES = {".jpg", ".jpeg", ".png"}
 
 
 def find_images(folders: Sequence[Path], *, every: int, exclude: frozenset[str] = frozenset()) -> list[Path]:
@@ -43,12 +42,12 @@ def find_images(folders: Sequence[Path], *, every: int, exclude: frozenset[str] 
     found: list[Path] = []
     for root in folders:
         by_folder: dict[Path, list[Path]] = {}
-        for path in sorted(root.rglob("*")):
-            if path.suffix.lower() in SUFFIXES and path.stem not in exclude:
+        for path in list_images(root, recursive=True).values():
+            if path.stem not in exclude:
                 by_folder.setdefault(path.parent, []).append(path)
         found += [path for files in by_folder.values() for path in files[::every]]
     if not found:
-        raise NoDataError(f"no images below {', '.join(map(str, folders))}; give folders of jpg or png files")
+        raise NoDataError(f"no images below {', '.join(map(str, folders))}; give folders of image files")
     return found
 
 

@@ -1,0 +1,23 @@
+"""Warnings that point at the user's own line."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+
+_PACKAGE = str(Path(__file__).resolve().parent.parent)
+
+
+def warn_user(message: str) -> None:
+    """Issue a UserWarning that names the line outside of the package from which the package was called.
+
+    Python shows a repeated warning of one text once per line.
+
+    Args:
+        message: one sentence.
+    """
+    level, frame = 1, sys._getframe()  # the only way to know the caller before Python 3.12
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, UserWarning, stacklevel=level)
