@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from i2vpp.errors import FrameDecodeError, VideoError
+from i2vpp.session.grey import GreyScale, is_deep
 
 FrameLike: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray | torch.Tensor"
 """What is accepted as one frame: an image file or an image; see `to_rgb`."""
@@ -23,6 +24,9 @@ FrameLike: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray | torc
 FRAME_TYPES = (
     "an image path, a PIL image, or an array or tensor [H, W, 3], [3, H, W] or grey [H, W], uint8 or float in [0, 1]"
 )
+
+GREY_SAMPLES = 8
+"""Frames, beside the first one, that decide how grey frames of more than 8 bits are scaled."""
 
 
 class FrameSource(abc.ABC):
@@ -121,7 +125,7 @@ class FrameSource(abc.ABC):
         return frame
 
 
-def to_rgb(frame: FrameLike, name: str) -> np.ndarray:
+def to_rgb(frame: FrameLike, name: str, grey: GreyScale | None = None) -> np.ndarray:
     """Convert one frame to uint8 RGB [H, W, 3].
 
     Grey, 16-bit, palette and RGBA images are converted (alpha is dropped). EXIF orientation is ignored, as in SAM 2 and
@@ -130,15 +134,16 @@ def to_rgb(frame: FrameLike, name: str) -> np.ndarray:
     Args:
         frame: see `FrameLike`.
         name: what error messages call the frame.
+        grey: how grey images of more than 8 bits are scaled; None: each by its own range.
 
     Raises:
         VideoError: of another type, dtype or shape.
         FrameDecodeError: an image file that cannot be read.
     """
     if isinstance(frame, (str, os.PathLike)):
-        return _read_image(Path(frame), name)
+        return _read_image(Path(frame), name, grey)
     if isinstance(frame, Image.Image):
-        return _image_to_rgb(frame)
+        return _image_to_rgb(frame, grey or GreyScale(name))
     if isinstance(frame, torch.Tensor):
         return _array_to_rgb(frame.detach().cpu().numpy(), name)
     if isinstance(frame, np.ndarray):
@@ -146,18 +151,17 @@ def to_rgb(frame: FrameLike, name: str) -> np.ndarray:
     raise VideoError(f"{name} is of type {type(frame).__name__}; allowed: {FRAME_TYPES}")
 
 
-def _read_image(path: Path, name: str) -> np.ndarray:
+def _read_image(path: Path, name: str, grey: GreyScale | None) -> np.ndarray:
     try:
         with Image.open(path) as image:
-            return _image_to_rgb(image)
+            return _image_to_rgb(image, grey or GreyScale(str(path)))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise FrameDecodeError(f"{name} cannot be read from {path}: {error}") from error
 
 
-def _image_to_rgb(image: Image.Image) -> np.ndarray:
-    if image.mode.startswith("I"):  # 16 bits; Pillow would clip them to 255
-        grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
-        image = Image.fromarray(grey)
+def _image_to_rgb(image: Image.Image, grey: GreyScale) -> np.ndarray:
+    if is_deep(image):
+        image = Image.fromarray(grey.to_uint8(image))
     return np.array(image.convert("RGB"))
 
 
@@ -196,6 +200,7 @@ class FrameList(FrameSource):
     ) -> None:
         super().__init__(name)
         self._frames: Any = frames
+        self._grey = GreyScale(name, self._spread)
         self.names = names
 
     def __len__(self) -> int:
@@ -208,7 +213,12 @@ class FrameList(FrameSource):
         item, name = self._frames[i], f"frame {i} of {self.name}"
         if isinstance(item, (str, os.PathLike)):
             name += f" ({Path(item).name})"
-        return self._fit(to_rgb(item, name), name)
+        return self._fit(to_rgb(item, name, self._grey), name)
+
+    def _spread(self) -> list[FrameLike]:
+        """Return a few frames from all over the video."""
+        last = len(self._frames) - 1
+        return [self._frames[last * k // GREY_SAMPLES] for k in range(GREY_SAMPLES + 1)]
 
     def check(self, i: int) -> None:
         """Raise IndexError if there is no frame i."""
@@ -236,6 +246,7 @@ class FrameIterator(FrameSource):
         super().__init__(name)
         self._iterator: Iterator[FrameLike] | None = frames
         self._fetched: list[FrameLike] = []
+        self._grey = GreyScale(name, lambda: self._fetched[:1])
         self._failure: BaseException | None = None
         self._lock = threading.RLock()
 
@@ -256,7 +267,7 @@ class FrameIterator(FrameSource):
             if i > 0:
                 self._try_first_size()
             name = f"frame {i} of {self.name}"
-            return self._fit(to_rgb(self._fetched[i], name), name)
+            return self._fit(to_rgb(self._fetched[i], name, self._grey), name)
 
     def check(self, i: int) -> None:
         """Raise IndexError if there is no frame i, which is fetched if there is."""
@@ -288,7 +299,7 @@ class FrameIterator(FrameSource):
             self._failure = error
             raise
         if not isinstance(frame, (str, os.PathLike)):  # the maker may use its array again for the next frame
-            frame = to_rgb(frame, f"frame {len(self._fetched)} of {self.name}").copy()
+            frame = to_rgb(frame, f"frame {len(self._fetched)} of {self.name}", self._grey).copy()
         self._fetched.append(frame)
         return True
 
@@ -308,6 +319,7 @@ class LiveSource(FrameSource):
         if keep < 1:
             raise VideoError(f"keep = {keep}; a live stream must keep at least 1 frame")
         self._newest: deque[np.ndarray] = deque(maxlen=keep)
+        self._grey = GreyScale(name)
         self._count = 0
         self._lock = threading.Lock()
 
@@ -315,7 +327,7 @@ class LiveSource(FrameSource):
         """Add the next frame (see `FrameLike`) and return its index."""
         with self._lock:
             name = f"frame {self._count} of {self.name}"
-            self._newest.append(self._fit(to_rgb(frame, name).copy(), name))
+            self._newest.append(self._fit(to_rgb(frame, name, self._grey).copy(), name))
             self._count += 1
             return self._count - 1
 

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -22,7 +23,8 @@ from PIL import Image
 
 from i2vpp.data.frame_folders import list_frames, natural_key
 from i2vpp.errors import VideoError
-from i2vpp.session.sources import to_rgb
+from i2vpp.session.grey import GreyScale
+from i2vpp.session.sources import GREY_SAMPLES, to_rgb
 from training.dataset.clips import AnnotatedVideo
 from training.dataset.errors import DataError, NoDataError
 
@@ -34,10 +36,15 @@ A = TypeVar("A")
 NAMED_IN_ERRORS = 5
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
-    """Read an image as RGB [H, W, 3]. EXIF orientation is ignored, as the masks of the datasets assume."""
+def read_image(path: Path, grey: GreyScale | None = None) -> NDArray[np.uint8]:
+    """Read an image as RGB [H, W, 3]. EXIF orientation is ignored, as the masks of the datasets assume.
+
+    Args:
+        path: the file.
+        grey: how grey images of more than 8 bits are scaled; None: by the range of this one.
+    """
     with _opened(path) as image:
-        return to_rgb(image, str(path))
+        return to_rgb(image, str(path), grey)
 
 
 def image_size(path: Path) -> Size:
@@ -161,7 +168,11 @@ class FileVideo(Generic[A]):
 
     def image(self, t: int) -> NDArray[np.uint8]:
         """Read a frame as RGB [H, W, 3]."""
-        return read_image(self.images[t])
+        return read_image(self.images[t], self._grey)
+
+    @cached_property
+    def _grey(self) -> GreyScale:
+        return GreyScale(self.name, lambda: self.images[:: max(1, len(self.images) // GREY_SAMPLES)])
 
     def masks(self, t: int) -> Mapping[int, Mask]:
         """Read the masks [H, W] of the objects on a frame, by object id; a still image must have one."""
