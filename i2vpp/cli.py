@@ -17,11 +17,12 @@ from i2vpp.checkpoint_files import DEMO, PUBLISHED, demo_checkpoint
 from i2vpp.commands import annotate as annotate_command
 from i2vpp.commands import prompts as prompt_args
 from i2vpp.errors import CheckpointError, I2VPPError
+from i2vpp.utils.signals import Terminated, exit_status, sigterm_raises
 
 if TYPE_CHECKING:
     from i2vpp.commands.track import ModelChoice, Summary
 
-EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 1, 2, 130, 141
+EXIT_ERROR, EXIT_USAGE, EXIT_BROKEN_PIPE = 1, 2, 141
 
 DEMO_FOLDER = Path("outputs/demo")
 TEXT_WIDTH = 80
@@ -47,23 +48,25 @@ A prompts file is a JSON list. "frame" is 0 and "object" is 1 where they are lef
    {"frame": 8, "object": 2, "mask": "cat.png"}]
 
 written to the output folder, frame by frame, so that Ctrl-C keeps what is finished:
-  masks/00000.png ...   pixel value = object id, with the palette of DAVIS; the stronger object wins an overlap
-  overlay.mp4           the tracked frames with tinted objects, in the order of the video
-  scores.csv            frame, object, object_score, predicted_iou, area; in the order of tracking
+  masks/00000.png ...   pixel value = object id, with the palette of DAVIS; the stronger object wins an overlap;
+                        called like the frames where VIDEO is a folder, else by the frame's index
+  overlay.mp4           the tracked frames with tinted objects, in the order and with the timing of the video
+  scores.csv            frame, time in seconds, object, object_score, predicted_iou, area; in the order of tracking
   masks.json            with --json: {"video": {...}, "objects": {"1": {"0": {"size": [H, W], "counts": "..."}}}}
 
-exit status: 0 done, 1 error, 2 wrong usage, 130 interrupted.
+exit status: 0 done, 1 error, 2 wrong usage, 130 interrupted by Ctrl-C, 143 by SIGTERM.
 """
 
 Run = Callable[[argparse.Namespace], int]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status: 0 done, 1 error, 2 wrong usage, 130 interrupted."""
+    """Run the command and return its exit status: 0 done, 1 error, 2 wrong usage, 130 interrupted, 143 terminated."""
     try:
         arguments = build_parser().parse_args(argv)
         run: Run = arguments.run
-        status = run(arguments)
+        with sigterm_raises():
+            status = run(arguments)
         sys.stdout.flush()
         return status
     except SystemExit as end:  # argparse has printed help, or what is wrong
@@ -74,9 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (I2VPPError, OSError) as error:
         _complain(f"error: {error}")
         return EXIT_ERROR
-    except KeyboardInterrupt:
-        _complain("interrupted")
-        return EXIT_INTERRUPTED
+    except KeyboardInterrupt as stop:
+        _complain(_stopped_by(stop))
+        return exit_status(stop)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -351,10 +354,18 @@ def _report(summary: Summary, folder: Path) -> int:
         for path in summary.paths:
             print(f"  {path}")
         return 0
-    interrupted = isinstance(summary.stopped, KeyboardInterrupt)
-    reason = "interrupted" if interrupted else f"error: {summary.stopped}"
-    _complain(f"{reason}; {count} frame{_s(count)} written to {folder}")
-    return EXIT_INTERRUPTED if interrupted else EXIT_ERROR
+    frames = f"{count} frame{_s(count)}"
+    left = f"{frames} written to {folder}"
+    if summary.problems:
+        left = f"in {folder}, {'; '.join(summary.problems)}; all else holds {frames}"
+    _complain(f"{_stopped_by(summary.stopped)}; {left}")
+    return exit_status(summary.stopped) if isinstance(summary.stopped, KeyboardInterrupt) else EXIT_ERROR
+
+
+def _stopped_by(stop: BaseException) -> str:
+    if isinstance(stop, KeyboardInterrupt):
+        return "terminated" if isinstance(stop, Terminated) else "interrupted"
+    return f"error: {stop}"
 
 
 def _s(count: int) -> str:

@@ -47,7 +47,7 @@ examples:
   python -m test_pvs.infer --data data/sav_test -o outputs/gm --use-cluster 1 --partition gpu --num-jobs 16
 
 The same command goes on where a run was ended, and may be started on several machines with one OUT.
-exit status: 0 done, 1 an error, or objects that could not be tracked, 2 wrong usage, 130 interrupted.
+exit status: 0 done, 1 an error, or objects that could not be tracked, 2 wrong usage, 130 interrupted, 143 terminated.
 """
 
 COMMAND = "test_pvs.infer:main"

@@ -18,12 +18,13 @@ from i2vpp.commands.track import ModelChoice, build_predictor, parse_device
 from i2vpp.errors import I2VPPError
 from i2vpp.evaluation.protocol import PromptProtocol
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
+from i2vpp.utils.signals import Terminated, exit_status
 from test_pvs.record import HIDDEN, Ledger
 from test_pvs.submit import CLUSTERS, ArrayJob, Cluster, command_line, submit
 from test_pvs.units import MakeWork, Unit, run_units
 
 DTYPES = ("float32", "bfloat16", "float16")
-EXIT_ERROR, EXIT_INTERRUPTED = 1, 130
+EXIT_ERROR = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,9 +145,10 @@ def run_command(
     except (I2VPPError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return EXIT_ERROR
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; finished units are kept, and the same command goes on\n")
-        return EXIT_INTERRUPTED
+    except KeyboardInterrupt as stop:
+        what = "terminated" if isinstance(stop, Terminated) else "interrupted"
+        sys.stderr.write(f"{what}; finished units are kept, and the same command goes on\n")
+        return exit_status(stop)
 
 
 def _execute(run: Run, arguments: argparse.Namespace) -> int:

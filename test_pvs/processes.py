@@ -8,15 +8,15 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from multiprocessing.connection import wait
-from types import FrameType
 from typing import Any
 
 import torch
 from torch.multiprocessing import get_context
 
 from i2vpp.errors import I2VPPError
+from i2vpp.utils.signals import sigterm_raises
 from test_pvs.progress import Bar
 from test_pvs.team import POLL, Team
 
@@ -45,16 +45,6 @@ def _handling(number: signal.Signals, handler: Any) -> Iterator[None]:
         yield
     finally:
         signal.signal(number, before)
-
-
-def sigterm_interrupts() -> AbstractContextManager[None]:
-    """Let SIGTERM end this process as Ctrl-C does; where somebody handles it, such as submitit, it stays with them."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    default = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    return _handling(signal.SIGTERM, interrupt) if default else nullcontext()
 
 
 def spawn(team: Team, processes: int, bar: Bar) -> list[str]:
@@ -108,7 +98,7 @@ def _child(index: int, team: Team, counts: Any, messages: Any) -> None:  # pragm
             raise KeyboardInterrupt
 
     try:
-        with sigterm_interrupts():
+        with sigterm_raises():
             torch.set_num_threads(team.threads)
             team.work(index, show)
     except KeyboardInterrupt:

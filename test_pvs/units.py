@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 
 from i2vpp.errors import I2VPPError
-from test_pvs.processes import sigterm_interrupts, spawn, torch_threads
+from i2vpp.utils.signals import sigterm_raises
+from test_pvs.processes import spawn, torch_threads
 from test_pvs.progress import Bar
 from test_pvs.record import Failure, Ledger, RunError, Unit, UnitRecord, Work
 from test_pvs.team import MakeWork, Team
@@ -89,7 +90,7 @@ def run_units(
     Raises:
         RunError: the run cannot start, or no process is left that can work.
         I2VPPError: what `make_work` raises, where it is called in this process.
-        KeyboardInterrupt: on Ctrl-C or SIGTERM; the same call goes on later.
+        KeyboardInterrupt: on Ctrl-C, as `Terminated` on SIGTERM; the same call goes on later.
     """
     ledger = Ledger(out)
     ranks = Ranks.from_environment() if "RANK" in os.environ else None
@@ -104,7 +105,7 @@ def run_units(
         earlier=_open(ledger, settings, units, ranks, overwrite=overwrite),
     )
     lost: list[str] = []
-    with Bar(team, hidden=ranks is not None and ranks.local_rank > 0) as bar, sigterm_interrupts():
+    with Bar(team, hidden=ranks is not None and ranks.local_rank > 0) as bar, sigterm_raises():
         if processes == 1:
             with torch_threads(threads):
                 team.work(ranks.local_rank if ranks else 0, bar.show)

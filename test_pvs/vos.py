@@ -80,12 +80,9 @@ class _NamedMasks(MaskWriter):
     """Index masks named like the frames; frames that are not wanted are left out."""
 
     def __init__(self, folder: Path, video: VosVideo) -> None:
-        super().__init__(folder)
-        self._names = video.written
+        super().__init__(folder, video.written.__getitem__)
+        self._written = video.written
 
     def add(self, frame_idx: int, index: NDArray[np.uint8]) -> None:
-        if frame_idx in self._names:
+        if frame_idx in self._written:
             super().add(frame_idx, index)
-
-    def path(self, frame_idx: int) -> Path:
-        return self.folder / f"{self._names[frame_idx]}.png"

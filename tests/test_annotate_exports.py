@@ -255,14 +255,14 @@ def test_a_frame_that_cannot_be_read_ends_an_overlay(annotation: Annotation, tmp
 def test_a_full_disk_ends_an_export_in_words(
     annotation: Annotation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = Image.Image.save
+    replace = Path.replace
 
-    def full(image: Image.Image, path: Path, **options: Any) -> None:
-        if "00004" in str(path):
+    def full(path: Path, target: Path) -> Path:
+        if "00004" in target.name:
             raise OSError(errno.ENOSPC, "No space left on device")
-        save(image, path, **options)
+        return replace(path, target)
 
-    monkeypatch.setattr(Image.Image, "save", full)
+    monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(DiskFullError, match=r"no space is left on the disk of .*; nothing of the export is left"):
         export(annotation, tmp_path / "out" / "x", "sav", footage=FOOTAGE)
     assert list((tmp_path / "out").iterdir()) == []

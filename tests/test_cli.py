@@ -37,6 +37,7 @@ from i2vpp.commands.prompts import (
 )
 from i2vpp.errors import FrameDecodeError, PromptError
 from i2vpp.structures import FrameResult
+from i2vpp.utils.signals import EXIT_INTERRUPTED
 from i2vpp.utils.visualize import davis_palette
 from media import moving_disc, write_video
 
@@ -48,7 +49,7 @@ class FakeState:
     frames: list[np.ndarray]
     prompts: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     fps: float | None = 24.0
-    source: Any = field(default_factory=lambda: SimpleNamespace(countable=True))
+    source: Any = field(default_factory=lambda: SimpleNamespace(countable=True, names=None, time=lambda i: None))
 
     def __enter__(self) -> FakeState:
         return self
@@ -450,7 +451,7 @@ def test_devices_that_are_not_there(run: Callable[..., int], capsys: pytest.Capt
 @pytest.mark.parametrize(
     ("error", "status", "message"),
     [
-        (KeyboardInterrupt(), cli.EXIT_INTERRUPTED, "i2vpp: interrupted; 4 frames written to"),
+        (KeyboardInterrupt(), EXIT_INTERRUPTED, "i2vpp: interrupted; 4 frames written to"),
         (FrameDecodeError("frame 4 is broken"), cli.EXIT_ERROR, "i2vpp: error: frame 4 is broken; 4 frames written to"),
     ],
 )
@@ -493,7 +494,7 @@ def test_ctrl_c_before_tracking(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(predictor, "init_state", interrupted)
-    assert run("--point", "1,1") == cli.EXIT_INTERRUPTED
+    assert run("--point", "1,1") == EXIT_INTERRUPTED
     assert not (tmp_path / "out").exists()
 
 

@@ -391,7 +391,7 @@ def test_a_signal_ends_all_processes_and_leaves_nothing_half_made(out, orders, n
     wait_until(lambda: list(out.glob("*/.*.partial/*.png")))
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert "Traceback" not in errors
     assert nobody_works(out)
     assert not list(out.glob("*/.*.partial"))

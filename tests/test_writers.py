@@ -20,8 +20,10 @@ from PIL import Image
 
 from i2vpp.errors import I2VPPError
 from i2vpp.structures import FrameResult
+from i2vpp.utils.signals import uninterrupted
 from i2vpp.utils.visualize import davis_palette
 from i2vpp.utils.writers import (
+    FrameAccess,
     MaskWriter,
     OutputChoice,
     OverlayWriter,
@@ -32,7 +34,6 @@ from i2vpp.utils.writers import (
     check_object_ids,
     index_map,
     remove_results,
-    uninterrupted,
 )
 from media import number_of, numbered_frame
 
@@ -60,6 +61,9 @@ def decode(path: Path) -> list[np.ndarray]:
 
 def read_frame(frame_idx: int) -> np.ndarray:
     return numbered_frame(frame_idx, HEIGHT, WIDTH)
+
+
+FRAMES = FrameAccess(read=read_frame)
 
 
 def test_the_strongest_object_wins_and_nothing_positive_is_background() -> None:
@@ -165,7 +169,8 @@ def test_scores_are_a_table_that_is_complete_after_every_frame(tmp_path: Path) -
     writer = ScoreWriter(tmp_path / "scores.csv")
     writer.add(result(5, patch(0, 0), patch(1, 1, -1.0)))
     rows = list(csv.DictReader((tmp_path / "scores.csv").open()))
-    assert rows[0] == {"frame": "5", "object": "1", "object_score": "2", "predicted_iou": "0.880797", "area": "16"}
+    known = {"object_score": "2", "predicted_iou": "0.880797", "area": "16"}
+    assert rows[0] == {"frame": "5", "time": "", "object": "1", **known}
     assert rows[1]["area"] == "0"
     writer.add(result(6, patch(0, 0), score=float("nan")))
     writer.close()
@@ -180,7 +185,7 @@ ORDERS = {"forward": [2, 3, 4], "reverse": [4, 3, 2], "both": [3, 4, 3, 2]}
 @pytest.mark.parametrize("masks", [True, False])
 def test_overlays_are_in_the_order_of_the_video(tmp_path: Path, order: str, masks: bool) -> None:
     choice = OutputChoice(masks=masks, scores=False)
-    writer = ResultWriter(tmp_path, choice, VIDEO, read_frame, in_order=order == "forward")
+    writer = ResultWriter(tmp_path, choice, VIDEO, FRAMES, in_order=order == "forward")
     seen: list[int] = []
 
     def progress(frames: list[int]) -> Iterator[int]:
@@ -200,7 +205,7 @@ def test_overlays_are_in_the_order_of_the_video(tmp_path: Path, order: str, mask
 def test_forward_and_reverse_give_the_same_overlay(tmp_path: Path) -> None:
     for name, order in (("forward", [0, 1, 2]), ("reverse", [2, 1, 0])):
         choice = OutputChoice(masks=False, scores=False)
-        writer = ResultWriter(tmp_path / name, choice, VIDEO, read_frame, in_order=name == "forward")
+        writer = ResultWriter(tmp_path / name, choice, VIDEO, FRAMES, in_order=name == "forward")
         for frame_idx in order:
             writer.add(result(frame_idx, patch(4 * frame_idx, 8), patch(20, 40)))
         writer.close()
@@ -214,7 +219,7 @@ def test_a_frame_that_cannot_be_read_leaves_the_earlier_ones_finished(tmp_path: 
             raise I2VPPError("frame 2 is broken")
         return read_frame(frame_idx)
 
-    writer = ResultWriter(tmp_path, OutputChoice(), VIDEO, broken, in_order=False)
+    writer = ResultWriter(tmp_path, OutputChoice(), VIDEO, FrameAccess(read=broken), in_order=False)
     for frame_idx in range(4):
         writer.add(result(frame_idx, patch(0, 0)))
     with pytest.raises(I2VPPError, match="frame 2"):
@@ -229,7 +234,7 @@ def test_ctrl_c_waits_until_the_frame_is_written(tmp_path: Path) -> None:
             os.kill(os.getpid(), signal.SIGINT)
         return read_frame(frame_idx)
 
-    writer = ResultWriter(tmp_path, OutputChoice(), VIDEO, interrupted)
+    writer = ResultWriter(tmp_path, OutputChoice(), VIDEO, FrameAccess(read=interrupted))
     writer.add(result(0, patch(0, 0)))
     with pytest.raises(KeyboardInterrupt):
         writer.add(result(1, patch(0, 0)))

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from i2vpp.errors import I2VPPError
+from i2vpp.utils.signals import exit_status
 from test_pvs.units import Unit, UnitRecord, Work, run_units
 from training.dataset.errors import DataError
 
@@ -64,8 +65,8 @@ def main(out: str, orders: str, processes: str) -> int:
     except I2VPPError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as stop:
+        return exit_status(stop)
     sys.stdout.write(f"{outcome.report()}\n" if outcome.is_main else "")
     return outcome.exit_status
 

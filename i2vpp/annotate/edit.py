@@ -12,8 +12,8 @@ from typing import Any
 from i2vpp.annotate.history import NO_FRAME, History, names
 from i2vpp.annotate.values import ObjectInfo, Prompts, StoredMask, check_color, check_name
 from i2vpp.errors import PromptError
+from i2vpp.utils.result_files import MAX_OBJECT_ID
 from i2vpp.utils.visualize import object_color
-from i2vpp.utils.writers import MAX_OBJECT_ID
 
 COMPRESSION = 1
 

@@ -17,7 +17,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias, get_args
@@ -31,10 +31,12 @@ from PIL import Image, ImageColor
 from i2vpp.annotate.errors import CancelledError, DiskFullError, MaskFolderError, is_disk_full
 from i2vpp.annotate.store import Annotation
 from i2vpp.annotate.values import StoredMask
+from i2vpp.errors import I2VPPError
 from i2vpp.structures import FrameResult
+from i2vpp.utils.files import atomic_write, sync_folder
 from i2vpp.utils.json_files import read_json
 from i2vpp.utils.visualize import overlay
-from i2vpp.utils.writers import MaskWriter, OverlayWriter, RleWriter, VideoInfo
+from i2vpp.utils.writers import MaskWriter, OverlayWriter, RleWriter, VideoInfo, write_png
 
 UInt8 = NDArray[np.uint8]
 Kind: TypeAlias = Literal["sav", "davis", "coco", "overlay"]
@@ -52,6 +54,7 @@ class Footage:
         frames: how many there are.
         read_frame: returns a frame as uint8 RGB [H, W, 3]; called for overlays only.
         fps: frames per second; None where the source has no clock.
+        time: returns when a frame is shown, in seconds from the start; None where that is not known.
         frame_names: names of the frames' files without suffix; None: indices with five digits.
 
     Raises:
@@ -61,6 +64,7 @@ class Footage:
     frames: int
     read_frame: Callable[[int], UInt8]
     fps: float | None = None
+    time: Callable[[int], float | None] = lambda frame: None
     frame_names: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
@@ -111,7 +115,7 @@ def export(
         raise MaskFolderError("there is no mask to export yet; prompt an object first")
     chosen = range(0, footage.frames, every)
     with _in_words(folder), _new_folder(folder) as partial:
-        with closing(_WRITERS[kind](partial, annotation, footage, every)) as writer:
+        with _finished(_WRITERS[kind](partial, annotation, footage, every)) as writer:
             for done, frame in enumerate(chosen, 1):
                 if cancelled():
                     raise CancelledError(f"the export to {folder} was cancelled; nothing of it is left")
@@ -127,6 +131,18 @@ class _Writer(Protocol):
     def close(self) -> None: ...
 
 
+@contextmanager
+def _finished(writer: _Writer) -> Iterator[_Writer]:
+    """Close a writer after the block; if that failed, its files are going to be deleted, and only its error counts."""
+    try:
+        yield writer
+    except BaseException:
+        with suppress(OSError, I2VPPError):
+            writer.close()
+        raise
+    writer.close()
+
+
 class _SavWriter:
     def __init__(self, folder: Path, annotation: Annotation, footage: Footage, every: int) -> None:
         self._folder, self._name = folder, footage.name
@@ -137,24 +153,15 @@ class _SavWriter:
             folder = self._folder / f"{obj_id:03d}"
             folder.mkdir(exist_ok=True)
             image = Image.fromarray(mask.decode(*self._size).astype(np.uint8) * 255)
-            image.save(folder / f"{self._name(frame)}.png")
+            write_png(folder / f"{self._name(frame)}.png", image)
 
     def close(self) -> None:
         pass
 
 
-class _NamedMasks(MaskWriter):
-    def __init__(self, folder: Path, name: Callable[[int], str]) -> None:
-        super().__init__(folder)
-        self._name = name
-
-    def path(self, frame_idx: int) -> Path:
-        return self.folder / f"{self._name(frame_idx)}.png"
-
-
 class _DavisWriter:
     def __init__(self, folder: Path, annotation: Annotation, footage: Footage, every: int) -> None:
-        self._files = _NamedMasks(folder, footage.name)
+        self._files = MaskWriter(folder, footage.name)
         self._size = annotation.height, annotation.width
 
     def add(self, frame: int, masks: Mapping[int, StoredMask]) -> None:
@@ -185,14 +192,15 @@ class _CocoWriter:
 class _OverlayFile:
     def __init__(self, folder: Path, annotation: Annotation, footage: Footage, every: int) -> None:
         self._size = annotation.height, annotation.width
-        self._read_frame = footage.read_frame
+        self._footage = footage
         self._file = OverlayWriter(folder / "overlay.mp4", None if footage.fps is None else footage.fps / every)
         self._colors = {info.id: _rgb(info.color) for info in annotation.objects() if not info.hidden}
 
     def add(self, frame: int, masks: Mapping[int, StoredMask]) -> None:
         shown = {obj_id: mask for obj_id, mask in masks.items() if obj_id in self._colors}
         index, labels = resolve_overlaps(shown, self._size), len(self._colors) > 1
-        self._file.add(overlay(self._read_frame(frame), index, list(shown), labels=labels, colors=self._colors))
+        picture = overlay(self._footage.read_frame(frame), index, list(shown), labels=labels, colors=self._colors)
+        self._file.add(picture, self._footage.time(frame))
 
     def close(self) -> None:
         self._file.close()
@@ -229,7 +237,8 @@ def _write_objects(path: Path, annotation: Annotation, footage: Footage, choice:
     }
     objects = {info.id: {"name": info.name, "color": info.color} for info in annotation.objects()}
     content = {"made_by": MADE_BY, **choice, "video": video, "objects": objects}
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    with atomic_write(path, "w") as file:
+        file.write(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 @contextmanager
@@ -247,6 +256,7 @@ def _new_folder(folder: Path) -> Iterator[Path]:
         if folder.exists():
             folder.rename(old)
         partial.rename(folder)
+        sync_folder(folder.parent)
     finally:
         for left in (partial, old):
             shutil.rmtree(left, ignore_errors=True)

@@ -46,6 +46,7 @@ def _export(job: Job, session: VideoSession, kind: Kind, every: int) -> dict[str
             frames=session.frames,
             read_frame=source.__getitem__,
             fps=session.fps,
+            time=source.time,
             frame_names=session.around.library.frame_names(session.video),
         )
         folder = export(

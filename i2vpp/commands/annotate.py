@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from i2vpp.errors import I2VPPError
+from i2vpp.utils.signals import Terminated, exit_status
 
 if TYPE_CHECKING:
     from i2vpp.annotate.server import Server
@@ -64,25 +65,27 @@ def _port(text: str) -> int:
 
 
 def run(arguments: argparse.Namespace, choice: ModelChoice) -> int:
-    """Serve the annotator until Ctrl-C and return the exit status.
+    """Serve the annotator until Ctrl-C or SIGTERM and return the exit status, which is 143 after SIGTERM.
 
     Raises:
         I2VPPError: before the server starts: no video, a folder that cannot be written, a port in use.
     """
+    status = 0
     with _video(arguments.video) as video:
         server = _server(arguments, choice, video)
         if not arguments.no_browser and server.is_local:
             webbrowser.open(server.url)
         try:
             server.run()
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
+            status = exit_status(stop) if isinstance(stop, Terminated) else 0
             print()
     print(f"stopped; annotations are in {arguments.output}", flush=True)
     if any(thread.name.startswith("i2vpp-") for thread in threading.enumerate()):
         # A step of the network or a decoder, which nothing can interrupt; all that is finished is stored.
         sys.stderr.flush()
-        os._exit(0)
-    return 0
+        os._exit(status)
+    return status
 
 
 def _video(path: Path | None) -> AbstractContextManager[Path]:

@@ -14,7 +14,7 @@ from i2vpp.build_i2vpp import best_device
 from i2vpp.commands.prompts import ObjectPrompt
 from i2vpp.commands.track import ModelChoice, Span, Summary, build_predictor, parse_device, track
 from i2vpp.utils.visualize import contact_sheet, draw_prompt, overlay
-from i2vpp.utils.writers import MaskWriter, OutputChoice
+from i2vpp.utils.writers import MaskWriter, OutputChoice, write_png
 
 CLIP = "bunny.mp4"
 UNTRAINED_CONFIG = "i2vpp-256"  # untrained weights find nothing at any size; this one is quick
@@ -62,4 +62,4 @@ def _draw_sheet(state: Any, masks: Path, summary: Summary, path: Path) -> None:
             pictures[0] = draw_prompt(pictures[0], prompt.points, prompt.labels, prompt.box)
     captions = [f"frame {i}" for i in chosen]
     captions[0] += ", prompts"
-    contact_sheet(pictures, SHEET_COLUMNS, captions=captions).save(path)
+    write_png(path, contact_sheet(pictures, SHEET_COLUMNS, captions=captions))

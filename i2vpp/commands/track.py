@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
@@ -19,16 +19,21 @@ from tqdm import tqdm
 from i2vpp.build_i2vpp import build_i2vpp_video_predictor
 from i2vpp.commands.prompts import ObjectPrompt
 from i2vpp.errors import I2VPPError, UntrainedWarning
+from i2vpp.utils.signals import Terminated
 from i2vpp.utils.writers import (
+    FrameAccess,
     OutputChoice,
     ResultWriter,
     VideoInfo,
     check_object_ids,
+    index_name,
     remove_results,
     require_coco,
 )
 
 UNTRAINED_SEED = 0
+TERMINATED_SECONDS = 4.0
+"""Time for an overlay that is made after SIGTERM; docker kills ten seconds after it, SLURM 30."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +77,7 @@ class Summary:
         seconds: of tracking and writing.
         paths: files and folders.
         stopped: what ended the run early, if anything did.
+        problems: what is wrong with files that do not hold all these frames, one sentence each.
     """
 
     frames: list[int]
@@ -79,6 +85,7 @@ class Summary:
     seconds: float
     paths: list[Path]
     stopped: BaseException | None = None
+    problems: tuple[str, ...] = ()
 
 
 def build_predictor(model: ModelChoice) -> Any:
@@ -174,7 +181,8 @@ def track(
 ) -> Summary:
     """Track the prompted objects and write results as they come; earlier results in the folder are deleted.
 
-    Ctrl-C and errors on the way end the run early: the finished frames stay, and the summary says why it stopped.
+    Masks are called like the frames' files where the video is a folder. Ctrl-C, SIGTERM (as `Terminated`) and errors
+    on the way end the run early: the finished frames stay, and the summary says why it stopped.
 
     Raises:
         I2VPPError: the prompts are not right; nothing is deleted or written then.
@@ -193,7 +201,10 @@ def track(
     )
     remove_results(folder)
     in_order = not (span.reverse or span.both)
-    writer = ResultWriter(folder, choice, video, state.frame, in_order=in_order)
+    names = state.source.names
+    name = index_name if names is None else names.__getitem__
+    frames = FrameAccess(read=state.frame, name=name, time=state.source.time)
+    writer = ResultWriter(folder, choice, video, frames, in_order=in_order)
     begin = time.perf_counter()
     stopped: BaseException | None = None
     try:
@@ -204,7 +215,8 @@ def track(
         stopped = error
     finally:
         try:
-            writer.close(partial(tqdm, desc="overlay", unit="frame", disable=quiet))
+            seconds = TERMINATED_SECONDS if isinstance(stopped, Terminated) else None
+            writer.close(partial(_for_overlay, quiet=quiet, seconds=seconds))
         except (KeyboardInterrupt, I2VPPError, OSError) as error:
             stopped = stopped or error
     return Summary(
@@ -213,4 +225,15 @@ def track(
         seconds=time.perf_counter() - begin,
         paths=writer.paths(),
         stopped=stopped,
+        problems=tuple(writer.problems),
     )
+
+
+def _for_overlay(frames: list[int], *, quiet: bool, seconds: float | None) -> Iterator[int]:
+    """Yield frames with a progress bar, for so many seconds at most."""
+    end = None if seconds is None else time.monotonic() + seconds
+    shown: Iterable[int] = tqdm(frames, desc="overlay", unit="frame", disable=quiet)
+    for frame_idx in shown:
+        if end is not None and time.monotonic() > end:
+            return
+        yield frame_idx

@@ -1,4 +1,4 @@
-"""Files that tracking leaves behind: index masks, overlay video, RLE masks and scores.
+"""All files that a tracking run leaves behind: index masks, overlay video, RLE masks and scores.
 
 Every writer appends as frames come, keeps memory flat and leaves valid files when it is closed early. A finished frame
 survives whatever happens to a later one.
@@ -6,49 +6,51 @@ survives whatever happens to a later one.
 
 from __future__ import annotations
 
-import csv
-import importlib
-import json
-import math
 import re
 import shutil
-import signal
 import tempfile
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
-from typing import Any, TextIO
 
-import av
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from PIL import Image
-
-from i2vpp.errors import I2VPPError
 from i2vpp.structures import FrameResult
-from i2vpp.utils.visualize import davis_palette, overlay
+from i2vpp.utils.overlay_video import OverlayWriter
+from i2vpp.utils.result_files import (
+    MaskWriter,
+    RleWriter,
+    ScoreWriter,
+    UInt8,
+    VideoInfo,
+    check_object_ids,
+    index_map,
+    index_name,
+    is_written_here,
+    require_coco,
+    write_png,
+)
+from i2vpp.utils.signals import uninterrupted
+from i2vpp.utils.visualize import overlay
 
-UInt8 = NDArray[np.uint8]
+__all__ = [
+    "FrameAccess",
+    "MaskWriter",
+    "OutputChoice",
+    "OverlayWriter",
+    "ResultWriter",
+    "RleWriter",
+    "ScoreWriter",
+    "VideoInfo",
+    "check_object_ids",
+    "index_map",
+    "index_name",
+    "remove_results",
+    "require_coco",
+    "write_png",
+]
 
-DEFAULT_FPS = 24
-MAX_OBJECT_ID = 255
-_HYBRID_MP4 = (61, 7, 100)  # libavformat of FFmpeg 7.1: files stay playable when the process is killed
 _MASK_NAME = re.compile(r"\d{5,}\.png")
 _SPOOL_PREFIX = ".masks-"
-
-
-@dataclass(frozen=True, kw_only=True)
-class VideoInfo:
-    """What writers need to know of a video; `fps` is None where the source has no clock."""
-
-    height: int
-    width: int
-    fps: float | None = None
-    num_frames: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,197 +73,19 @@ class OutputChoice:
         return self.masks or self.overlay or self.rle or self.scores
 
 
-def check_object_ids(obj_ids: Sequence[int]) -> None:
-    """Raise I2VPPError where an id is no index of a PNG: 1 to 255, 0 is the background."""
-    outside = sorted({obj_id for obj_id in obj_ids if not 1 <= obj_id <= MAX_OBJECT_ID})
-    if outside:
-        raise I2VPPError(
-            f"object ids must be 1 to {MAX_OBJECT_ID} in mask PNGs and overlays, got {', '.join(map(str, outside))}; "
-            "renumber them, or write --json and --scores only (--no-masks --no-overlay)"
-        )
+@dataclass(frozen=True, kw_only=True)
+class FrameAccess:
+    """What writers ask of the frames of a video.
 
-
-def require_coco() -> Any:
-    """Return `pycocotools.mask`, or raise I2VPPError that says how to install it."""
-    try:
-        return importlib.import_module("pycocotools.mask")
-    except ImportError as error:
-        raise I2VPPError('COCO RLE needs pycocotools: pip install "i2vpp[coco]"') from error
-
-
-def index_map(result: FrameResult) -> UInt8:
-    """Return [H, W] object ids: the object with the highest logit, or 0 where no logit is positive."""
-    logits = result.masks[:, 0]
-    if not len(logits):
-        return np.zeros(tuple(logits.shape[1:]), np.uint8)
-    best, position = logits.max(0)
-    ids = torch.tensor(result.obj_ids, dtype=torch.uint8, device=logits.device)
-    found: UInt8 = torch.where(best > 0, ids[position], ids.new_zeros(())).cpu().numpy()
-    return found
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Hold back Ctrl-C until the block is done, so that no file is left half written."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    pressed = []
-    previous = signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
-    if pressed:
-        raise KeyboardInterrupt
-
-
-class MaskWriter:
-    """Index masks in a folder, `00000.png` and on, with the palette of DAVIS."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.folder = folder
-        self._palette = davis_palette()
-
-    def add(self, frame_idx: int, index: UInt8) -> None:
-        """Write one frame; its file appears only when it is complete."""
-        image = Image.fromarray(index).convert("P")
-        image.putpalette(self._palette)
-        partial = self.folder / ".partial"
-        image.save(partial, format="PNG")
-        partial.replace(self.path(frame_idx))
-
-    def read(self, frame_idx: int) -> UInt8:
-        """Return the [H, W] ids of a written frame."""
-        with Image.open(self.path(frame_idx)) as image:
-            return np.array(image)
-
-    def path(self, frame_idx: int) -> Path:
-        """Return the file of a frame."""
-        return self.folder / f"{frame_idx:05d}.png"
-
-
-class OverlayWriter:
-    """An H.264 video (yuv420p) of frames in the order they are added; odd sizes are padded by one pixel.
-
-    No file is made before the first frame.
+    Args:
+        read: returns a frame as uint8 RGB [H, W, 3]; used for the overlay.
+        name: returns what the mask of a frame is called.
+        time: returns when a frame is shown, in seconds from the start of the video; None where that is not known.
     """
 
-    def __init__(self, path: Path, fps: float | None) -> None:
-        self._path = path
-        usable = fps is not None and math.isfinite(fps) and fps > 0
-        self._rate = Fraction(fps if usable and fps is not None else DEFAULT_FPS).limit_denominator(1001)
-        self._container: Any = None
-        self._stream: Any = None
-        self._count = 0
-
-    def add(self, image: UInt8) -> None:
-        """Append an RGB image [H, W, 3]; all must have one size."""
-        if self._container is None:
-            self._open(image.shape[0], image.shape[1])
-        height, width = image.shape[:2]
-        if height % 2 or width % 2:
-            image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-        frame.pts, frame.time_base = self._count, 1 / self._rate
-        self._container.mux(self._stream.encode(frame))
-        self._count += 1
-
-    def _open(self, height: int, width: int) -> None:
-        options = {}
-        if av.library_versions["libavformat"] >= _HYBRID_MP4:
-            options["movflags"] = "hybrid_fragmented"
-        self._container = av.open(str(self._path), "w", format="mp4", options=options)
-        encoder = "libx264" if "libx264" in av.codecs_available else "h264"
-        self._stream = self._container.add_stream(encoder, rate=self._rate)
-        self._stream.width, self._stream.height = width + width % 2, height + height % 2
-        self._stream.pix_fmt = "yuv420p"
-        self._stream.options = {"crf": "20", "preset": "veryfast", "g": "48"} if encoder == "libx264" else {}
-
-    def close(self) -> None:
-        """Finish the file; further calls do nothing."""
-        container, self._container = self._container, None
-        if container is not None:
-            container.mux(self._stream.encode(None))
-            container.close()
-
-
-class RleWriter:
-    """COCO RLE masks: `{"video": {...}, "objects": {"1": {"0": {"size": [H, W], "counts": "..."}}}}`.
-
-    Lines are appended to `<name>.partial` as frames come and put in order, by object and frame, when it is closed.
-    """
-
-    def __init__(self, path: Path, video: VideoInfo) -> None:
-        self._path = path
-        self._coco = require_coco()
-        self._video = video
-        self._partial = path.with_name(path.name + ".partial")
-        self._lines = self._partial.open("w+b")
-        self._offsets: dict[int, dict[int, int]] = {}
-
-    def add(self, result: FrameResult) -> None:
-        """Append a frame; objects of which nothing is known there yet are left out."""
-        masks = (result.masks[:, 0] > 0).cpu().numpy()
-        scores = result.object_scores.tolist()
-        for obj_id, mask, score in zip(result.obj_ids, masks, scores, strict=True):
-            if math.isnan(score) and not mask.any():
-                continue
-            rle = self._coco.encode(np.asfortranarray(mask, dtype=np.uint8))
-            record = {"size": list(mask.shape), "counts": rle["counts"].decode("ascii")}
-            self._offsets.setdefault(obj_id, {})[result.frame_idx] = self._lines.tell()
-            self._lines.write(json.dumps(record).encode() + b"\n")
-        self._lines.flush()
-
-    def close(self) -> None:
-        """Write the JSON file; further calls do nothing."""
-        if self._lines.closed:
-            return
-        finished = self._path.with_name(self._path.name + ".tmp")
-        with finished.open("w", encoding="utf-8") as file:
-            file.write(f'{{"video": {json.dumps(vars(self._video))},\n"objects": {{')
-            for position, obj_id in enumerate(sorted(self._offsets)):
-                file.write(f'{"," if position else ""}\n"{obj_id}": {{')
-                self._write_object(file, self._offsets[obj_id])
-                file.write("}")
-            file.write("}}\n")
-        finished.replace(self._path)
-        self._lines.close()
-        self._partial.unlink()
-
-    def _write_object(self, file: TextIO, offsets: dict[int, int]) -> None:
-        for position, frame_idx in enumerate(sorted(offsets)):
-            self._lines.seek(offsets[frame_idx])
-            record = self._lines.readline().decode().rstrip()
-            file.write(f'{"," if position else ""}\n"{frame_idx}": {record}')
-
-
-class ScoreWriter:
-    """A CSV table, one row per frame and object in the order of tracking; what is not known is left empty."""
-
-    COLUMNS = ("frame", "object", "object_score", "predicted_iou", "area")
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("w", newline="", encoding="utf-8")
-        self._rows = csv.writer(self._file, lineterminator="\n")
-        self._rows.writerow(self.COLUMNS)
-
-    def add(self, result: FrameResult) -> None:
-        """Append the rows of a frame; `area` counts the pixels of the object's own mask, overlaps included."""
-        areas = (result.masks[:, 0] > 0).sum((1, 2)).tolist()
-        scores, ious = result.object_scores.tolist(), result.predicted_ious.tolist()
-        for obj_id, score, iou, area in zip(result.obj_ids, scores, ious, areas, strict=True):
-            self._rows.writerow((result.frame_idx, obj_id, _number(score), _number(iou), area))
-        self._file.flush()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-
-def _number(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.6g}"
+    read: Callable[[int], UInt8]
+    name: Callable[[int], str] = index_name
+    time: Callable[[int], float | None] = lambda frame_idx: None
 
 
 class ResultWriter:
@@ -271,30 +95,25 @@ class ResultWriter:
         folder: made if need be.
         choice: which files.
         video: size and rate.
-        read_frame: returns a frame of the video as uint8 RGB [H, W, 3]; used for the overlay.
+        frames: pictures, names and times of the frames.
         in_order: frames will come in the order of the video, so that the overlay can be written at once. Otherwise
             their masks wait on disk, and the overlay is made in the order of the video on `close`.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        choice: OutputChoice,
-        video: VideoInfo,
-        read_frame: Callable[[int], UInt8],
-        *,
-        in_order: bool = True,
+        self, folder: Path, choice: OutputChoice, video: VideoInfo, frames: FrameAccess, *, in_order: bool = True
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._choice = choice
-        self._read_frame = read_frame
+        self._source = frames
         self._in_order = in_order
         self._frames: dict[int, tuple[int, ...]] = {}
+        self._cut_short: str | None = None
         self._spool: Path | None = None
         self._masks: MaskWriter | None = None
         if choice.masks:
-            self._masks = MaskWriter(folder / "masks")
+            self._masks = MaskWriter(folder / "masks", frames.name)
         elif choice.overlay and not in_order:
             self._spool = Path(tempfile.mkdtemp(prefix=_SPOOL_PREFIX, dir=folder))
             self._masks = MaskWriter(self._spool)
@@ -304,11 +123,21 @@ class ResultWriter:
 
     @property
     def frames(self) -> list[int]:
-        """The frames written so far, in the order of the video."""
+        """The frames that all files hold so far, in the order of the video."""
         return sorted(self._frames)
 
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong with files that do not hold all frames, one sentence each; complete after `close`."""
+        of_overlay = (self._overlay and self._overlay.problem) or self._cut_short
+        return [problem for problem in (of_overlay, self._rle and self._rle.problem) if problem]
+
     def add(self, result: FrameResult) -> None:
-        """Write a frame to all files; a frame that was written before is passed over."""
+        """Write a frame to all files; a frame that was written before is passed over.
+
+        Raises:
+            OSError: a file cannot be written. The others stay as they are; `close` finishes what can be finished.
+        """
         if result.frame_idx not in self._frames:
             with uninterrupted():
                 self._add(result)
@@ -324,35 +153,45 @@ class ResultWriter:
         if self._rle is not None:
             self._rle.add(result)
         if self._scores is not None:
-            self._scores.add(result)
+            self._scores.add(result, self._source.time(result.frame_idx))
         self._frames[result.frame_idx] = tuple(result.obj_ids)
 
     def _add_overlay(self, writer: OverlayWriter, frame_idx: int, index: UInt8, obj_ids: Sequence[int]) -> None:
-        writer.add(overlay(self._read_frame(frame_idx), index, obj_ids, labels=len(obj_ids) > 1))
+        picture = overlay(self._source.read(frame_idx), index, obj_ids, labels=len(obj_ids) > 1)
+        writer.add(picture, self._source.time(frame_idx))
 
-    def close(self, progress: Callable[[list[int]], Any] = iter) -> None:
-        """Finish all files with the frames there are. Ctrl-C cuts an overlay that is made now short.
+    def close(self, progress: Callable[[list[int]], Iterable[int]] = iter) -> None:
+        """Finish all files with the frames there are, each even if another one cannot be finished.
+
+        Ctrl-C cuts an overlay that is made now short.
 
         Args:
             progress: wraps the frames of an overlay that is made now, `tqdm` for example.
+
+        Raises:
+            OSError, I2VPPError: a file cannot be finished; `problems` says what is left of all such files.
         """
+        with ExitStack() as last:  # the last entry is called first; a later error has the earlier one as its context
+            if self._spool is not None:
+                last.callback(shutil.rmtree, self._spool, ignore_errors=True)
+            if self._overlay is not None:
+                last.callback(_held_back, self._overlay.close)
+                last.callback(self._make_overlay, self._overlay, progress)
+            for writer in (self._scores, self._rle, self._overlay if self._in_order else None):
+                if writer is not None:
+                    last.callback(_held_back, writer.close)
+
+    def _make_overlay(self, writer: OverlayWriter, progress: Callable[[list[int]], Iterable[int]]) -> None:
+        if self._in_order or self._masks is None:
+            return
         try:
-            with uninterrupted():
-                if self._rle is not None:
-                    self._rle.close()
-                if self._scores is not None:
-                    self._scores.close()
-            if self._overlay is not None and self._masks is not None and not self._in_order:
-                for frame_idx in progress(self.frames):
-                    with uninterrupted():
-                        index = self._masks.read(frame_idx)
-                        self._add_overlay(self._overlay, frame_idx, index, self._frames[frame_idx])
+            for frame_idx in progress(self.frames):
+                with uninterrupted():
+                    index = self._masks.read(frame_idx)
+                    self._add_overlay(writer, frame_idx, index, self._frames[frame_idx])
         finally:
-            with uninterrupted():
-                if self._overlay is not None:
-                    self._overlay.close()
-                if self._spool is not None:
-                    shutil.rmtree(self._spool, ignore_errors=True)
+            if writer.count < len(self._frames):
+                self._cut_short = f"overlay.mp4 holds the first {writer.count} of {len(self._frames)} frames"
 
     def paths(self) -> list[Path]:
         """Return the files and folders that were written."""
@@ -366,6 +205,11 @@ class ResultWriter:
         return [path for name, wanted in chosen.items() if wanted and (path := self._folder / name).exists()]
 
 
+def _held_back(close: Callable[[], None]) -> None:
+    with uninterrupted():
+        close()
+
+
 def remove_results(folder: Path) -> None:
     """Delete the files of an earlier run; other files in the folder stay."""
     for name in ("overlay.mp4", "overlay.png", "masks.json", "masks.json.partial", "scores.csv"):
@@ -376,7 +220,7 @@ def remove_results(folder: Path) -> None:
     if not masks.is_dir():
         return
     for path in masks.glob("*.png"):
-        if _MASK_NAME.fullmatch(path.name):
+        if _MASK_NAME.fullmatch(path.name) or is_written_here(path):
             path.unlink()
     if not any(masks.iterdir()):
         masks.rmdir()

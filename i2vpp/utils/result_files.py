@@ -1,0 +1,288 @@
+"""Files of one kind that tracking leaves behind: index masks, RLE masks and scores.
+
+Every writer appends as frames come and keeps memory flat. A file that cannot be written stays as it was after the
+frame before.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import io
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from i2vpp.errors import I2VPPError
+from i2vpp.structures import FrameResult
+from i2vpp.utils.files import atomic_write
+from i2vpp.utils.visualize import davis_palette
+
+UInt8 = NDArray[np.uint8]
+
+MAX_OBJECT_ID = 255
+_SOFTWARE = "i2vpp"
+"""Marks mask PNGs in their header, so that a later run may replace them whatever they are called."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoInfo:
+    """What writers need to know of a video; `fps` is None where the source has no clock."""
+
+    height: int
+    width: int
+    fps: float | None = None
+    num_frames: int | None = None
+
+
+def check_object_ids(obj_ids: Sequence[int]) -> None:
+    """Raise I2VPPError where an id is no index of a PNG: 1 to 255, 0 is the background."""
+    outside = sorted({obj_id for obj_id in obj_ids if not 1 <= obj_id <= MAX_OBJECT_ID})
+    if outside:
+        raise I2VPPError(
+            f"object ids must be 1 to {MAX_OBJECT_ID} in mask PNGs and overlays, got {', '.join(map(str, outside))}; "
+            "renumber them, or write --json and --scores only (--no-masks --no-overlay)"
+        )
+
+
+def require_coco() -> Any:
+    """Return `pycocotools.mask`, or raise I2VPPError that says how to install it."""
+    try:
+        return importlib.import_module("pycocotools.mask")
+    except ImportError as error:
+        raise I2VPPError('COCO RLE needs pycocotools: pip install "i2vpp[coco]"') from error
+
+
+def index_map(result: FrameResult) -> UInt8:
+    """Return [H, W] object ids: the object with the highest logit, or 0 where no logit is positive."""
+    logits = result.masks[:, 0]
+    if not len(logits):
+        return np.zeros(tuple(logits.shape[1:]), np.uint8)
+    best, position = logits.max(0)
+    ids = torch.tensor(result.obj_ids, dtype=torch.uint8, device=logits.device)
+    found: UInt8 = torch.where(best > 0, ids[position], ids.new_zeros(())).cpu().numpy()
+    return found
+
+
+def write_png(path: Path, image: Image.Image, **options: Any) -> None:
+    """Write an image as a PNG that appears only when it is complete.
+
+    Args:
+        path: of the file.
+        image: to write.
+        options: of Pillow's PNG writer.
+
+    Raises:
+        OSError: it cannot be written; an earlier file stays.
+    """
+    content = io.BytesIO()
+    image.save(content, "PNG", **options)
+    with atomic_write(path) as file:
+        file.write(content.getbuffer())
+
+
+def index_name(frame_idx: int) -> str:
+    """Return what the mask of a frame without a name is called: its index, in five digits."""
+    return f"{frame_idx:05d}"
+
+
+class MaskWriter:
+    """Index masks in a folder, with the palette of DAVIS.
+
+    Args:
+        folder: made if need be.
+        name: returns what a frame is called; its mask is `<name>.png`. By default its index: `00000.png` and on.
+    """
+
+    def __init__(self, folder: Path, name: Callable[[int], str] = index_name) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self._name = name
+        self._palette = davis_palette()
+        self._mark = PngInfo()
+        self._mark.add_text("Software", _SOFTWARE)
+
+    def add(self, frame_idx: int, index: UInt8) -> None:
+        """Write one frame; its file appears only when it is complete."""
+        image = Image.fromarray(index).convert("P")
+        image.putpalette(self._palette)
+        write_png(self.path(frame_idx), image, pnginfo=self._mark)
+
+    def read(self, frame_idx: int) -> UInt8:
+        """Return the [H, W] ids of a written frame."""
+        with Image.open(self.path(frame_idx)) as image:
+            return np.array(image)
+
+    def path(self, frame_idx: int) -> Path:
+        """Return the file of a frame."""
+        return self.folder / f"{self._name(frame_idx)}.png"
+
+
+class _Appended:
+    """A file that grows by whole records: one that cannot be written leaves the file as it was before.
+
+    Args:
+        path: of the file, which is begun anew.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = path.open("wb", buffering=0)
+        self.size = 0
+
+    def append(self, record: bytes) -> None:
+        """Write a record at once; raise OSError if that is not possible."""
+        try:
+            written = 0
+            while written < len(record):
+                written += self._file.write(record[written:])
+        except OSError as error:
+            self._file.truncate(self.size)
+            raise _named(error, self._path) from error
+        self.size += len(record)
+
+    def close(self) -> None:
+        """Close the file once its records are on the disk."""
+        if self._file.closed:
+            return
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise _named(error, self._path) from error
+        finally:
+            self._file.close()
+
+
+def _named(error: OSError, path: Path) -> OSError:
+    return OSError(error.errno, error.strerror, str(path))
+
+
+class RleWriter:
+    """COCO RLE masks: `{"video": {...}, "objects": {"1": {"0": {"size": [H, W], "counts": "..."}}}}`.
+
+    Lines, `{"object": 1, "frame": 0, "rle": {...}}`, are appended to `<name>.partial` as frames come and put in order,
+    by object and frame, when it is closed.
+
+    Attributes:
+        problem: what is wrong with the file after an error, in words; None as long as there was none.
+    """
+
+    def __init__(self, path: Path, video: VideoInfo) -> None:
+        self.problem: str | None = None
+        self._path = path
+        self._coco = require_coco()
+        self._video = video
+        self._partial = path.with_name(path.name + ".partial")
+        self._lines = _Appended(self._partial)
+        self._offsets: dict[int, dict[int, int]] = {}
+        self._closed = False
+
+    def add(self, result: FrameResult) -> None:
+        """Append a frame; objects of which nothing is known there yet are left out."""
+        masks = (result.masks[:, 0] > 0).cpu().numpy()
+        scores = result.object_scores.tolist()
+        lines: list[bytes] = []
+        places: list[tuple[int, int]] = []
+        end = self._lines.size
+        for obj_id, mask, score in zip(result.obj_ids, masks, scores, strict=True):
+            if math.isnan(score) and not mask.any():
+                continue
+            rle = self._coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+            record = {"size": list(mask.shape), "counts": rle["counts"].decode("ascii")}
+            line = json.dumps({"object": obj_id, "frame": result.frame_idx, "rle": record}).encode() + b"\n"
+            places.append((obj_id, end))
+            lines.append(line)
+            end += len(line)
+        self._lines.append(b"".join(lines))
+        for obj_id, offset in places:
+            self._offsets.setdefault(obj_id, {})[result.frame_idx] = offset
+
+    def close(self) -> None:
+        """Write the JSON file; further calls do nothing.
+
+        Raises:
+            OSError: it cannot be written; the lines that it was to be made of are kept then.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        self.problem = f"{self._path.name} could not be written; its masks are in {self._partial.name}, one a line"
+        self._lines.close()
+        try:
+            with atomic_write(self._path, "w") as file, self._partial.open("rb") as lines:
+                file.write(f'{{"video": {json.dumps(vars(self._video))},\n"objects": {{')
+                for position, obj_id in enumerate(sorted(self._offsets)):
+                    file.write(f'{"," if position else ""}\n"{obj_id}": {{')
+                    _write_object(file, lines, self._offsets[obj_id])
+                    file.write("}")
+                file.write("}}\n")
+        except OSError as error:
+            raise _named(error, self._path) from error
+        self._partial.unlink()
+        self.problem = None
+
+
+def _write_object(file: IO[str], lines: IO[bytes], offsets: dict[int, int]) -> None:
+    for position, frame_idx in enumerate(sorted(offsets)):
+        lines.seek(offsets[frame_idx])
+        record = json.dumps(json.loads(lines.readline())["rle"])
+        file.write(f'{"," if position else ""}\n"{frame_idx}": {record}')
+
+
+class ScoreWriter:
+    """A CSV table, one row per frame and object in the order of tracking; what is not known is left empty."""
+
+    COLUMNS = ("frame", "time", "object", "object_score", "predicted_iou", "area")
+
+    def __init__(self, path: Path) -> None:
+        self._file = _Appended(path)
+        self._append([self.COLUMNS])
+
+    def add(self, result: FrameResult, time: float | None = None) -> None:
+        """Append the rows of a frame; `area` counts the pixels of the object's own mask, overlaps included.
+
+        Args:
+            result: of the frame.
+            time: when it is shown, in seconds from the start of the video; None where that is not known.
+        """
+        areas = (result.masks[:, 0] > 0).sum((1, 2)).tolist()
+        scores, ious = result.object_scores.tolist(), result.predicted_ious.tolist()
+        shown = "" if time is None else f"{time:.6f}"
+        self._append(
+            [
+                (result.frame_idx, shown, obj_id, _number(score), _number(iou), area)
+                for obj_id, score, iou, area in zip(result.obj_ids, scores, ious, areas, strict=True)
+            ]
+        )
+
+    def _append(self, rows: Iterable[Sequence[object]]) -> None:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        self._file.append(text.getvalue().encode())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _number(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.6g}"
+
+
+def is_written_here(path: Path) -> bool:
+    """Whether a PNG was written by `MaskWriter`, whatever it is called."""
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            return image.info.get("Software") == _SOFTWARE
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return False

@@ -1,0 +1,66 @@
+"""Ctrl-C and SIGTERM: held back while a file is written, and turned into exceptions that end a command in order."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NoReturn
+
+EXIT_INTERRUPTED, EXIT_TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM has arrived, as SLURM, docker and systemd send it some seconds before they kill a process."""
+
+
+def exit_status(stop: KeyboardInterrupt) -> int:
+    """Return the exit status of a command that was stopped: 143 by SIGTERM, 130 by Ctrl-C."""
+    return EXIT_TERMINATED if isinstance(stop, Terminated) else EXIT_INTERRUPTED
+
+
+@contextmanager
+def sigterm_raises() -> Iterator[None]:
+    """Let SIGTERM raise `Terminated` in the block, so that it ends a command as Ctrl-C does.
+
+    Where somebody handles SIGTERM already, such as submitit or a server, and outside of the main thread, where Python
+    forbids it, nothing changes.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        raise Terminated
+
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold back Ctrl-C and SIGTERM until the block is done, so that no file is left half written."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        held.append(number)
+
+    previous: dict[signal.Signals, Any] = {
+        number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set by Python
+    for pressed in dict.fromkeys(held):
+        signal.raise_signal(pressed)
