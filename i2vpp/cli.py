@@ -357,7 +357,9 @@ def _report(summary: Summary, folder: Path) -> int:
     frames = f"{count} frame{_s(count)}"
     left = f"{frames} written to {folder}"
     if summary.problems:
-        left = f"in {folder}, {'; '.join(summary.problems)}; all else holds {frames}"
+        others = [path for path in summary.paths if not any(text.startswith(path.name) for text in summary.problems)]
+        rest = f"; {', '.join(path.name for path in others)}: {frames}" if others else ""
+        left = f"in {folder}: {'; '.join(summary.problems)}{rest}"
     _complain(f"{_stopped_by(summary.stopped)}; {left}")
     return exit_status(summary.stopped) if isinstance(summary.stopped, KeyboardInterrupt) else EXIT_ERROR
 

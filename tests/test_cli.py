@@ -36,10 +36,11 @@ from i2vpp.commands.prompts import (
     read_prompts_file,
 )
 from i2vpp.errors import FrameDecodeError, PromptError
+from i2vpp.session.video import open_source
 from i2vpp.structures import FrameResult
 from i2vpp.utils.signals import EXIT_INTERRUPTED
 from i2vpp.utils.visualize import davis_palette
-from media import moving_disc, write_video
+from media import moving_disc, read_all, write_video
 
 FRAMES, HEIGHT, WIDTH = 6, 48, 64
 
@@ -88,9 +89,9 @@ class FakePredictor:
 
     def init_state(self, video_path: str) -> FakeState:
         self.video = video_path
-        if Path(video_path).suffix == ".mp4":
-            with av.open(video_path) as container:
-                return FakeState([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+        if Path(video_path).exists():
+            source = open_source(video_path)
+            return FakeState(read_all(source), fps=source.fps, source=source)
         return FakeState(moving_disc(FRAMES, HEIGHT, WIDTH)[0])
 
     def add_new_points_or_box(self, state: FakeState, *, frame_idx: int, obj_id: int, **prompt: Any) -> None:
