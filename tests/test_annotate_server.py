@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -792,7 +793,8 @@ def test_a_port_is_a_port(port, capsys):
     assert "expected a port from 0 to 65535" in capsys.readouterr().err
 
 
-def test_the_tool_is_the_command_and_ctrl_c_ends_it(videos, tmp_path):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
+def test_the_tool_is_the_command_and_ctrl_c_ends_it(videos, tmp_path, number, status):
     tool = Path(cli.__file__).parent.parent / "tools" / "web_annotation_tool.py"
     command = [sys.executable, str(tool), str(videos), "--output", str(tmp_path / "out"), "--port", "0"]
     command += ["--no-browser", "--checkpoint", str(tmp_path / "no.pt")]
@@ -810,12 +812,12 @@ def test_the_tool_is_the_command_and_ctrl_c_ends_it(videos, tmp_path):
                 page.change("objects")
                 page.prompt(DAB)
                 begin = time.monotonic()
-                process.send_signal(2)
+                process.send_signal(number)
                 assert process.stdout.readline() == "\n"
                 assert process.stdout.readline() == f"stopped; annotations are in {tmp_path / 'out'}\n"
                 assert time.monotonic() - begin < 2
                 _, errors = process.communicate(timeout=PATIENCE)
-            assert process.returncode == 0
+            assert process.returncode == status
             assert "no.pt does not exist" in errors
             thread.join(PATIENCE)
             assert heard[-1] == {"type": "bye"}
