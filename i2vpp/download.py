@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from i2vpp.checkpoint import inspect_checkpoint
 from i2vpp.errors import CheckpointError, I2VPPError
+from i2vpp.utils.files import move_into_place
 
 _DRIVE = "https://drive.google.com/drive/folders/1oN16mGGndbX7a7Gj5wWWyFDN9QHxMMoU"
 _PLACES = (
@@ -93,7 +94,7 @@ def download(name: str, folder: str | PathLike[str] = "checkpoints") -> Path:
         if problem:
             part.unlink(missing_ok=True)  # nothing to go on from
             raise DownloadError(f"what was sent is not that file: {problem}")
-        part.replace(target)
+        move_into_place(part, target)
     except (OSError, http.client.HTTPException, DownloadError) as error:
         kept = f"\n{part} is kept: the next try goes on from there" if part.exists() else ""
         raise DownloadError(

@@ -37,10 +37,7 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb", **open_argument
     try:
         with temporary.open(mode, **open_arguments) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
+        move_into_place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -50,6 +47,30 @@ def remove_leftovers(path: Path) -> None:
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
         if leftover.suffix in (".tmp", ".partial") and leftover.is_file():
             leftover.unlink(missing_ok=True)
+
+
+def move_into_place(finished: Path, path: Path) -> None:
+    """Give a finished file its final name in one step, once its bytes are on the disk.
+
+    Args:
+        finished: in the folder of `path`, and closed.
+        path: final name; an earlier file is replaced.
+
+    Raises:
+        OSError: the bytes cannot be flushed to the disk, or the file cannot be renamed; an earlier file stays.
+    """
+    sync_file(finished)
+    finished.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Flush a closed file to the disk; this is where some file systems first say that it is full."""
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def sync_folder(folder: Path) -> None:

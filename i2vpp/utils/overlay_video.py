@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i2vpp.errors import I2VPPError
+from i2vpp.utils.files import sync_file
 
 UInt8 = NDArray[np.uint8]
 
@@ -141,7 +142,7 @@ class OverlayWriter:
             packets[-1].duration = self._duration
         container.mux(packets)
         container.close()
-        _sync(self._path)
+        sync_file(self._path)
 
     @contextmanager
     def _reporting(self) -> Iterator[None]:
@@ -178,15 +179,6 @@ def _tick(rate: Fraction) -> Fraction:
     if rate < 1:
         return Fraction(1, _SLOW_TICKS)
     return Fraction(1, rate.numerator * math.ceil(_TICKS / rate.numerator))
-
-
-def _sync(path: Path) -> None:
-    """Flush a file to the disk; this is where some file systems first say that it is full."""
-    descriptor = os.open(path, os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _cut_to_whole_fragments(path: Path) -> int:

@@ -6,13 +6,14 @@ import { isReady } from "./stage.js";
 import { app, emit, goTo, on, promptedFrames, setView } from "./state.js";
 
 const DEFAULT_FPS = 24;
+const [SHORTEST_MS, LONGEST_MS] = [1000 / 240, 1000]; // of a frame: some headers say 60000 per second, or one an hour
 const PATIENCE_MS = 4000; // a frame that does not come for this long is played over
 
 let clock = 0; // when the frame on the canvas was due
 
 function tick(now) {
   if (!app.playing) return;
-  const period = 1000 / (app.video.fps || DEFAULT_FPS);
+  const period = Math.min(Math.max(1000 / (app.video.fps || DEFAULT_FPS), SHORTEST_MS), LONGEST_MS);
   const next = app.frame + 1;
   const late = now - clock;
   if (next >= app.video.frames) return pause();
