@@ -44,7 +44,7 @@ class OverlayWriter:
 
     Attributes:
         count: how many frames were added.
-        problem: what is wrong with the file after an error, in words; None as long as there was none.
+        problem: what is wrong with the file after an error, in words; None if it holds all frames.
     """
 
     def __init__(self, path: Path, fps: float | None) -> None:
@@ -154,15 +154,15 @@ class OverlayWriter:
                 raise OSError(error.errno, error.strerror, str(self._path)) from error
             raise I2VPPError(f"cannot write {self._path}: {error}") from error
 
-    def _salvage(self) -> str:
-        """Cut the file to what is playable and say what that is."""
+    def _salvage(self) -> str | None:
+        """Cut the file to what is playable and say what that is; None if that is all of it."""
         name = self._path.name
         try:
             kept = _cut_to_whole_fragments(self._path)
         except (OSError, av.FFmpegError):
             kept = 0
         if kept:
-            return f"{name} holds the first {kept} of {self.count} frames"
+            return None if kept >= self.count else f"{name} holds the first {kept} of {self.count} frames"
         with suppress(OSError):
             self._path.unlink(missing_ok=True)
         return f"{name} could not be finished and is deleted"
