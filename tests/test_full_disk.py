@@ -189,7 +189,7 @@ def test_track_on_a_full_disk_exits_1_and_says_what_is_left(
     monkeypatch.setattr(track, "build_i2vpp_video_predictor", FakePredictor().build)
     video = write_video(tmp_path / "v.mp4", [picture(i) for i in range(40)])
     folder = small_disk(size) / "o"
-    arguments = ["track", str(video), "-o", str(folder), "--box", "20,20,90,80", "--checkpoint", "x.pt", "--quiet"]
+    arguments = ["track", str(video), "-o", str(folder), "--box", "20,20,90,80", "--untrained", "--quiet"]
     assert cli.main([*arguments, *outputs]) == cli.EXIT_ERROR
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith("i2vpp: error: [Errno 28] No space left on device: '")

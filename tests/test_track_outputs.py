@@ -147,7 +147,7 @@ class SignalledPredictor(FakePredictor):
 
 
 def run(video: Path, out: Path, *arguments: str) -> int:
-    options = ["-o", str(out), "--point", "20,20", "--checkpoint", "x.pt", "--quiet"]
+    options = ["-o", str(out), "--point", "20,20", "--untrained", "--quiet"]
     return cli.main(["track", str(video), *options, *arguments])
 
 
