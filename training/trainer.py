@@ -273,6 +273,8 @@ class Trainer:
     def _take(self, loaded: LoadedBatch, records: Records) -> ClipBatch:
         for failure in loaded.failures:
             records.skip("items", failure)
+        for problem in loaded.problems:
+            records.skip("annotations", problem)
         return loaded.batch.to(self.device, non_blocking=True)
 
     # The network
