@@ -24,7 +24,6 @@ from training.dataset.files import (
 )
 from training.dataset.rle import LazyMasks, is_crowd, masks_of, shown, whole_number
 
-
 MAX_SIDE = 2**31  # pixels of an image
 
 
