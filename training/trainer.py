@@ -22,12 +22,14 @@ from torch.nn.parallel import DistributedDataParallel
 from i2vpp.build_i2vpp import best_device
 from i2vpp.errors import ConfigError
 from i2vpp.modeling.i2vpp import I2VPP
+from i2vpp.utils.files import atomic_write
 from training.checkpoint import (
     FILE,
     Interrupts,
     Learner,
     RunState,
     SaveClock,
+    complete_best,
     keep_best,
     load,
     random_state,
@@ -56,10 +58,12 @@ from training.optimizer import (
     trainable,
 )
 from training.recipes import to_yaml
+from training.utils.disk import writing
 from training.utils.pictures import DrawnPrompt, rollout_picture
 from training.utils.records import Records
 from training.validation import open_validation, validate
 
+RECIPE = "config.yaml"
 TERMS = ("mask", "auxiliary", "iou", "presence")
 
 
@@ -134,8 +138,9 @@ class Trainer:
         begun, earlier = time.monotonic(), self.state.minutes
         clock = SaveClock(config.run.save_minutes)
         if self.ranks.is_main:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+            with writing(self.folder / RECIPE), atomic_write(self.folder / RECIPE, "w") as file:
+                file.write(to_yaml(config))
+            complete_best(self.folder / FILE, self.state)
         records = Records(self.folder, total_steps=self.total_steps, main=self.ranks.is_main, start=self.state.step)
         with records, Interrupts() as interrupts:
             for batches in self._batches(records):
@@ -316,7 +321,7 @@ class Trainer:
         records.scalars(self.state.step, {f"validation/{name}": value for name, value in mean.items()})
         records.message(f"step {self.state.step}: validation J&F {100 * mean['jf']:.1f} ({len(scores)} sequences)")
         if self.state.best is None or mean["jf"] > self.state.best:
-            self.state = replace(self.state, best=mean["jf"])
+            self.state = replace(self.state, best=mean["jf"], best_step=self.state.step)
             self._save()
             if self.ranks.is_main:
                 keep_best(self.folder / FILE)
