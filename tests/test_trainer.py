@@ -210,7 +210,7 @@ def test_a_full_disk_at_the_start_leaves_the_files_of_the_run_whole(
     sync = os.fsync
 
     def full(descriptor: int) -> None:
-        if file in os.readlink(f"/proc/self/fd/{descriptor}"):
+        if file in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
             raise OSError(28, "No space left on device")
         sync(descriptor)
 
