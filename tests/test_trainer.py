@@ -224,6 +224,48 @@ def test_a_full_disk_at_the_start_leaves_the_files_of_the_run_whole(
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
+def test_the_documented_command_fine_tunes_on_one_video(tmp_path: Path) -> None:
+    write_videos(tmp_path, "cat")
+    own = (
+        f"data.sources.own.images={tmp_path / 'JPEGImages'}",
+        f"data.sources.own.annotations={tmp_path / 'Annotations'}",
+    )
+    small = ("model.image_size=64", "start.checkpoint=null", "run.device=cpu", "run.precision=float32", "run.epochs=2")
+    quick = ("user.corrections=0", "data.sources.own.clip.num_frames=2", "data.workers=0")
+    config = load_recipe(
+        "i2vpp-finetune", [f"run.folder={tmp_path / 'run'}", *own, *scored_on(tmp_path), *small, *quick]
+    )
+    run(config, ALONE)
+    records = metrics(tmp_path / "run")
+    assert [line["step"] for line in records if "loss" in line] == [1, 2]
+    assert [line["step"] for line in records if "validation/jf" in line] == [1, 2], "one comes before the end"
+    assert records[0]["lr"] == config.optimizer.learning_rate, "a run of two steps has no warm-up"
+
+
+def test_a_run_goes_on_with_fewer_videos_than_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = ("data.sources.made_up.length=3", "optimizer.accumulate=2")
+    with monkeypatch.context() as patch:
+        interrupt_after(2, patch)
+        run(recipe(tmp_path, "data.sources.made_up.length=8", "optimizer.accumulate=2", "run.max_steps=4"), ALONE)
+    with pytest.warns(UserWarning, match="is resumed with another config"):
+        run(recipe(tmp_path, *few, "run.epochs=9", "run.max_steps=4"), ALONE)
+    assert [(line["step"], line["epoch"]) for line in metrics(tmp_path)] == [(1, 0), (2, 0), (3, 2), (4, 3)]
+
+
+def test_sequences_that_cannot_be_read_are_counted_and_left_out(tmp_path: Path) -> None:
+    write_videos(tmp_path, "ant", "bee")
+    write_videos(tmp_path, "short", length=2)
+    (tmp_path / "Annotations/ant/00001.png").write_bytes(b"no picture")
+    config = recipe(tmp_path / "run", "run.max_steps=1", "user.corrections=0", *scored_on(tmp_path))
+    run(config, ALONE)
+    assert "validation/jf" in metrics(tmp_path / "run")[-1]
+    (tmp_path / "Annotations/bee/00001.png").write_bytes(b"no picture")
+    again = recipe(tmp_path / "other", "run.max_steps=1", "user.corrections=0", *scored_on(tmp_path))
+    run(again, ALONE)
+    assert "validation/jf" not in metrics(tmp_path / "other")[-1]
+    assert not (tmp_path / "other/best.pt").exists()
+
+
 def test_validation_keeps_the_best_checkpoint_and_broken_items_are_counted(tmp_path: Path) -> None:
     write_videos(tmp_path, "ant", "bee", "broken")
     (tmp_path / "JPEGImages/broken/00001.png").write_bytes(b"no picture")

@@ -63,6 +63,25 @@ def open_sources(config: DataConfig, seed: int) -> dict[str, Source]:
     return {name: _open(name, source_config, seed) for name, source_config in config.sources.items()}
 
 
+def read_first_batch(name: str, source: Source, config: DataConfig, *, image_size: int) -> LoadedBatch:
+    """Read and augment a batch of one source, as a run would, to see whether that works.
+
+    Args:
+        name: of the source.
+        source: it, opened.
+        config: the mix that it is part of.
+        image_size: side S of the frames.
+
+    Raises:
+        NoDataError: the source is empty, or `config.max_failures` of its items in a row cannot be used.
+    """
+    plan = EpochPlan({name: len(source)}, config.sources, seed=0, epoch=0, world_size=1)
+    batch = ClipDataset({name: source}, config, plan, rank=0, image_size=image_size)[0]
+    if isinstance(batch, NoDataError):
+        raise batch
+    return batch
+
+
 def _open(name: str, config: SourceConfig, seed: int) -> Source:
     source = build_source(name, config)
     if not config.clip.moving_stills:
