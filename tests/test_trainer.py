@@ -171,8 +171,7 @@ class Killed(BaseException):
     """Stands for a kill -9: nothing handles it."""
 
 
-@pytest.mark.parametrize("fault", ["killed", "full disk"])
-@pytest.mark.parametrize("at", [1, 2])
+@pytest.mark.parametrize(("fault", "at"), [("killed", 1), ("full disk", 2)])
 def test_a_run_that_ended_before_its_best_copy_makes_it_when_it_is_started_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, at: int
 ) -> None:
