@@ -360,6 +360,16 @@ def test_exported_weights_are_small_and_load_as_float32(tmp_path: Path, network:
         torch.testing.assert_close(value, original, rtol=2**-8, atol=0)
 
 
+def test_a_full_disk_at_an_export(tmp_path: Path, network: I2VPP) -> None:
+    save_checkpoint(network, tmp_path / FILE, image_size=64)
+    with (
+        full_disk(1_000_000),
+        pytest.raises(TrainingError, match=r"small\.pt could not be saved: .*no earlier one\. Make"),
+    ):
+        export_weights(tmp_path / FILE, tmp_path / "small.pt")
+    assert names_in(tmp_path) == [FILE]
+
+
 def test_weights_that_do_not_fit_a_dtype_are_not_exported(tmp_path: Path, network: I2VPP) -> None:
     with pytest.raises(CheckpointError, match="dtype must be one of bf16, fp16, fp32; got 'int8'"):
         export_weights(tmp_path / FILE, tmp_path / "small.pt", dtype="int8")

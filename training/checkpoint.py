@@ -311,6 +311,7 @@ def export_weights(
 
     Raises:
         CheckpointError: the file does not fit, an unknown dtype, or weights that are not finite in it.
+        TrainingError: the file could not be written, for example because the disk is full.
     """
     if dtype not in DTYPES:
         raise CheckpointError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")
@@ -323,7 +324,8 @@ def export_weights(
         if not parameter.isfinite().all():
             raise CheckpointError(f"{checkpoint}: {name} is not finite in {dtype}; nothing was written")
     extra = {"card": {str(key): str(value) for key, value in card.items()}} if card else None
-    save_checkpoint(model, out, image_size=model.image_size, extra=extra)
+    with writing(out, "Make room, or write to another disk"):
+        save_checkpoint(model, out, image_size=model.image_size, extra=extra)
     return inspect_checkpoint(out)
 
 

@@ -9,13 +9,19 @@ from pathlib import Path
 
 from training.errors import TrainingError
 
+RESUME = (
+    "Make room, or move the run's folder to another disk and set run.folder; then start again: the run resumes from "
+    "its last checkpoint"
+)
+
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path, hint: str = RESUME) -> Iterator[None]:
     """Clear what killed processes left beside `path`, and turn errors of the disk into one clear TrainingError.
 
     Args:
         path: of the file that is written in the block, by `i2vpp.utils.files.atomic_write`.
+        hint: ends the message: what to do.
 
     Raises:
         TrainingError: the file could not be written, for example because the disk is full; the previous one is whole.
@@ -33,8 +39,7 @@ def writing(path: Path) -> Iterator[None]:
         previous = "the file written before is whole" if path.exists() else "there is no earlier one"
         raise TrainingError(
             f"{path} could not be saved: {cause.strerror or cause} "
-            f"({shutil.disk_usage(folder).free / 2**20:,.0f} MB free there); {previous}. Make room, or move the run's "
-            "folder to another disk and set run.folder; then start again: the run resumes from its last checkpoint"
+            f"({shutil.disk_usage(folder).free / 2**20:,.0f} MB free there); {previous}. {hint}"
         ) from error
 
 
