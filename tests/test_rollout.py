@@ -14,10 +14,11 @@ from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.memory.selection import RecentFrames
 from i2vpp.session.frames import MEAN, STD
 from models import make_predictor
-from training.config import UserConfig
+from training.config import OptimizerConfig, UserConfig
 from training.dataset.clips import ClipBatch
 from training.model.rollout import ClipRollout, Rollout
 from training.model.simulated_user import PromptPlan
+from training.optimizer import train_mode
 
 SIZE = 64
 FRAMES = 5
@@ -137,6 +138,74 @@ def test_recomputed_activations_change_neither_masks_nor_gradients(
     for a, b in zip(kept[1], recomputed[1], strict=True):
         assert a.norm() > 0
         assert (a - b).norm() < 1e-5 * a.norm()
+
+
+@pytest.fixture
+def device_generator(monkeypatch: pytest.MonkeyPatch) -> torch.Generator:
+    """Pretend that the network lies on a device with a random state of its own, from which dropout draws.
+
+    The CPU's random state is left out of the play, because `checkpoint` always restores that one. As on CUDA, it saves
+    the state of the device only if one of its positional arguments is, or holds in a list, tuple or dict, a tensor.
+    """
+    generator = torch.Generator()
+
+    def device_states(*arguments: object) -> tuple[list[int], list[Tensor]]:
+        there = any(isinstance(leaf, Tensor) for leaf in torch.utils._pytree.tree_leaves(arguments))
+        return ([0], [generator.get_state()]) if there else ([], [])
+
+    def drop(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+        return x * (torch.rand(x.shape, generator=generator) >= p) / (1 - p) if training and p else x
+
+    def attend(*tensors: Tensor, dropout_p: float = 0.0, **options: Tensor) -> Tensor:
+        return drop(attention(*tensors, **options), dropout_p)
+
+    attention = F.scaled_dot_product_attention
+    monkeypatch.setattr(torch.utils.checkpoint, "_infer_device_type", lambda *_: "cuda")
+    monkeypatch.setattr(torch.utils.checkpoint, "get_device_states", device_states)
+    monkeypatch.setattr(torch.utils.checkpoint, "set_device_states",
+                        lambda _, states, **__: [generator.set_state(state) for state in states])  # fmt: skip
+    monkeypatch.setattr(torch.cuda, "_initialized", True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda *_: generator.get_state())
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, *_: generator.set_state(state))
+    monkeypatch.setattr(F, "dropout", drop)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", attend)
+    return generator
+
+
+def test_recomputed_activations_draw_the_dropout_masks_of_a_device_again(
+    predictor: I2VPPVideoPredictor,
+    video: np.ndarray,
+    device_generator: torch.Generator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, batch = predictor.model, batch_of(video)
+    plan = PromptPlan(kind="click", prompted=(0,), corrected=(0, 2))
+    parameters = [model.no_mem_embed, model.image_encoder.trunk_image.neck[0].weight,
+                  *model.memory_attention.parameters()]  # fmt: skip
+
+    rollout = ClipRollout(model, UserConfig(corrections=1), checkpoint_activations=True)
+
+    def gradients() -> tuple[Tensor, list[Tensor]]:
+        device_generator.manual_seed(5)
+        fresh = device_generator.get_state()
+        played = rollout(batch, plan)
+        assert not device_generator.get_state().equal(fresh), "dropout drew from the device"
+        loss = sum(step.prediction.candidates.sigmoid().mean() for steps in played.steps for step in steps)
+        assert isinstance(loss, Tensor)
+        found = torch.autograd.grad(loss, parameters, allow_unused=True)
+        return loss, [gradient for gradient in found if gradient is not None]
+
+    train_mode(model, OptimizerConfig(dropout=True))
+    try:
+        recomputed = gradients()
+        monkeypatch.setattr(rollout, "recomputed", lambda function, *given, **options: function(*given, **options))
+        kept = gradients()
+    finally:
+        model.eval()
+    assert torch.equal(kept[0], recomputed[0])
+    assert len(kept[1]) == len(recomputed[1]) > 60
+    for a, b in zip(kept[1], recomputed[1], strict=True):
+        assert (a - b).norm() <= 1e-4 * a.norm()
 
 
 def test_frames_are_encoded_alike_one_by_one_and_together(predictor: I2VPPVideoPredictor, video: np.ndarray) -> None:

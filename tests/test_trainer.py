@@ -21,6 +21,7 @@ from PIL import Image
 from data_files import write_mask
 from i2vpp.build_i2vpp import build_i2vpp_video_predictor
 from i2vpp.checkpoint import read_checkpoint
+from training.checkpoint import keep_best
 from training.config import TrainConfig
 from training.dataset.clips import ClipBatch
 from training.distributed import Ranks, find_free_port
@@ -30,6 +31,7 @@ from training.model.objective import Objective
 from training.recipes import load_recipe
 from training.trainer import run
 from training.utils.records import Records
+from training.validation import SequenceScore
 
 REPO = Path(__file__).resolve().parent.parent
 ALONE = Ranks(rank=0, local_rank=0, world_size=1)
@@ -149,15 +151,122 @@ def test_sigterm_loses_no_finished_step(tmp_path: Path) -> None:
     assert f"stopped after step {steps[-1]} of 20; the same command resumes the run" in told
 
 
-def test_validation_keeps_the_best_checkpoint_and_broken_items_are_counted(tmp_path: Path) -> None:
-    for name in ("ant", "bee", "broken"):
-        for t in range(3):
+def write_videos(folder: Path, *names: str, length: int = 3) -> None:
+    """A moving square in each video, in DAVIS's layout."""
+    for name in names:
+        for t in range(length):
             mask = np.zeros((40, 48), np.uint8)
             mask[10:30, 8 + 4 * t : 28 + 4 * t] = 1
-            write_mask(tmp_path / "Annotations" / name / f"{t:05}.png", mask)
-            picture = tmp_path / "JPEGImages" / name / f"{t:05}.png"
+            write_mask(folder / "Annotations" / name / f"{t:05}.png", mask)
+            picture = folder / "JPEGImages" / name / f"{t:05}.png"
             picture.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.stack([mask * 200] * 3, axis=2)).save(picture)
+
+
+def scored_on(folder: Path) -> tuple[str, ...]:
+    return (f"validation.images={folder / 'JPEGImages'}", f"validation.annotations={folder / 'Annotations'}")
+
+
+class Killed(BaseException):
+    """Stands for a kill -9: nothing handles it."""
+
+
+@pytest.mark.parametrize(("fault", "at"), [("killed", 1), ("full disk", 2)])
+def test_a_run_that_ended_before_its_best_copy_makes_it_when_it_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, at: int
+) -> None:
+    write_videos(tmp_path, "ant")
+    config = recipe(
+        tmp_path / "run", "run.max_steps=2", "validation.every=1", "user.corrections=0", *scored_on(tmp_path)
+    )
+    copied: list[int] = []
+
+    def copy(path: Path) -> Path:
+        copied.append(read_checkpoint(path)["training"]["state"]["step"])
+        if len(copied) == at:
+            raise Killed if fault == "killed" else TrainingError("best.pt could not be saved: No space left on device")
+        return keep_best(path)
+
+    scores = iter([0.25, 0.5, 0.5])
+    monkeypatch.setattr("training.trainer.validate", lambda *_, **__: [SequenceScore(name="ant", j=s, f=s) for s in
+                                                                       [next(scores)]])  # fmt: skip
+    monkeypatch.setattr("training.trainer.keep_best", copy)
+    with pytest.raises((Killed, TrainingError)):
+        run(config, ALONE)
+    assert copied == list(range(1, at + 1))
+    run(config, ALONE)
+    best = read_checkpoint(tmp_path / "run/best.pt")["training"]["state"]
+    assert (best["step"], best["best"], best["best_step"]) == (2, 0.5, 2)
+
+
+@pytest.mark.parametrize("file", ["config.yaml", "metrics.jsonl"])
+def test_a_full_disk_at_the_start_leaves_the_files_of_the_run_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    config = recipe(tmp_path, "run.max_steps=1")
+    run(config, ALONE)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    sync = os.fsync
+
+    def full(descriptor: int) -> None:
+        if file in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
+            raise OSError(28, "No space left on device")
+        sync(descriptor)
+
+    if not Path("/proc/self/fd").exists():
+        pytest.skip("there is no /proc here")
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(
+        TrainingError, match=rf"{file} could not be saved: No space left .*file written before is whole"
+    ):
+        run(config, ALONE)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+def test_the_documented_command_fine_tunes_on_one_video(tmp_path: Path) -> None:
+    write_videos(tmp_path, "cat")
+    own = (
+        f"data.sources.own.images={tmp_path / 'JPEGImages'}",
+        f"data.sources.own.annotations={tmp_path / 'Annotations'}",
+    )
+    small = ("model.image_size=64", "start.checkpoint=null", "run.device=cpu", "run.precision=float32", "run.epochs=2")
+    quick = ("user.corrections=0", "data.sources.own.clip.num_frames=2", "data.workers=0")
+    config = load_recipe(
+        "i2vpp-finetune", [f"run.folder={tmp_path / 'run'}", *own, *scored_on(tmp_path), *small, *quick]
+    )
+    run(config, ALONE)
+    records = metrics(tmp_path / "run")
+    assert [line["step"] for line in records if "loss" in line] == [1, 2]
+    assert [line["step"] for line in records if "validation/jf" in line] == [1, 2], "one comes before the end"
+    assert records[0]["lr"] == config.optimizer.learning_rate, "a run of two steps has no warm-up"
+
+
+def test_a_run_goes_on_with_fewer_videos_than_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = ("data.sources.made_up.length=3", "optimizer.accumulate=2")
+    with monkeypatch.context() as patch:
+        interrupt_after(2, patch)
+        run(recipe(tmp_path, "data.sources.made_up.length=8", "optimizer.accumulate=2", "run.max_steps=4"), ALONE)
+    with pytest.warns(UserWarning, match="is resumed with another config"):
+        run(recipe(tmp_path, *few, "run.epochs=9", "run.max_steps=4"), ALONE)
+    assert [(line["step"], line["epoch"]) for line in metrics(tmp_path)] == [(1, 0), (2, 0), (3, 2), (4, 3)]
+
+
+def test_sequences_that_cannot_be_read_are_counted_and_left_out(tmp_path: Path) -> None:
+    write_videos(tmp_path, "ant", "bee")
+    write_videos(tmp_path, "short", length=2)
+    (tmp_path / "Annotations/ant/00001.png").write_bytes(b"no picture")
+    config = recipe(tmp_path / "run", "run.max_steps=1", "user.corrections=0", *scored_on(tmp_path))
+    run(config, ALONE)
+    assert "validation/jf" in metrics(tmp_path / "run")[-1]
+    (tmp_path / "Annotations/bee/00001.png").write_bytes(b"no picture")
+    again = recipe(tmp_path / "other", "run.max_steps=1", "user.corrections=0", *scored_on(tmp_path))
+    run(again, ALONE)
+    assert "validation/jf" not in metrics(tmp_path / "other")[-1]
+    assert not (tmp_path / "other/best.pt").exists()
+
+
+def test_validation_keeps_the_best_checkpoint_and_broken_items_are_counted(tmp_path: Path) -> None:
+    write_videos(tmp_path, "ant", "bee", "broken")
     (tmp_path / "JPEGImages/broken/00001.png").write_bytes(b"no picture")
     (tmp_path / "held_out.txt").write_text("bee\n")
     own = ("+data.sources.own.kind=palette", f"+data.sources.own.images={tmp_path / 'JPEGImages'}",
@@ -166,8 +275,7 @@ def test_validation_keeps_the_best_checkpoint_and_broken_items_are_counted(tmp_p
     config = load_recipe(
         "i2vpp-smoke",
         [f"run.folder={tmp_path / 'run'}", "user.corrections=0", "run.picture_every=1", "run.max_steps=4", *own,
-         f"validation.images={tmp_path / 'JPEGImages'}", f"validation.annotations={tmp_path / 'Annotations'}",
-         f"validation.include={tmp_path / 'held_out.txt'}", "validation.every=2"],
+         *scored_on(tmp_path), f"validation.include={tmp_path / 'held_out.txt'}", "validation.every=2"],
     )  # fmt: skip
     run(config, ALONE)
     records = metrics(tmp_path / "run")

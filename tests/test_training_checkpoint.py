@@ -28,6 +28,7 @@ from training.checkpoint import (
     RunState,
     SaveClock,
     changed_keys,
+    complete_best,
     export_weights,
     keep_best,
     load,
@@ -285,6 +286,49 @@ def test_the_best_checkpoint_stays_when_the_run_goes_on(tmp_path: Path) -> None:
     assert load(best).state.step == 3
 
 
+@pytest.mark.parametrize("left", ["nothing", "older", "half", "damaged", "temporary"])
+def test_a_best_checkpoint_that_was_not_copied_is_made_by_the_next_run(tmp_path: Path, left: str) -> None:
+    path, best = tmp_path / FILE, tmp_path / "best.pt"
+    run = learner()
+    if left in ("older", "half", "damaged"):
+        write(path, run, RunState(step=1, best=50.0, best_step=1))
+        keep_best(path)
+    if left == "half":
+        best.write_bytes(best.read_bytes()[:2000])
+    elif left == "damaged":
+        best.write_bytes(b"no checkpoint")
+    elif left == "temporary":
+        (tmp_path / ".best.pt.123-0a1b.tmp").write_bytes(b"half")
+    state = RunState(step=4, best=60.0, best_step=4)
+    write(path, run, state)  # the run is killed here
+    complete_best(path, load(path).state)
+    assert load(best).state == state
+    assert best.read_bytes() == path.read_bytes()
+    assert names_in(tmp_path) == ["best.pt", FILE]
+
+
+def test_only_the_checkpoint_of_the_best_step_becomes_the_best(tmp_path: Path) -> None:
+    path = tmp_path / FILE
+    for state in (RunState(step=5), RunState(step=5, best=60.0), RunState(step=5, best=60.0, best_step=4)):
+        write(path, learner(), state)
+        complete_best(path, load(path).state)
+        assert names_in(tmp_path) == [FILE], "a later checkpoint scores worse"
+    write(path, learner(), RunState(step=5, best=60.0, best_step=5))
+    complete_best(path, load(path).state)
+    before = (tmp_path / "best.pt").stat().st_mtime_ns
+    complete_best(path, load(path).state)
+    assert (tmp_path / "best.pt").stat().st_mtime_ns == before, "it is there already"
+
+
+def test_a_checkpoint_of_before_the_best_step_was_noted_can_be_read(tmp_path: Path) -> None:
+    run = learner(ema=False)
+    write(tmp_path / FILE, run, RunState(step=3, best=50.0))
+    training = dict(read_checkpoint(tmp_path / FILE)["training"])
+    training["state"] = {key: value for key, value in training["state"].items() if key != "best_step"}
+    save_checkpoint(run.model, tmp_path / FILE, image_size=64, extra={"training": training})
+    assert load(tmp_path / FILE).state == RunState(step=3, best=50.0)
+
+
 @pytest.fixture(scope="module")
 def network() -> I2VPP:
     torch.manual_seed(0)
@@ -314,6 +358,16 @@ def test_exported_weights_are_small_and_load_as_float32(tmp_path: Path, network:
         original = originals[name]
         assert value.dtype == original.dtype
         torch.testing.assert_close(value, original, rtol=2**-8, atol=0)
+
+
+def test_a_full_disk_at_an_export(tmp_path: Path, network: I2VPP) -> None:
+    save_checkpoint(network, tmp_path / FILE, image_size=64)
+    with (
+        full_disk(1_000_000),
+        pytest.raises(TrainingError, match=r"small\.pt could not be saved: .*no earlier one\. Make"),
+    ):
+        export_weights(tmp_path / FILE, tmp_path / "small.pt")
+    assert names_in(tmp_path) == [FILE]
 
 
 def test_weights_that_do_not_fit_a_dtype_are_not_exported(tmp_path: Path, network: I2VPP) -> None:

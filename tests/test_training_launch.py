@@ -203,11 +203,13 @@ def test_a_dry_run_says_what_would_run(tmp_path, capsys) -> None:
     assert not (tmp_path / "x").exists()
 
 
-def test_a_dry_run_says_what_would_stop_it(capsys) -> None:
+def test_a_dry_run_says_what_would_stop_it(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("I2VPP_DATA", str(tmp_path))
     assert main(["-c", "i2vpp-train", "run.device=cpu", "start.image_model=nowhere.pth", "--dry-run"]) == 2
     said = capsys.readouterr()
     assert "8 processes" in said.out and "sav_train" in said.out
-    assert "nowhere.pth does not exist" in said.err
+    assert "error: checkpoint nowhere.pth does not exist" in said.err
+    assert said.err.count("error: data.sources.sav: ") == said.err.count("error: data.sources.sa1b: ") == 1
 
 
 WRONG = [

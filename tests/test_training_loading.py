@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import struct
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -13,9 +15,11 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
+from data_files import SQUARE, rle, write_image, write_json
+from i2vpp.errors import VideoError
 from i2vpp.session.frames import MEAN, STD
 from training.config import AugmentConfig, ClipConfig, DataConfig, SourceConfig
-from training.dataset.clips import Clip
+from training.dataset.clips import Clip, Source
 from training.dataset.errors import DataError, NoDataError
 from training.dataset.loader import LoadedBatch, build_loader, open_sources
 from training.dataset.plan import EpochPlan, derive_seed
@@ -58,7 +62,7 @@ class Videos:
     name: str = "videos"
     count: int = 7
     broken: tuple[int, ...] = ()
-    error: Callable[[str], Exception] = DataError
+    error: Callable[[str], BaseException] = DataError
     noise: bool = True
 
     def __len__(self) -> int:
@@ -354,7 +358,7 @@ def make_config(workers: int = 0, batch_size: int = 2, max_failures: int = 50) -
 
 def load(
     config: DataConfig,
-    sources: Mapping[str, Videos] | None = None,
+    sources: Mapping[str, Source] | None = None,
     *,
     rank: int = 0,
     world_size: int = 1,
@@ -492,11 +496,49 @@ def test_a_source_of_which_nothing_can_be_read_ends_the_run_with_one_message(wor
     assert last.endswith(".jpg is broken")
 
 
+ANYTHING = [ZeroDivisionError, OverflowError, RecursionError, AssertionError, StopIteration, struct.error, VideoError]
+
+
+@pytest.mark.parametrize("error", ANYTHING)
+def test_whatever_reading_raises_is_a_failure_of_that_item(error: type[Exception]) -> None:
+    sources = {"a": Videos("a", broken=(0, 1, 2), error=error), "b": Videos("b", count=4)}
+    failures = {failure for item in load(make_config(), sources) for failure in item.failures}
+    assert failures
+    for failure in failures:
+        named = "" if error is VideoError else error.__name__
+        assert re.fullmatch(rf"a: .*{named}.*a/\d\.jpg is broken.*", failure)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_fault_of_ours_names_the_item(workers: int) -> None:
+def test_a_source_that_always_fails_names_the_last_error(workers: int) -> None:
     sources = {"a": Videos("a", broken=tuple(range(7)), error=ZeroDivisionError), "b": Videos("b", count=4)}
-    with pytest.raises(RuntimeError, match=r"item \d of data\.sources\.a: ZeroDivisionError: a/\d\.jpg is broken"):
-        load(make_config(workers), sources)
+    with pytest.raises(
+        NoDataError, match=r"5 items in a row .*item \d cannot be read \(ZeroDivisionError: a/\d\.jpg is"
+    ):
+        load(make_config(workers, max_failures=5), sources)
+
+
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
+def test_too_little_memory_and_interrupts_are_nobodys_failure(error: type[Exception]) -> None:
+    sources = {"a": Videos("a", broken=tuple(range(7)), error=error), "b": Videos("b", count=4)}
+    with pytest.raises(error, match=r"a/\d\.jpg is broken"):
+        load(make_config(), sources)
+
+
+@pytest.mark.parametrize("moving", [False, True])
+def test_broken_annotations_are_counted_beside_the_item_that_is_used(tmp_path: Path, moving: bool) -> None:
+    for number in (1, 2):
+        write_image(tmp_path / f"{number}.jpg", value=60 * number)
+        objects = [{"id": 1, "segmentation": rle(SQUARE)}, {"id": 2, "segmentation": []}]
+        write_json(tmp_path / f"{number}.json", {"annotations": objects})
+    clip = ClipConfig(num_frames=2, moving_stills=moving)
+    config = DataConfig(sources={"a": SourceConfig(kind="sa1b", images=str(tmp_path), clip=clip)}, workers=0)
+    loaded = load(config, open_sources(config, 0))
+    told = [problem for item in loaded for problem in item.problems]
+    assert len(told) == 2
+    for problem in told:
+        assert re.match(r"a: object 2 in .*[12]\.json: the segmentation must be", problem)
+    assert not any(item.failures for item in loaded)
 
 
 def test_sources_open_from_a_config_and_stills_move(tmp_path: Path) -> None:

@@ -258,3 +258,61 @@ def test_a_recipe_that_is_not_there(name) -> None:
 def test_one_string_is_no_list_of_overrides() -> None:
     with pytest.raises(ConfigError, match="must be a list of strings"):
         load_recipe("i2vpp-smoke", "run.epochs=3")
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("where", ["recipe", "beginning", "parent", "group"])
+def test_aliases_that_stand_for_millions_of_values_are_refused_at_once(tmp_path: Path, where: str) -> None:
+    texts = {"recipe": BOMB, "beginning": BASE + BOMB, "parent": "defaults: [other, _self_]\n"}
+    recipe = write(tmp_path, texts.get(where, "defaults: [part: other, _self_]\n"))
+    named = "mine.yaml"
+    if where in ("parent", "group"):
+        folder = tmp_path / "part" if where == "group" else tmp_path
+        folder.mkdir(exist_ok=True)
+        named = write(folder, BOMB, "other.yaml").name
+    with pytest.raises(ConfigError, match=rf"{named} holds more than 10,000 values with its aliases"):
+        load_recipe(recipe)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (BASE + "x: " + "[" * 1000 + "]" * 1000, "is nested more than"),
+        (BASE + "x: " + "{a: " * 20_000, "is nested more than"),
+        (BASE + "run: {epochs: " + "9" * 5000 + "}", "not valid YAML"),
+        (BASE + "run: {epochs: " + "9" * 400 + "}", "run.epochs must be a whole number of less than 19 digits"),
+        (
+            BASE + "optimizer: {learning_rate: " + "9" * 400 + "}",
+            "optimizer.learning_rate must be a whole number of less",
+        ),
+        (BASE.encode() + b"# \xe9", "is not UTF-8"),
+        (BASE.encode("utf-16"), "is not UTF-8"),
+    ],
+)
+def test_absurd_recipes_are_refused_in_one_short_line(tmp_path: Path, text: str | bytes, said: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(path)
+    assert said in str(caught.value) and "mine.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400 + len(str(path))
+
+
+@pytest.mark.parametrize("value", ["9" * 400, "9" * 5000, "-" + "9" * 400, "[" * 2000, "a" * 5000])
+@pytest.mark.parametrize("key", ["run.epochs", "run.seed", "optimizer.learning_rate", "optimizer.accumulate"])
+def test_absurd_overrides_are_refused_in_one_short_line(key: str, value: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_recipe("i2vpp-smoke", [f"{key}={value}"])
+    assert key in str(caught.value)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 900
+
+
+def test_a_byte_order_mark_is_no_part_of_a_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(b"\xef\xbb\xbf" + (BASE + "run: {epochs: 3}\n").encode())
+    assert load_recipe(path).run.epochs == 3

@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from media import number_of, numbered, write_video
+from training.config import ClipConfig
 from training.dataset.errors import DataError, NoDataError
+from training.dataset.sampling import draw_clip
 from training.dataset.sav import SavVideo, SavVideos, read_masklets
 
 HEIGHT, WIDTH, NUM_FRAMES = 32, 64, 10
@@ -222,7 +224,9 @@ def test_files_that_are_no_annotations(tmp_path, text, message):
     [
         ({"size": [HEIGHT, WIDTH], "counts": "d1"}, "cover 52 pixels, but it has 64 x 32"),
         ({"size": [HEIGHT, WIDTH]}, "must be polygons or"),
-        (None, "must be polygons or"),
+        ({"size": [HEIGHT, WIDTH], "counts": [2**63, 5]}, "longer than any image"),
+        ({"size": [HEIGHT, WIDTH], "counts": [2048, -5, 5]}, "cover 2048 pixels"),
+        (False, "must be polygons or"),
         (rle(np.ones((WIDTH, HEIGHT), bool)), "the mask is 32 x 64 pixels, but the video 64 x 32"),
     ],
 )
@@ -235,6 +239,49 @@ def test_a_damaged_mask_leaves_other_frames_readable(tmp_path, mp4, damaged, mes
     assert set(video.masks(0)) == {1, 2}
     with pytest.raises(DataError, match=rf"v_manual\.json: object 1 on annotated frame 1.*{message}"):
         video.masks(1)
+
+
+@pytest.mark.parametrize("absent", ["object", "frame", "all"])
+def test_absent_objects_may_be_null(tmp_path, mp4, absent):
+    annotation = content(masklets())
+    frames = annotation["masklet"]
+    assert isinstance(frames, list)
+    if absent == "object":
+        frames[1][1] = None
+    elif absent == "frame":
+        frames[0] = None
+    else:
+        annotation["masklet"] = [None] * 3
+    path = tmp_path / "v_manual.json"
+    path.write_text(json.dumps(annotation))
+    video = SavVideo("v", mp4, [path])
+    expected = {"object": [{1, 2}, {1}, {1, 2}], "frame": [set(), {1}, {1, 2}], "all": [set()] * 3}[absent]
+    assert [set(video.masks(t)) for t in range(3)] == expected
+    assert video.obj_ids == ([] if absent == "all" else [1, 2])
+    assert len(draw_clip(video, ClipConfig(num_frames=2), 0).masks) == 1 if absent != "all" else True
+
+
+@pytest.mark.parametrize("number", ["1e400", "9" * 400, "-1", "null", "[]"])
+def test_absurd_numbers_are_refused_in_one_short_line(tmp_path, number):
+    path = write_json(tmp_path / "v_manual.json", video_height="NUMBER")
+    path.write_text(path.read_text().replace('"NUMBER"', number))
+    with pytest.raises(DataError, match=r"video_height = .*; it must be a whole number from 1 on") as caught:
+        read_masklets(path)
+    assert len(str(caught.value)) < 250 + len(str(path))
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"masklet": ' * 100_000, "9" * 5000, b"\xff\xfe[]"])
+def test_files_that_no_parser_can_read(tmp_path, text):
+    path = tmp_path / "v_manual.json"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(DataError, match=r"^cannot read the JSON file .*v_manual\.json"):
+        read_masklets(path)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_json_file(tmp_path):
+    path = write_json(tmp_path / "v_manual.json")
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(read_masklets(path).rles) == 3
 
 
 def test_a_video_without_annotations(tmp_path):

@@ -12,12 +12,14 @@ from PIL import Image
 
 from data_files import HEIGHT, SQUARE, WIDTH, build, rle, write_image, write_json, write_mask
 from i2vpp.errors import ConfigError
-from training.config import SourceConfig
+from training.config import ClipConfig, SourceConfig
 from training.dataset.build import KINDS, build_source
-from training.dataset.clips import Source
+from training.dataset.clips import Source, problems_of
 from training.dataset.errors import DataError, NoDataError
 from training.dataset.files import list_files, read_image, read_index_mask, read_items
 from training.dataset.rle import LazyMasks
+from training.dataset.sampling import draw_clip
+from training.dataset.validate import validate_source
 
 
 def items(source: Source) -> list[str]:
@@ -61,8 +63,17 @@ def test_lists_choose_the_videos(davis: Path, tmp_path: Path) -> None:
     left_out = tmp_path / "left_out.txt"
     left_out.write_text("bear\nnot-here\n")
     assert read_items(chosen) == {"bear", "cow"}
+    left_out.write_bytes(b"\xef\xbb\xbfbear\r\nnot-here\r\n")  # as Windows' editor writes it
     assert items(build("palette", davis, include=chosen)) == ["bear", "cow"]
     assert items(build("palette", davis, include=chosen, exclude=left_out)) == ["cow"]
+
+
+def test_a_hash_inside_a_name_is_no_comment(tmp_path: Path) -> None:
+    file = tmp_path / "list.txt"
+    file.write_text("take#2\n#comment\n  # another\nb#1 # the first\nc\t#tab\nd##\n")
+    assert read_items(file) == {"take#2", "b#1", "c", "d##"}
+    file.write_bytes(b"\xef\xbb\xbf# comment\ntake#2")
+    assert read_items(file) == {"take#2"}
 
 
 def test_nothing_is_opened_before_it_is_asked_for(davis: Path) -> None:
@@ -251,14 +262,179 @@ def test_coco_finds_its_file_as_published(tmp_path: Path) -> None:
     [
         ([], "is no instances file of COCO"),
         ({"images": []}, "'annotations' is missing"),
-        (coco_file({"segmentation": rle(SQUARE)}, height=None), "is no instances file of COCO"),
-        (coco_file({"segmentation": rle(SQUARE)}, file_name=""), "is no instances file of COCO"),
+        ({"images": [], "annotations": {}}, "'annotations' must be a list"),
+        ({"images": None, "annotations": []}, "'images' must be a list"),
     ],
 )
 def test_a_broken_file_of_coco(tmp_path: Path, content: Any, message: str) -> None:
     file = write_json(tmp_path / "instances.json", content)
     with pytest.raises(DataError, match=rf"instances\.json.* {message}"):
         build("coco", tmp_path, annotations=file)
+
+
+POLYGON = [2, 1, 5, 1, 5, 4, 2, 4]
+BROKEN_OBJECTS = [
+    [],  # a box only
+    None,
+    [[1, 1, 5, 5]],
+    [[3, 3]],
+    [[]],
+    [[1, 1, 5, 5, 3]],
+    [[1, 1, 5, 5, None, 3]],
+    [[1, 1, 5, 5, 10**400, 3]],
+    [POLYGON, "no polygon"],
+    {"size": [HEIGHT, WIDTH], "counts": [2**63, 5]},
+    {"size": [HEIGHT, WIDTH], "counts": [50, -2]},
+    {"size": [WIDTH, HEIGHT], "counts": [48]},
+    "rle",
+]
+
+
+@pytest.mark.parametrize("broken", BROKEN_OBJECTS, ids=lambda value: str(value)[:30])
+@pytest.mark.parametrize("first", [True, False], ids=["first", "last"])
+def test_a_broken_annotation_costs_an_image_only_that_object(tmp_path: Path, broken: Any, first: bool) -> None:
+    write_image(tmp_path / "a.jpg")
+    objects = [{"id": 2, "segmentation": broken}, {"id": 1, "segmentation": [POLYGON]}]
+    file = write_json(tmp_path / "instances.json", coco_file(*(objects if first else objects[::-1])))
+    video = build("coco", tmp_path, annotations=file)[0]
+    for _ in range(2):
+        masks = video.masks(0)
+        assert list(masks) == [1]
+        np.testing.assert_array_equal(masks[1], SQUARE)
+    (problem,) = problems_of(video)
+    assert "object 2 in " in problem and len(problem) < 200 + len(str(file))
+    report = validate_source(build("coco", tmp_path, annotations=file))
+    assert (report.objects, report.broken, [told.problem for told in report.problems]) == (1, 1, [problem])
+    assert draw_clip(video, ClipConfig(num_frames=1), 0).problems == (problem,)
+
+
+@pytest.mark.parametrize("sliver", [[1, 1, 5, 5], [3, 3], []])
+def test_polygons_without_an_area_are_left_out_of_their_object(tmp_path: Path, sliver: list[int]) -> None:
+    write_image(tmp_path / "a.jpg")
+    file = write_json(tmp_path / "instances.json", coco_file({"id": 3, "segmentation": [sliver, POLYGON]}))
+    video = build("coco", tmp_path, annotations=file)[0]
+    np.testing.assert_array_equal(video.masks(0)[3], SQUARE)
+    (problem,) = problems_of(video)
+    assert "object 3 in " in problem and "1 of its 2 polygons have fewer than three corners" in problem
+
+
+def test_an_image_of_which_all_annotations_are_broken_cannot_be_used(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.jpg")
+    objects = [{"id": number, "segmentation": []} for number in (1, 2, 3)]
+    file = write_json(tmp_path / "instances.json", coco_file(*objects))
+    with pytest.raises(DataError, match=r"object 1 in .* must be polygons or .*; 2 more annotations of the image"):
+        build("coco", tmp_path, annotations=file)[0].masks(0)
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        (["1", "2"], [1, 2]),
+        ([1.0, 2], [1, 2]),
+        (["cat", "dog"], [1, 2]),
+        (["cat", 1, "2", "dog"], [3, 1, 2, 4]),
+        (["007", 7], [1, 7]),
+        ([None, "x"], [1]),
+        ([True, 4], [4]),
+        ([10**400, 5], [10**400, 5]),
+    ],
+)
+def test_ids_may_be_text(tmp_path: Path, ids: list[Any], expected: list[int]) -> None:
+    write_image(tmp_path / "a.jpg")
+    objects = [{"id": number, "segmentation": [POLYGON], "image_id": "9"} for number in ids]
+    file = write_json(tmp_path / "instances.json", coco_file(*objects))
+    assert list(build("coco", tmp_path, annotations=file)[0].masks(0)) == expected
+
+
+@pytest.mark.parametrize("image_id", ["a-12", "9", 9.0])
+def test_ids_of_images_may_be_text(tmp_path: Path, image_id: Any) -> None:
+    write_image(tmp_path / "a.jpg")
+    content = coco_file({"image_id": image_id, "segmentation": [POLYGON], "iscrowd": "0"}, id=image_id)
+    content["annotations"].append({"image_id": image_id, "segmentation": rle(SQUARE), "iscrowd": "1", "id": 2})
+    source = build("coco", tmp_path, annotations=write_json(tmp_path / "instances.json", content))
+    assert list(source[0].masks(0)) == [1]
+
+
+@pytest.mark.parametrize(
+    ("file_name", "item"),
+    [
+        ("sub\\a.jpg", "sub/a"),
+        ("D:\\photos\\a.jpg", "D:/photos/a"),
+        ("elsewhere/a.jpg", "elsewhere/a"),
+        ("http://example.org/a.jpg", "http:/example.org/a"),
+    ],
+)
+def test_images_are_found_by_windows_paths_and_by_their_name(tmp_path: Path, file_name: str, item: str) -> None:
+    image = write_image(tmp_path / "images" / "sub" / "a.jpg")
+    content = coco_file({"segmentation": [POLYGON]}, file_name=file_name)
+    source = build("coco", tmp_path / "images", annotations=write_json(tmp_path / "x.json", content))
+    assert items(source) == [item]
+    assert list(source[0].masks(0)) == [1]
+    chosen = tmp_path / "list.txt"
+    chosen.write_text(item.replace("/", "\\"))
+    assert items(build("coco", tmp_path / "images", annotations=tmp_path / "x.json", include=chosen)) == [item]
+    if not file_name.startswith("sub"):
+        write_image(image.parent.parent / "other" / "a.jpg")
+        with pytest.raises(DataError, match=r"a\.jpg and .*a\.jpg could both be the image"):
+            build("coco", tmp_path / "images", annotations=tmp_path / "x.json")[0]
+
+
+@pytest.mark.parametrize("size", [{}, {"height": None, "width": None}, {"height": 0, "width": 0}, {"height": "6"}])
+def test_images_without_a_size_are_asked_for_it(tmp_path: Path, size: dict[str, Any]) -> None:
+    write_image(tmp_path / "a.jpg")
+    content = coco_file({"segmentation": [POLYGON]})
+    for key in ("height", "width"):
+        content["images"][0].pop(key)
+    content["images"][0].update(size)
+    file = write_json(tmp_path / "instances.json", content)
+    np.testing.assert_array_equal(build("coco", tmp_path, annotations=file)[0].masks(0)[1], SQUARE)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ({"file_name": ""}, r"file_name = .* of the image 9 in .*instances\.json is not the name of a file"),
+        ({"file_name": None}, "file_name = None of the image 9"),
+        ({"file_name": 7}, "file_name = 7 of the image 9"),
+        ({"height": "tall"}, r"height = tall of the image a\.jpg in .* is not a number of pixels"),
+        ({"height": -6}, "height = -6 of the image"),
+        ({"width": 10**400}, r"width = 1000*\.\.\.0+ of the image a\.jpg"),
+        ({"width": 1e400}, r"width = inf of the image"),
+    ],
+)
+def test_a_broken_entry_costs_only_its_image(tmp_path: Path, image: dict[str, Any], message: str) -> None:
+    content = coco_file({"segmentation": [POLYGON]}, **image)
+    content["annotations"].append({"image_id": 10, "id": 2, "segmentation": [POLYGON]})
+    file = write_json(tmp_path / "instances.json", content)
+    for name in ("a.jpg", "empty.jpg"):
+        write_image(tmp_path / name)
+    source = build("coco", tmp_path, annotations=file)
+    assert len(source) == 2
+    assert list(source[1].masks(0)) == [2]
+    with pytest.raises(DataError, match=message):
+        source[0].masks(0)
+
+
+def test_entries_that_belong_to_no_image_are_told(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.jpg")
+    content = coco_file({"segmentation": [POLYGON]})
+    content["annotations"] += [{"segmentation": [POLYGON]}, None, {"image_id": 404}]
+    content["images"] += ["a.jpg", {"file_name": "b.jpg"}]
+    file = write_json(tmp_path / "instances.json", content)
+    with pytest.warns(UserWarning, match=r"source 'mine': 4 broken entries of .*instances\.json are left out: an anno"):
+        source = build("coco", tmp_path, annotations=file)
+    assert items(source) == ["a"]
+    assert validate_source(source).problems[0].problem == "an annotation without `image_id`"
+
+
+def test_images_that_differ_in_their_suffix_are_two_items(tmp_path: Path) -> None:
+    for name in ("a.jpg", "a.png"):
+        write_image(tmp_path / name)
+    content = coco_file({"segmentation": [POLYGON]})
+    content["images"][1]["file_name"] = "a.png"
+    content["annotations"].append({"image_id": 10, "id": 2, "segmentation": [POLYGON]})
+    source = build("coco", tmp_path, annotations=write_json(tmp_path / "instances.json", content))
+    assert [list(source[i].masks(0)) for i in range(len(source))] == [[1], [2]]
 
 
 def test_coco_images_that_are_missing_or_of_another_size(tmp_path: Path) -> None:
@@ -291,7 +467,7 @@ def test_sa1b_images(tmp_path: Path) -> None:
         ("{", r"cannot read the JSON file .*a\.json"),
         ([], r"a\.json does not hold a mapping with a list `annotations`"),
         ({"annotations": []}, r"no object in the annotation of .*a\.jpg"),
-        ({"annotations": [{"segmentation": rle(SQUARE)}]}, "not a mapping with an integer `id`"),
+        ({"annotations": [{"segmentation": rle(SQUARE)}]}, "not a mapping with a whole number or text as `id`"),
         ({"annotations": [{"id": 3, "segmentation": rle(SQUARE)}] * 2}, r"object 3 in .*a\.json is there twice"),
         ({"annotations": [{"id": 3}]}, r"object 3 in .*a\.json: the segmentation must be polygons or"),
         (

@@ -9,6 +9,10 @@ import numpy as np
 import pytest
 
 from data_files import HEIGHT, SQUARE, WIDTH, build, rle, write_image, write_json, write_mask
+from training.dataset import validate
+from training.dataset.build import build_source
+from training.dataset.files import FileVideo
+from training.dataset.palette import PaletteVideos
 from training.dataset.validate import Problem, Report, main, validate_source
 
 
@@ -95,6 +99,29 @@ def test_the_command_on_a_broken_dataset(videos: Path, tmp_path: Path, capsys: p
         "source": "palette", "items": 5, "frames": 5, "objects": 2,
     }  # fmt: skip
     assert [problem["item"] for problem in report["problems"]] == [item for item, _ in expected]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("where", ["_open", "image", "masks", "build"])
+def test_whatever_is_raised_is_a_problem_of_that_item(
+    videos: Path, where: str, workers: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OverflowError("int too large")
+
+    if where == "build":
+        monkeypatch.setattr(validate, "build_source", fail)
+    else:
+        monkeypatch.setattr(PaletteVideos if where == "_open" else FileVideo, where, fail)
+    assert main(["--kind", "palette", "--images", str(videos), "--workers", str(workers)]) == 1
+    said = capsys.readouterr()
+    broken = {"build": 1, "_open": 3, "image": 6, "masks": 6}[where]
+    assert said.out.count("OverflowError: int too large") == broken
+    assert "Traceback" not in said.err
+    monkeypatch.setattr(PaletteVideos, "_open", lambda *_: (_ for _ in ()).throw(MemoryError("no memory")))
+    monkeypatch.setattr(validate, "build_source", build_source)
+    with pytest.raises(MemoryError, match="no memory"):
+        validate_source(build("palette", videos))
 
 
 def test_a_folder_that_is_missing_is_broken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

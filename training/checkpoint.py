@@ -8,14 +8,12 @@ model, and `training` the weights that learn. Only rank 0 writes; all ranks read
 from __future__ import annotations
 
 import copy
-import os
 import shutil
 import signal
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,14 +26,16 @@ from i2vpp.checkpoint import CheckpointInfo, inspect_checkpoint, load_checkpoint
 from i2vpp.config import ModelConfig
 from i2vpp.errors import CheckpointError
 from i2vpp.modeling.i2vpp import I2VPP
+from i2vpp.utils.files import atomic_write
 from training.ema import EMA
-from training.errors import TrainingError
+from training.utils.disk import writing
 
 FILE = "checkpoint.pt"
 BEST = "best.pt"
 LINGER = 60  # seconds that a loader process outlives a signal
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
+_CHUNK = 2**22  # bytes that are copied at a time
 _VERSION = 1  # of the `training` entry
 # Keys of a recipe that may change between the pieces of a run without a word; a dot at the end stands for a section.
 _FREE_KEYS = ("run.folder", "run.max_minutes", "run.save_minutes", "run.picture_every", "cluster.")
@@ -51,6 +51,7 @@ class RunState:
         epoch: the present pass over the data, from 0.
         batch: batches of this epoch that were used, on each rank.
         best: best validation score so far.
+        best_step: the step after which it was reached; None before the first validation.
         minutes: time trained so far, in all pieces of the run.
         skipped: steps skipped so far.
     """
@@ -59,6 +60,7 @@ class RunState:
     epoch: int = 0
     batch: int = 0
     best: float | None = None
+    best_step: int | None = None
     minutes: float = 0.0
     skipped: int = 0
 
@@ -140,7 +142,7 @@ def save(
         "random_states": [dict(states) for states in random_states],
         "optimizer": learner.optimizer.state_dict(),
     }
-    with _writing(path):
+    with writing(path):
         if learner.ema is None:
             save_checkpoint(learner.model, path, image_size=image_size, extra={"training": training})
             return
@@ -157,37 +159,33 @@ def keep_best(path: Path) -> Path:
         TrainingError: the copy could not be written; the previous one is whole.
     """
     best = path.with_name(BEST)
-    temporary = best.with_name(f".{BEST}.{os.getpid()}.tmp")
-    with _writing(best):
-        try:
-            shutil.copyfile(path, temporary)
-            with temporary.open("r+b") as file:
-                os.fsync(file.fileno())
-            temporary.replace(best)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with writing(best), path.open("rb") as source, atomic_write(best) as target:
+        shutil.copyfileobj(source, target, _CHUNK)
     return best
 
 
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Clear what killed processes left beside `path`, and turn errors of the disk into one clear TrainingError."""
-    for left in path.parent.glob(f".{path.name}.*.tmp"):
-        left.unlink(missing_ok=True)
+def complete_best(path: Path, state: RunState) -> None:
+    """Make `best.pt` where a run was killed after it had saved its best score and before the copy was there.
+
+    The checkpoint is the one commit of both: no later one is written before the copy is whole, so a checkpoint that
+    holds the step of the best score is what `best.pt` has to be.
+
+    Args:
+        path: of the checkpoint that a run is resumed from.
+        state: of that checkpoint.
+
+    Raises:
+        TrainingError: the copy could not be written.
+    """
+    if state.best_step is None or state.best_step != state.step:
+        return
+    best = path.with_name(BEST)
     try:
-        yield
-    except (OSError, RuntimeError) as error:
-        # Where a write fails, torch's writer fails again on closing the file and hides the first error.
-        cause = error.__context__ if isinstance(error, RuntimeError) else error
-        if not isinstance(cause, OSError):
-            raise
-        folder = next(parent for parent in path.parents if parent.exists())
-        previous = "the file written before is whole" if path.exists() else "there is no earlier one"
-        raise TrainingError(
-            f"{path} could not be saved: {cause.strerror or cause} "
-            f"({shutil.disk_usage(folder).free / 2**20:,.0f} MB free there); {previous}. Make room, or move the run's "
-            "folder to another disk and set run.folder; then start again: the run resumes from its last checkpoint"
-        ) from error
+        whole = best.exists() and load(best).state == state
+    except CheckpointError:
+        whole = False
+    if not whole:
+        keep_best(path)
 
 
 def load(path: Path) -> SavedRun:
@@ -313,6 +311,7 @@ def export_weights(
 
     Raises:
         CheckpointError: the file does not fit, an unknown dtype, or weights that are not finite in it.
+        TrainingError: the file could not be written, for example because the disk is full.
     """
     if dtype not in DTYPES:
         raise CheckpointError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")
@@ -325,7 +324,8 @@ def export_weights(
         if not parameter.isfinite().all():
             raise CheckpointError(f"{checkpoint}: {name} is not finite in {dtype}; nothing was written")
     extra = {"card": {str(key): str(value) for key, value in card.items()}} if card else None
-    save_checkpoint(model, out, image_size=model.image_size, extra=extra)
+    with writing(out, "Make room, or write to another disk"):
+        save_checkpoint(model, out, image_size=model.image_size, extra=extra)
     return inspect_checkpoint(out)
 
 

@@ -90,7 +90,7 @@ class DataConfig:
         sources: by name; each step takes its batch from one of them, in an order drawn for each epoch.
         augment: of all sources.
         workers: loader processes per GPU; 0 loads in the training process.
-        max_failures: items that may fail in a row before the run ends with an error.
+        max_failures: items that may fail in a row, for whatever reason, before the run ends with an error.
     """
 
     sources: dict[str, SourceConfig] = field(default_factory=dict)
@@ -148,11 +148,11 @@ class OptimizerConfig:
         trunk_learning_rate: of the image trunk's last layer (TinyViT).
         trunk_layer_decay: factor from each layer of the trunk to the one before it.
         final_ratio: learning rate at the end over that at the start, both ways along a cosine.
-        warmup_steps: steps over which the rate rises linearly from 0.
+        warmup_steps: steps over which the rate rises linearly from 0; at most a tenth of the run.
         weight_decay: of the kernels of linear and convolutional layers; nothing else decays.
         betas: of AdamW.
         clip_norm: of the gradient; 0 switches clipping off.
-        accumulate: batches per optimiser step.
+        accumulate: batches per optimiser step; at most the batches of an epoch.
         freeze: parts of the network that do not learn, by name: "image_encoder", "image_encoder.trunk_image", ...
         batch_norm: of the image trunk: `frozen` keeps its statistics (scale and shift learn), `train` updates them on
             each GPU, `sync` over all GPUs.
@@ -200,7 +200,7 @@ class ValidationConfig:
         images: folder of frame folders; none: no validation.
         annotations: folder of palette PNGs.
         include: file with the names of the sequences used; none: all.
-        every: steps between validations.
+        every: steps between validations; at most half of the run.
         prompt: `gm` (mask), `bb` (box), `3c` or `1c` (clicks), on the first frame of each object.
         max_frames: of each sequence.
     """
@@ -229,7 +229,7 @@ class RunConfig:
         checkpoint_activations: recompute each frame in the backward pass instead of keeping its activations.
         save_minutes: between checkpoints; also written on SIGTERM and SIGUSR1, after a validation that is the best so
             far, and at the end.
-        picture_every: steps between TensorBoard pictures; 0: none.
+        picture_every: steps between TensorBoard pictures, at most half of the run; 0: none.
         device: `auto`, `cuda`, `cpu` or `mps`.
     """
 

@@ -9,9 +9,10 @@ import os
 import pkgutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.synchronize import Semaphore
 from pathlib import Path
 from types import FrameType
@@ -95,15 +96,22 @@ def check_launch(config: TrainConfig, plan: Plan) -> None:
     Raises:
         I2VPPError: fewer GPUs than processes, a port in use, weights to start from that are missing or broken.
     """
+    for check in launch_checks(config, plan):
+        check()
+
+
+def launch_checks(config: TrainConfig, plan: Plan) -> list[Callable[[], object]]:
+    """List what `check_launch` looks for; each raises an error of its own."""
+    start = config.start
+    checks: list[Callable[[], object]] = []
     if plan.mode != "cluster":
-        _check_devices(config, plan)
+        checks.append(partial(_check_devices, config, plan))
     if plan.port is not None:
-        check_port_free(plan.port)
-    for path in (config.start.image_model, config.start.checkpoint):
-        if path is not None:
-            inspect_checkpoint(path)
-    if config.start.heads is not None:
-        read_checkpoint(config.start.heads)
+        checks.append(partial(check_port_free, plan.port))
+    checks += [partial(inspect_checkpoint, path) for path in (start.image_model, start.checkpoint) if path is not None]
+    if start.heads is not None:
+        checks.append(partial(read_checkpoint, start.heads))
+    return checks
 
 
 def launch(config: TrainConfig, plan: Plan, *, target: str = TRAINER) -> int:
@@ -125,8 +133,14 @@ def launch(config: TrainConfig, plan: Plan, *, target: str = TRAINER) -> int:
     return _submit(config, plan, target)
 
 
-def describe(config: TrainConfig, plan: Plan) -> str:
-    """Say in a few lines what would run."""
+def describe(config: TrainConfig, plan: Plan, more: Sequence[tuple[str, str]] = ()) -> str:
+    """Say in a few lines what would run.
+
+    Args:
+        config: of the run.
+        plan: made by `plan_launch`.
+        more: heading and text of further lines.
+    """
     ways = {
         "single": "one process, this one",
         "spawn": f"{plan.processes} processes on this machine, port {plan.port or 'chosen when they start'}",
@@ -152,6 +166,7 @@ def describe(config: TrainConfig, plan: Plan) -> str:
         ("length", f"{run.epochs} epochs{steps}"),
         ("precision", f"{run.precision} on {run.device}"),
         ("folder", f"{Path(run.folder).expanduser().resolve()}"),
+        *more,
     ]
     width = max(len(name) for name, _ in lines)
     return "".join(f"{name:<{width}}  {text}\n" for name, text in lines)

@@ -28,6 +28,7 @@ import i2vpp
 from i2vpp.config import nearest, shipped_configs
 from i2vpp.errors import ConfigError
 from i2vpp.evaluation.protocol import PUBLISHED
+from i2vpp.utils.yaml_files import read_yaml
 from training import optimizer
 from training.config import DataConfig, SourceConfig, TrainConfig
 from training.dataset.build import KINDS, PROCEDURAL
@@ -43,6 +44,9 @@ _CHOICES = {
     "run.device": ("auto", "cuda", "cpu", "mps"),
     "validation.prompt": PUBLISHED,
 }
+_LARGEST = 10**18
+_TOO_LARGE = "must be a whole number of less than 19 digits"
+_LONGEST = 200  # characters of an override in messages
 _LENGTHS = {"augment.scale": 2, "augment.color": 3, "augment.frame_color": 3}
 _AT_LEAST_1 = (
     *(".num_frames", ".max_objects", ".strides", ".batch_size", ".length", ".max_failures", ".max_prompted"),
@@ -67,13 +71,14 @@ def load_recipe(path_or_name: str | PathLike[str], overrides: Sequence[str] = ()
     """
     path = _find(path_or_name)
     texts, added = _parse(overrides)
+    _check_files(path, set())
     try:
         composed = _compose(path, texts, added)
         config = OmegaConf.to_object(composed)
         assert isinstance(config, TrainConfig)
         _check(config)
         optimizer.check(config.optimizer)
-    except (HydraException, OmegaConfBaseException, YAMLError, RecursionError) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError, RecursionError, OverflowError) as error:
         raise ConfigError(_explain(error, path, overrides)) from error
     except ConfigError as error:
         raise ConfigError(f"{error} ({_named(path, overrides)})") from None
@@ -99,6 +104,41 @@ def _find(path_or_name: str | PathLike[str]) -> Path:
     )
 
 
+def _check_files(path: Path, checked: set[Path]) -> None:
+    """Read a recipe and all that it builds on with limits, before Hydra does, which has none.
+
+    Args:
+        path: of the file.
+        checked: files that need not be read again; this one is added.
+
+    Raises:
+        ConfigError: a file is not UTF-8 or not YAML, or its aliases stand for more than a recipe can hold.
+    """
+    checked.add(path)
+    content = read_yaml(path)
+    if not isinstance(content, Mapping):
+        return  # Hydra says so
+    for key, value in _leaves(content):
+        if _too_large(value):
+            raise ConfigError(f"{key} {_TOO_LARGE} ({path})")
+    defaults = content.get("defaults")
+    for name in _named_in(defaults if isinstance(defaults, list) else []):
+        for folder in (path.parent, RECIPES, MODEL_CONFIGS):
+            file = folder / f"{name}.yaml"
+            if file.is_file() and file not in checked:
+                _check_files(file, checked)
+
+
+def _named_in(defaults: Sequence[Any]) -> Iterator[str]:
+    """Yield the configs that a list of defaults names, as `name`, `group/name` or `{group: name}`."""
+    for entry in defaults:
+        pairs = entry.items() if isinstance(entry, Mapping) else [("", entry)]
+        for group, options in pairs:
+            for option in options if isinstance(options, list) else [options]:
+                words = f"{group}/{option}" if group else str(option)
+                yield words.split()[-1].partition("@")[0].lstrip("/") if words.split() else ""
+
+
 def _parse(overrides: Sequence[str]) -> tuple[list[str], set[str]]:
     """Return the overrides as Hydra wants them, and the names of sources that they add."""
     if isinstance(overrides, str):
@@ -108,14 +148,14 @@ def _parse(overrides: Sequence[str]) -> tuple[list[str], set[str]]:
     for text in overrides:
         try:
             override = parser.parse_override(text)
-        except HydraException as error:
+        except (HydraException, ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits
             raise ConfigError(
-                f"override {text!r} must be written key=value; a value with special characters needs quotes inside the "
-                f"shell's: \"key='a=b, c'\" ({str(error).splitlines()[0]})"
+                f"override {_brief(text)} must be written key=value; a value with special characters needs quotes "
+                f"inside the shell's: \"key='a=b, c'\" ({_brief(str(error).partition(chr(10))[0], quoted=False)})"
             ) from error
         key = override.key_or_group
         if override.is_sweep_override():
-            raise ConfigError(f"override {text!r} is a list of runs; a list of values is written {key}=[1,2]")
+            raise ConfigError(f"override {_brief(text)} is a list of runs; a list of values is written {key}=[1,2]")
         if (override.is_add() or override.is_force_add()) and (source := _SOURCE.match(key)):
             added.add(source[1])
         texts.append(text.lstrip("+"))  # every other key exists: nothing can be added
@@ -166,12 +206,12 @@ def _explain(error: Exception, path: Path, overrides: Sequence[str]) -> str:
         where = _place(inside[1], path)
     elif cause:  # of an override
         said = [text for text in overrides if text.lstrip("+") in str(error)]
-        where = f"override {said[0]!r}" if said else where
+        where = f"override {_brief(said[0])}" if said else where
     if unloaded := re.search(r"Could not load '([^']+)'", line):
         known = [*shipped_configs(), *(file.stem for file in RECIPES.glob("*.yaml"))]
         hint = nearest(unloaded[1], known) or f"; there are {', '.join(known)}"
         return f"{where}: its defaults name {unloaded[1]!r}, which is neither a recipe nor a model config{hint}"
-    return f"{_misfit(key, line)} ({where})"
+    return f"{_misfit(key, _brief(line, quoted=False))} ({where})"
 
 
 def _misfit(key: str, line: str) -> str:
@@ -197,7 +237,13 @@ def _place(name: str, path: Path) -> str:
 
 
 def _named(path: Path, overrides: Sequence[str]) -> str:
-    return f"{path} with {', '.join(overrides)}" if overrides else str(path)
+    return f"{path} with {_brief(', '.join(overrides), quoted=False)}" if overrides else str(path)
+
+
+def _brief(text: str, *, quoted: bool = True) -> str:
+    """Return a text for a message, shortened if it is long."""
+    shown = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    return repr(shown) if quoted else shown
 
 
 def _keys(near: str) -> list[str]:
@@ -225,12 +271,14 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 def _check(config: TrainConfig) -> None:
     """Raise ConfigError for the first value that makes no sense; `model` and `optimizer` have checks of their own."""
     for key, value in _leaves(asdict(config)):
-        if key.startswith(("model.", "optimizer.")):
-            continue
         for suffix, allowed in _CHOICES.items():
             if key.endswith(suffix) and value not in allowed:
                 raise ConfigError(f"{key} must be one of {', '.join(allowed)}; got {value!r}")
         numbers = value if isinstance(value, list) else [value]
+        if any(map(_too_large, numbers)):
+            raise ConfigError(f"{key} {_TOO_LARGE}")
+        if key.startswith(("model.", "optimizer.")):
+            continue
         fits, wanted = _wanted(key)
         if any(isinstance(number, (int, float)) and not fits(number) for number in numbers):
             raise ConfigError(f"{key} must be {wanted}; got {value!r}")
@@ -238,6 +286,10 @@ def _check(config: TrainConfig) -> None:
             if key.endswith(suffix) and len(value) != length:
                 raise ConfigError(f"{key} must be a list of {length} numbers; got {value!r}")
     _check_together(config)
+
+
+def _too_large(value: object) -> bool:
+    return isinstance(value, int) and abs(value) >= _LARGEST
 
 
 def _wanted(key: str) -> tuple[Callable[[float], bool], str]:

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 
 from i2vpp.errors import I2VPPError
-from training.launch import CLUSTERS, TRAINER, check_launch, describe, launch, plan_launch
+from training.config import TrainConfig
+from training.launch import CLUSTERS, TRAINER, Plan, check_launch, describe, launch, launch_checks, plan_launch
 from training.recipes import load_recipe
 
 EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
@@ -36,18 +37,30 @@ def main(argv: Sequence[str] | None = None, *, target: str = TRAINER) -> int:
         config = load_recipe(arguments.config, [*arguments.overrides, *_cluster_overrides(arguments)])
         plan = plan_launch(config, port=arguments.port, cluster=arguments.cluster)
         if arguments.dry_run:
-            sys.stdout.write(describe(config, plan))
+            return _dry_run(config, plan)
         check_launch(config, plan)
     except I2VPPError as error:
         return _complain(error, EXIT_USAGE)
-    if arguments.dry_run:
-        return 0
     try:
         return launch(config, plan, target=target)
     except I2VPPError as error:
         return _complain(error, EXIT_ERROR)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+
+
+def _dry_run(config: TrainConfig, plan: Plan) -> int:
+    """Print what would run, and everything that would stop it; return the exit status."""
+    from training.preview import preview  # noqa: PLC0415 - the network is needed for nothing else in this process
+
+    found = preview(config, plan.ranks.world_size if plan.ranks is not None else plan.nodes * plan.processes)
+    for check in launch_checks(config, plan):
+        with found.problem():
+            check()
+    sys.stdout.write(describe(config, plan, found.lines))
+    for problem in found.problems:
+        _complain(problem, EXIT_USAGE)
+    return EXIT_USAGE if found.problems else 0
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -85,7 +98,7 @@ def _quoted(value: object) -> str:
     return '"' + value.replace('"', '\\"') + '"' if isinstance(value, str) else str(value).lower()
 
 
-def _complain(error: I2VPPError, status: int) -> int:
+def _complain(error: I2VPPError | str, status: int) -> int:
     """Print the error; of processes that torchrun started, one per machine speaks before the start, all afterwards."""
     rank, local_rank = os.environ.get("RANK", "0"), os.environ.get("LOCAL_RANK", "0")
     if status != EXIT_USAGE or local_rank == "0":

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +22,14 @@ from torch.nn.parallel import DistributedDataParallel
 from i2vpp.build_i2vpp import best_device
 from i2vpp.errors import ConfigError
 from i2vpp.modeling.i2vpp import I2VPP
+from i2vpp.utils.files import atomic_write
 from training.checkpoint import (
     FILE,
     Interrupts,
     Learner,
     RunState,
     SaveClock,
+    complete_best,
     keep_best,
     load,
     random_state,
@@ -41,6 +43,7 @@ from training.dataset.plan import EpochPlan, derive_seed
 from training.distributed import Ranks, all_agree, any_rank, gather_objects, process_group, sum_over_ranks
 from training.ema import EMA
 from training.errors import TrainingError
+from training.length import run_length, shortened
 from training.loss_fns import LossTerms, normalised
 from training.model.objective import Objective
 from training.model.rollout import ClipRollout
@@ -56,10 +59,12 @@ from training.optimizer import (
     trainable,
 )
 from training.recipes import to_yaml
+from training.utils.disk import writing
 from training.utils.pictures import DrawnPrompt, rollout_picture
 from training.utils.records import Records
-from training.validation import open_validation, validate
+from training.validation import SequenceFailure, SequenceScore, open_validation, validate
 
+RECIPE = "config.yaml"
 TERMS = ("mask", "auxiliary", "iou", "presence")
 
 
@@ -104,7 +109,7 @@ class Trainer:
         self.config = config
         self.ranks = ranks
         self.device = device
-        self.folder = Path(config.run.folder)
+        self.folder = Path(config.run.folder).expanduser()
         self.dtype = getattr(torch, config.run.precision)
         torch.manual_seed(config.run.seed + ranks.rank)  # dropout is all that draws from the global generator
         self.sizes = {name: len(source) for name, source in open_sources(config.data, config.run.seed).items()}
@@ -115,16 +120,8 @@ class Trainer:
         self.learner = Learner(model=self.model, optimizer=optimizer, ema=ema)
         rollout = ClipRollout(self.model, config.user, checkpoint_activations=config.run.checkpoint_activations)
         self.objective = Objective(rollout, config.loss)
-        self.wrapped = self._wrap()
-        self.steps_per_epoch = len(self._plan(0)) // config.optimizer.accumulate
-        if not self.steps_per_epoch:
-            raise ConfigError(
-                f"an epoch has {len(self._plan(0))} batches, fewer than optimizer.accumulate = "
-                f"{config.optimizer.accumulate}: raise `repeat` of a source, or lower it"
-            )
-        self.total_steps = config.run.epochs * self.steps_per_epoch
-        if config.run.max_steps:
-            self.total_steps = min(self.total_steps, config.run.max_steps)
+        self.length = run_length(config, len(self._plan(0)))
+        self.schedule = replace(config.optimizer, warmup_steps=self.length.warmup_steps)
         self.state = self._resume()
         self.skips = SkipCounter(config.optimizer.max_skipped, total=self.state.skipped)
 
@@ -134,12 +131,16 @@ class Trainer:
         begun, earlier = time.monotonic(), self.state.minutes
         clock = SaveClock(config.run.save_minutes)
         if self.ranks.is_main:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
-        records = Records(self.folder, total_steps=self.total_steps, main=self.ranks.is_main, start=self.state.step)
+            with writing(self.folder / RECIPE), atomic_write(self.folder / RECIPE, "w") as file:
+                file.write(to_yaml(config))
+            complete_best(self.folder / FILE, self.state)
+        total = self.length.total_steps
+        records = Records(self.folder, total_steps=total, main=self.ranks.is_main, start=self.state.step)
+        for change in shortened(config, self.length):
+            records.message(change)
         with records, Interrupts() as interrupts:
             for batches in self._batches(records):
-                rate = set_rates(optimizer, self.state.step, self.total_steps, config.optimizer)
+                rate = set_rates(optimizer, self.state.step, total, self.schedule)
                 with records.stopwatch.measure("step"):
                     train_mode(self.model, config.optimizer)
                     sums = torch.stack([self._backward(batch, last=batch is batches[-1]) for batch in batches]).sum(0)
@@ -153,7 +154,7 @@ class Trainer:
                 self._advance(len(batches), minutes=earlier + (time.monotonic() - begun) / 60)
                 self._record(records, sums, norm, rate, batches)
                 stop = any_rank(interrupts.requested or self._out_of_time(begun), self.device)
-                last = self.state.step == self.total_steps
+                last = self.state.step == total
                 if self._validation_due(last=last):
                     self._validate(records)
                 if stop or last or any_rank(clock.due(), self.device):
@@ -161,7 +162,7 @@ class Trainer:
                     clock.reset()
                 if stop and not last:
                     records.message(
-                        f"stopped after step {self.state.step} of {self.total_steps}; the same command resumes the run"
+                        f"stopped after step {self.state.step} of {total}; the same command resumes the run"
                     )
                     break
 
@@ -179,7 +180,7 @@ class Trainer:
                 terms: LossTerms = self.wrapped(batch)
             # DDP takes the mean of the ranks' gradients; the loss is the mean over the objects of all ranks.
             mean = normalised(terms, float(count) / self.ranks.world_size).total(config.loss)
-            (mean / config.optimizer.accumulate).backward()
+            (mean / self.length.accumulate).backward()
         values = [*(getattr(terms, name).detach() for name in TERMS), terms.total(config.loss).detach()]
         counts = torch.tensor([float(terms.steps), float(batch.num_objects)], device=self.device)
         return torch.cat([torch.stack(values).float(), counts])
@@ -201,7 +202,7 @@ class Trainer:
     def _advance(self, num_batches: int, *, minutes: float) -> None:
         state = self.state
         epoch, batch = state.epoch, state.batch + num_batches
-        if batch // self.config.optimizer.accumulate >= self.steps_per_epoch:
+        if not self.length.steps_after(batch):
             epoch, batch = epoch + 1, 0
         self.state = replace(
             state, step=state.step + 1, epoch=epoch, batch=batch, minutes=minutes, skipped=self.skips.total
@@ -218,7 +219,7 @@ class Trainer:
         scalars |= {"loss": total / objects, "lr": rate, "gradient_norm": float(norm), "epoch": self.state.epoch}
         frames = sum(batch.num_frames * batch.frames.shape[0] for batch in batches) * self.ranks.world_size
         records.step(self.state.step, scalars, frames=frames)
-        every = self.config.run.picture_every
+        every = self.length.picture_every
         if every and (self.state.step % every == 0 or self.state.step == 1):
             records.picture(self.state.step, "training", self._picture(batches[-1]))
 
@@ -245,13 +246,13 @@ class Trainer:
 
     def _batches(self, records: Records) -> Iterator[list[ClipBatch]]:
         """Yield the batches of each remaining optimiser step."""
-        while self.state.step < self.total_steps:
+        while self.state.step < self.length.total_steps:
             loader = iter(self._loader())
-            for _ in range(self.state.batch // self.config.optimizer.accumulate, self.steps_per_epoch):
+            for _ in range(self.length.steps_after(self.state.batch)):
                 with records.stopwatch.measure("data"):
-                    loaded = [next(loader) for _ in range(self.config.optimizer.accumulate)]
+                    loaded = [next(loader) for _ in range(self.length.accumulate)]
                 yield [self._take(item, records) for item in loaded]
-                if self.state.step >= self.total_steps:
+                if self.state.step >= self.length.total_steps:
                     return
 
     def _loader(self) -> Iterator[LoadedBatch]:
@@ -273,6 +274,8 @@ class Trainer:
     def _take(self, loaded: LoadedBatch, records: Records) -> ClipBatch:
         for failure in loaded.failures:
             records.skip("items", failure)
+        for problem in loaded.problems:
+            records.skip("annotations", problem)
         return loaded.batch.to(self.device, non_blocking=True)
 
     # The network
@@ -288,7 +291,9 @@ class Trainer:
             model.memory_attention.compile()
         return model
 
-    def _wrap(self) -> torch.nn.Module:
+    @cached_property
+    def wrapped(self) -> torch.nn.Module:
+        """The objective; of several processes, the one that averages their gradients, which must be connected."""
         if self.ranks.world_size == 1:
             return self.objective
         # The gradients of 1x1 kernels have other strides than the kernels, for axes of length 1: the same memory.
@@ -300,7 +305,7 @@ class Trainer:
     # Validation and checkpoints
 
     def _validation_due(self, *, last: bool) -> bool:
-        return self.sequences is not None and (last or self.state.step % self.config.validation.every == 0)
+        return self.sequences is not None and (last or self.state.step % self.length.validate_every == 0)
 
     def _validate(self, records: Records) -> None:
         """Score the held-out sequences, each rank its share; keep the best checkpoint."""
@@ -309,12 +314,19 @@ class Trainer:
         averaged = nullcontext() if self.learner.ema is None else self.learner.ema.applied(self.model)
         with averaged, records.stopwatch.measure("validation"):
             own = list(validate(self.model, self.sequences, shares, self.config.validation, dtype=self.dtype))
-        scores = [score for part in gather_objects(own) for score in part]
+        everything = [outcome for part in gather_objects(own) for outcome in part]
+        scores = [outcome for outcome in everything if isinstance(outcome, SequenceScore)]
+        for outcome in everything:
+            if isinstance(outcome, SequenceFailure):
+                records.skip("sequences", f"validation: {outcome.problem}")
+        if not scores:
+            records.message(f"step {self.state.step}: no sequence could be scored")
+            return
         mean = {name: float(np.mean([getattr(score, name) for score in scores])) for name in ("j", "f", "jf")}
         records.scalars(self.state.step, {f"validation/{name}": value for name, value in mean.items()})
         records.message(f"step {self.state.step}: validation J&F {100 * mean['jf']:.1f} ({len(scores)} sequences)")
         if self.state.best is None or mean["jf"] > self.state.best:
-            self.state = replace(self.state, best=mean["jf"])
+            self.state = replace(self.state, best=mean["jf"], best_step=self.state.step)
             self._save()
             if self.ranks.is_main:
                 keep_best(self.folder / FILE)
@@ -336,4 +348,6 @@ class Trainer:
         if not path.exists():
             return RunState()
         restored = partial(restore, load(path), self.learner, config=to_yaml(self.config))
-        return restored(rank=self.ranks.rank, world_size=self.ranks.world_size)
+        state = restored(rank=self.ranks.rank, world_size=self.ranks.world_size)
+        # With fewer data than before, the place in the epoch may lie behind its last whole step.
+        return state if self.length.steps_after(state.batch) else replace(state, epoch=state.epoch + 1, batch=0)

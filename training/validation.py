@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from i2vpp.errors import I2VPPError
 from i2vpp.evaluation.metrics import score_object
 from i2vpp.evaluation.protocol import GivenObject, PromptProtocol
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
@@ -20,8 +21,11 @@ from i2vpp.modeling.i2vpp import I2VPP
 from training.config import SourceConfig, ValidationConfig
 from training.dataset.build import build_source
 from training.dataset.clips import AnnotatedVideo, Source
+from training.dataset.errors import DataError, item_errors
+from training.dataset.files import name_of
 
 Mask = NDArray[np.bool_]
+_UNSCORED = 2  # frames of an object: the one that it is given on, and the last of the sequence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +40,41 @@ class SequenceScore:
     def jf(self) -> float:
         """The mean of J and F."""
         return (self.j + self.f) / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceFailure:
+    """A sequence that cannot be scored, and why."""
+
+    name: str
+    problem: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ReadSequence:
+    """The first frames of a sequence in memory, as an `AnnotatedVideo`.
+
+    Args:
+        name: of the sequence.
+        images: RGB [H, W, 3], all of one size.
+        truths: by frame and object, true masks [H, W] of the objects that are present.
+    """
+
+    name: str
+    images: Sequence[NDArray[np.uint8]]
+    truths: Sequence[Mapping[int, Mask]]
+
+    def __len__(self) -> int:
+        """Count the frames."""
+        return len(self.images)
+
+    def image(self, t: int) -> NDArray[np.uint8]:
+        """Return a frame."""
+        return self.images[t]
+
+    def masks(self, t: int) -> Mapping[int, Mask]:
+        """Return the masks of the objects that are present on a frame, by object id."""
+        return self.truths[t]
 
 
 def open_validation(config: ValidationConfig) -> Source | None:
@@ -76,7 +115,7 @@ class Tracked:
 
 def validate(
     model: I2VPP, sequences: Source, indices: Sequence[int], config: ValidationConfig, *, dtype: torch.dtype
-) -> Iterator[SequenceScore]:
+) -> Iterator[SequenceScore | SequenceFailure]:
     """Score the chosen sequences one after the other; the model is in eval mode meanwhile.
 
     Args:
@@ -85,17 +124,48 @@ def validate(
         indices: which of them, such as one rank's share.
         config: what is prompted.
         dtype: of the heavy arithmetic.
+
+    Yields:
+        For each of them its score, or why it cannot be read or scored.
     """
     modes = {module: module.training for module in model.modules()}
     predictor = I2VPPVideoPredictor(model.eval(), dtype=dtype)
     try:
         for index in indices:
-            yield score_tracked(
-                track_sequence(predictor, sequences[index], prompt=config.prompt, max_frames=config.max_frames)
-            )
+            name = name_of(sequences, index)
+            try:
+                with item_errors(name):
+                    video = read_sequence(sequences[index], max_frames=config.max_frames)
+            except I2VPPError as error:
+                yield SequenceFailure(name=name, problem=str(error))
+                continue
+            yield score_tracked(track_sequence(predictor, video, prompt=config.prompt, max_frames=config.max_frames))
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def read_sequence(video: AnnotatedVideo, *, max_frames: int) -> ReadSequence:
+    """Read what is needed to score a sequence.
+
+    Args:
+        video: the sequence.
+        max_frames: so many of its frames are read, at most.
+
+    Raises:
+        DataError: the frames differ in size, or no object is there long enough to be scored.
+    """
+    length = min(len(video), max_frames)
+    images = [video.image(t) for t in range(length)]
+    truths = [dict(video.masks(t)) for t in range(length)]
+    if len({image.shape for image in images}) > 1:
+        raise DataError(f"{video.name}: its frames differ in size")
+    if not any(truths[: max(0, length - _UNSCORED)]):
+        raise DataError(
+            f"{video.name}: no object shows before the last {_UNSCORED} of its {length} annotated frames, so nothing "
+            "can be scored: the first frame of an object and the last one do not count"
+        )
+    return ReadSequence(name=video.name, images=images, truths=truths)
 
 
 def track_sequence(predictor: I2VPPVideoPredictor, video: AnnotatedVideo, *, prompt: str, max_frames: int) -> Tracked:
@@ -119,7 +189,7 @@ def score_tracked(tracked: Tracked) -> SequenceScore:
     scores = [
         score_object([tracked.mask(obj, t) for t in span], [tracked.truth(obj, t) for t in span])
         for obj, span in frames.items()
-        if len(span) > 2
+        if len(span) > _UNSCORED
     ]
     return SequenceScore(
         name=tracked.name,

@@ -6,9 +6,9 @@ H, W size of a frame, S side of the network's square input.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -34,6 +34,20 @@ class AnnotatedVideo(Protocol):
 
     def masks(self, t: int) -> Mapping[int, NDArray[np.bool_]]:
         """Read the masks [H, W] of the objects that are present on a frame, by object id."""
+
+
+@runtime_checkable
+class Incomplete(Protocol):
+    """Masks or a video that can be used although some of its annotations are broken and were left out."""
+
+    @property
+    def problems(self) -> Sequence[str]:
+        """What is wrong with each annotation that was left out of what has been read so far; names the file."""
+
+
+def problems_of(what: object) -> tuple[str, ...]:
+    """Describe the annotations that were left out of masks or of a video; none where nothing can be left out."""
+    return tuple(what.problems) if isinstance(what, Incomplete) else ()
 
 
 class Source(Protocol):
@@ -63,12 +77,14 @@ class Clip:
         frames: uint8 [T, 3, H, W] RGB.
         masks: bool [B, T, H, W] of the drawn objects.
         seed: of everything that is still to be drawn for this clip (augmentation, simulated user).
+        problems: broken annotations that were left out, see `problems_of`.
     """
 
     name: str
     frames: Tensor
     masks: Tensor
     seed: int
+    problems: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.frames.ndim != 4 or self.masks.ndim != 4 or self.frames.shape[2:] != self.masks.shape[2:]:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from i2vpp.errors import I2VPPError
+
+_LONGEST = 300  # characters of a foreign message
 
 
 class DataError(I2VPPError):
@@ -11,3 +16,25 @@ class DataError(I2VPPError):
 
 class NoDataError(I2VPPError):
     """Nothing is left to train on; the message says what was looked for, where, and how many items were skipped."""
+
+
+@contextmanager
+def item_errors(item: str) -> Iterator[None]:
+    """Make a DataError of whatever the reading of an item raises, so that it is a failure of that item alone.
+
+    Decoders and parsers raise nearly anything on files that somebody else wrote. Errors of this package pass as they
+    are. MemoryError passes too, since it is about the machine, and so do interrupts.
+
+    Args:
+        item: names the item in the message.
+
+    Raises:
+        DataError: instead of any other exception than those.
+    """
+    try:
+        yield
+    except (I2VPPError, MemoryError):
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())
+        raise DataError(f"{item} cannot be read ({type(error).__name__}: {text[:_LONGEST]})") from error

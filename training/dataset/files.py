@@ -9,10 +9,11 @@ from __future__ import annotations
 import abc
 import json
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
@@ -25,7 +26,7 @@ from i2vpp.data.frame_folders import list_frames, natural_key
 from i2vpp.errors import VideoError
 from i2vpp.session.grey import GreyScale
 from i2vpp.session.sources import GREY_SAMPLES, to_rgb
-from training.dataset.clips import AnnotatedVideo
+from training.dataset.clips import AnnotatedVideo, Source, problems_of
 from training.dataset.errors import DataError, NoDataError
 
 Mask: TypeAlias = "NDArray[np.bool_]"
@@ -34,6 +35,7 @@ Size: TypeAlias = tuple[int, int]
 
 A = TypeVar("A")
 NAMED_IN_ERRORS = 5
+_COMMENT = re.compile(r"(?:^|\s)#")
 
 
 def read_image(path: Path, grey: GreyScale | None = None) -> NDArray[np.uint8]:
@@ -70,20 +72,23 @@ def read_index_mask(path: Path) -> NDArray[np.integer[Any]]:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file."""
+    """Read a JSON file; a byte order mark is left out."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"cannot read the JSON file {path}: {_reason(error)}") from error
 
 
 def read_items(path: Path) -> frozenset[str]:
-    """Read a list of items, one a line; blank lines and what follows a `#` are ignored."""
+    """Read a list of items, one a line; a byte order mark, blank lines and comments are left out.
+
+    A comment begins with a `#` at the start of a line or after white space: `take#2` is a name.
+    """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read the list {path}: {_reason(error)}") from error
-    return frozenset(item for line in lines if (item := line.partition("#")[0].strip()))
+    return frozenset(item for line in lines if (item := _COMMENT.split(line, 1)[0].strip()))
 
 
 def require_folder(path: Path, what: str) -> Path:
@@ -155,12 +160,14 @@ class FileVideo(Generic[A]):
         images: the annotated frames.
         annotations: of these frames: a file or whatever else `read` needs.
         read: takes an annotation and the image that it belongs to; returns the masks [H, W] that are not empty.
+        problems: of broken annotations that were left out so far, see `problems_of`.
     """
 
     name: str
     images: tuple[Path, ...]
     annotations: tuple[A, ...]
     read: Callable[[A, Path], Mapping[int, Mask]]
+    problems: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         """Count the annotated frames."""
@@ -177,6 +184,7 @@ class FileVideo(Generic[A]):
     def masks(self, t: int) -> Mapping[int, Mask]:
         """Read the masks [H, W] of the objects on a frame, by object id; a still image must have one."""
         masks = self.read(self.annotations[t], self.images[t])
+        self.problems += [problem for problem in problems_of(masks) if problem not in self.problems]
         if not masks and len(self) == 1:
             raise DataError(f"no object in the annotation of {self.images[t]}")
         return masks
@@ -188,13 +196,14 @@ class FileSource(abc.ABC):
     Args:
         images: folder of images, of frame folders or of videos.
         annotations: folder or file of annotations; None: where the dataset has them as it is published.
-        include: the only items used; None: all.
-        exclude: items that are not used.
+        include: the only items used; None: all. `part\\photo7` stands for `part/photo7`, unless it is a name itself.
+        exclude: items that are not used, written in the same way.
         name: of the source.
 
     Attributes:
         names: of the items that are used, in order.
         missing: names in `include` that are not there; a warning says so.
+        problems: entries of the annotations that belong to no item and were left out; a warning says so.
     """
 
     def __init__(
@@ -207,14 +216,21 @@ class FileSource(abc.ABC):
         name: str,
     ) -> None:
         self.name = name
+        self.problems: list[str] = []
         names, where = self._list(images, annotations)
         there = list(names)
+        include, exclude = _with_slashes(include, there), _with_slashes(exclude, there) or frozenset()
         self.names = [item for item in there if (include is None or item in include) and item not in exclude]
         self.missing = sorted((include or frozenset()).difference(there), key=natural_key)
         if self.missing:
             warnings.warn(
                 f"source {name!r}: {len(self.missing)} of {len(include or ())} items to include are not in {where} and "
                 f"are left out: {_some(self.missing)}; it holds {_some(there) or 'nothing'}",
+                stacklevel=2,
+            )
+        if self.problems:
+            warnings.warn(
+                f"source {name!r}: {len(self.problems)} broken entries of {where} are left out: {_some(self.problems)}",
                 stacklevel=2,
             )
 
@@ -232,6 +248,17 @@ class FileSource(abc.ABC):
 
     @abc.abstractmethod
     def _open(self, item: str) -> AnnotatedVideo: ...
+
+
+def name_of(source: Source, index: int) -> str:
+    """Return the name of an item without opening it, for messages."""
+    return source.names[index] if isinstance(source, FileSource) else f"item {index}"
+
+
+def _with_slashes(names: frozenset[str] | None, there: list[str]) -> frozenset[str] | None:
+    """Return the names of a list, with slashes for the backslashes of Windows in those that are not there."""
+    known = frozenset(there)
+    return names and frozenset(name if name in known else name.replace("\\", "/") for name in names)
 
 
 def _some(names: list[str]) -> str:

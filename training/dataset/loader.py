@@ -1,7 +1,7 @@
 """Batches from sources: the items of a plan, read, augmented and collated by loader processes.
 
 Neither the number of loader processes nor the split over ranks changes a value: all that is random comes from the seeds
-of the plan. An item that cannot be read is replaced by another one of its source.
+of the plan. An item that cannot be read, whatever its reading raises, is replaced by another one of its source.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from i2vpp.errors import I2VPPError
 from training.config import DataConfig, SourceConfig
 from training.dataset.build import build_source
 from training.dataset.clips import Clip, ClipBatch, Source
-from training.dataset.errors import DataError, NoDataError
+from training.dataset.errors import DataError, NoDataError, item_errors
+from training.dataset.files import name_of
 from training.dataset.moving_stills import MovingStills
 from training.dataset.plan import Draw, EpochPlan, derive_seed
 from training.dataset.sampling import draw_clip
@@ -33,10 +35,12 @@ class LoadedBatch:
     Args:
         batch: this rank's clips.
         failures: one message for each item that was replaced because it cannot be read.
+        problems: one message for each broken annotation that was left out of an item that is used.
     """
 
     batch: ClipBatch
     failures: tuple[str, ...]
+    problems: tuple[str, ...] = ()
 
     def pin_memory(self) -> LoadedBatch:
         """Return the same with page-locked tensors; called by PyTorch's loader."""
@@ -57,6 +61,25 @@ def open_sources(config: DataConfig, seed: int) -> dict[str, Source]:
         NoDataError: a source is missing or empty.
     """
     return {name: _open(name, source_config, seed) for name, source_config in config.sources.items()}
+
+
+def read_first_batch(name: str, source: Source, config: DataConfig, *, image_size: int) -> LoadedBatch:
+    """Read and augment a batch of one source, as a run would, to see whether that works.
+
+    Args:
+        name: of the source.
+        source: it, opened.
+        config: the mix that it is part of.
+        image_size: side S of the frames.
+
+    Raises:
+        NoDataError: the source is empty, or `config.max_failures` of its items in a row cannot be used.
+    """
+    plan = EpochPlan({name: len(source)}, config.sources, seed=0, epoch=0, world_size=1)
+    batch = ClipDataset({name: source}, config, plan, rank=0, image_size=image_size)[0]
+    if isinstance(batch, NoDataError):
+        raise batch
+    return batch
 
 
 def _open(name: str, config: SourceConfig, seed: int) -> Source:
@@ -107,7 +130,8 @@ class ClipDataset(Dataset["LoadedBatch | NoDataError"]):
                 clips = [self._load(step_plan.source, draw, failures) for draw in step_plan.draws]
         except NoDataError as error:
             return error
-        return LoadedBatch(batch=collate(clips, step_plan.step_seed), failures=tuple(failures))
+        problems = tuple(f"{step_plan.source}: {problem}" for clip in clips for problem in clip.problems)
+        return LoadedBatch(batch=collate(clips, step_plan.step_seed), failures=tuple(failures), problems=problems)
 
     def _load(self, name: str, draw: Draw, failures: list[str]) -> Clip:
         """Return the network's input for a draw, or for the first of its substitutes that can be read."""
@@ -118,13 +142,10 @@ class ClipDataset(Dataset["LoadedBatch | NoDataError"]):
                 index = derive_seed(draw.seed, attempt, 0) % len(source)
                 draw = Draw(index=index, seed=derive_seed(draw.seed, attempt, 1))
             try:
-                return self._read(name, draw)
-            except DataError as error:
+                with item_errors(name_of(source, draw.index)):
+                    return self._read(name, draw)
+            except I2VPPError as error:
                 failures.append(f"{name}: {error}")
-            except Exception as error:
-                raise RuntimeError(
-                    f"item {draw.index} of data.sources.{name}: {type(error).__name__}: {error}"
-                ) from error
         raise NoDataError(
             f"data.sources.{name}: {limit} items in a row cannot be used (data.max_failures = "
             f"{self._config.max_failures}); the last one: {failures[-1]}"
@@ -201,8 +222,7 @@ def build_loader(
         worker_init: called with its number in each loader process.
 
     Raises (while it is iterated):
-        NoDataError: `config.max_failures` items in a row cannot be used.
-        RuntimeError: reading an item failed in another way than by a DataError; the message names the item.
+        NoDataError: `config.max_failures` items in a row cannot be used, for whatever reason.
     """
     dataset = ClipDataset(sources, config, plan, rank=rank, image_size=image_size, augment=augment)
     return ClipLoader(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor
 
-from .clips import Source
+from .clips import Source, problems_of
 from .procedural import draw_object
 from .scene import Backdrop, Layer, Look, Scene, SceneVideo, draw_camera, draw_path
 from .warp import Ripple, log_uniform
@@ -94,7 +94,13 @@ class MovingStills:
         layers = scenery.layers
         if rng.random() < HIDDEN:
             layers = [*layers, self._draw_occluder(rng, index, scenery.backdrop.frame, layers)]
-        return Scene(backdrop=scenery.backdrop, layers=tuple(layers), look=Look.draw(rng), num_frames=self._num_frames)
+        return Scene(
+            backdrop=scenery.backdrop,
+            layers=tuple(layers),
+            look=Look.draw(rng),
+            num_frames=self._num_frames,
+            problems=problems_of(photo.masks),  # those of the other photos are told with videos of their own
+        )
 
     def _draw_background(self, rng: np.random.Generator, index: int) -> Place | None:
         """Draw a photo other than still `index`."""

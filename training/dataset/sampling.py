@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from training.config import ClipConfig
-from training.dataset.clips import AnnotatedVideo, Clip
+from training.dataset.clips import AnnotatedVideo, Clip, problems_of
 from training.dataset.errors import DataError
 
 MAX_LOOKS = 128
@@ -105,6 +105,7 @@ def _read_clip(video: AnnotatedVideo, order: list[int], objects: list[int], seed
         frames=torch.from_numpy(frames),
         masks=torch.from_numpy(np.stack([masks[t] for t in order], axis=1)),
         seed=seed,
+        problems=problems_of(video),
     )
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -36,7 +38,7 @@ class Masklets:
         path: of the file, for messages.
         height: of the video and of all masks.
         width: of the video and of all masks.
-        rles: COCO RLE, by annotated frame and object.
+        rles: COCO RLE, by annotated frame and object; None for an absent object.
         first_id: of the objects.
     """
 
@@ -54,14 +56,19 @@ class Masklets:
     def runs(self, t: int) -> dict[int, RunLengths]:
         """Read the masks of all objects on annotated frame t, by object id; those of absent objects are empty.
 
+        An absent object may be written as an empty mask or as null, and a frame without objects as null.
+
         Raises:
             DataError: a mask is damaged or of another size than the video.
         """
-        found = {}
+        size = (self.height, self.width)
+        found = {obj_id: RunLengths.nothing(size) for obj_id in self.obj_ids}
         for obj_id, rle in zip(self.obj_ids, self.rles[t], strict=True):
+            if rle is None:
+                continue
             where = f"{self.path}: object {obj_id - self.first_id} on annotated frame {t}"
-            found[obj_id] = runs = parse_segmentation(rle, size=(self.height, self.width), where=where)
-            if runs.size != (self.height, self.width):
+            found[obj_id] = runs = parse_segmentation(rle, size=size, where=where)
+            if runs.size != size:
                 height, width = runs.size
                 raise DataError(
                     f"{where}: the mask is {width} x {height} pixels, but the video {self.width} x {self.height}"
@@ -81,15 +88,16 @@ def read_masklets(path: Path) -> Masklets:
         raise DataError(f"{path} lacks {', '.join(missing)}; is it an annotation file of SA-V's training set?")
     num_frames, height, width = (_count(content[key], f"{path}: {key}") for key in _COUNTS)
     rles = content["masklet"]
-    if not isinstance(rles, list) or not rles or not all(isinstance(frame, list) for frame in rles):
+    if not isinstance(rles, list) or not rles or not all(isinstance(frame, (list, NoneType)) for frame in rles):
         raise DataError(f"{path}: masklet must be a list over annotated frames of lists over objects")
-    lengths = sorted({len(frame) for frame in rles})
+    lengths = sorted({len(frame) for frame in rles if frame is not None})
     if len(lengths) > 1:
         raise DataError(f"{path}: annotated frames list {lengths[0]} to {lengths[-1]} masks; all must list all objects")
     if STEP * (len(rles) - 1) >= num_frames:
         raise DataError(
             f"{path}: {len(rles)} annotated frames, one in {STEP}, do not fit into a video of {num_frames} frames"
         )
+    rles = [[None] * max(lengths, default=0) if frame is None else frame for frame in rles]
     kind = "auto" if path.stem.endswith("_auto") else "manual"
     return Masklets(path=path, height=height, width=width, rles=rles, first_id=FIRST_ID[kind])
 
@@ -98,7 +106,7 @@ def _count(value: object, what: str) -> int:
     """Return a whole number from 1 on; SA-V writes 480.0 as well as 480."""
     if isinstance(value, (int, float)) and 1 <= value < 2**31 and value == int(value):
         return int(value)
-    raise DataError(f"{what} = {value!r}; it must be a whole number from 1 on")
+    raise DataError(f"{what} = {reprlib.repr(value)}; it must be a whole number from 1 on")
 
 
 class SavVideo:

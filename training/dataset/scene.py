@@ -87,12 +87,16 @@ class Look:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scene:
-    """All that is needed to render any frame of a video; the last layer is in front."""
+    """All that is needed to render any frame of a video; the last layer is in front.
+
+    `problems` are those of the annotations that it was made from, see `training.dataset.clips.problems_of`.
+    """
 
     backdrop: Backdrop
     layers: tuple[Layer, ...]
     look: Look
     num_frames: int
+    problems: tuple[str, ...] = ()
 
     def render(self, t: int) -> Rendered:
         """Draw frame t."""
@@ -207,6 +211,11 @@ class SceneVideo:
 
     def __len__(self) -> int:
         return self._num_frames
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Describe broken annotations that were left out of what the scene was made from."""
+        return self._scene.problems
 
     def image(self, t: int) -> NDArray[np.uint8]:
         """Draw frame t as RGB [H, W, 3]."""

@@ -20,11 +20,12 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from i2vpp.errors import ConfigError, I2VPPError
+from i2vpp.utils.files import atomic_write
 from training.config import SourceConfig, TrainConfig
 from training.dataset.build import KINDS, PROCEDURAL, build_source
-from training.dataset.clips import AnnotatedVideo, Source
-from training.dataset.errors import DataError, NoDataError
-from training.dataset.files import FileSource, Size
+from training.dataset.clips import AnnotatedVideo, Source, problems_of
+from training.dataset.errors import DataError, NoDataError, item_errors
+from training.dataset.files import FileSource, Mask, Size, name_of
 from training.dataset.rle import LazyMasks
 
 EXIT_BROKEN, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
@@ -75,8 +76,9 @@ def validate_source(source: Source, *, workers: int = 0, progress: bool = False)
     """
     checks = DataLoader(_Checks(source), batch_size=None, num_workers=min(workers, len(source)))
     reports = list(tqdm(checks, desc=source.name, unit="item", disable=not progress))
-    missing = source.missing if isinstance(source, FileSource) else []
+    missing, entries = (source.missing, source.problems) if isinstance(source, FileSource) else ([], [])
     problems = [Problem(item=item, problem="to be included, but not there") for item in missing]
+    problems += [Problem(item=source.name, problem=text) for text in entries]
     return Report(
         source=source.name,
         items=len(reports),
@@ -97,11 +99,11 @@ class _Checks(Dataset[Report]):
 
     def __getitem__(self, index: int) -> Report:
         source = self._source
-        item = source.names[index] if isinstance(source, FileSource) else f"item {index}"
+        item = name_of(source, index)
         try:
-            video = source[index]
-            return _check(video, source.name)
-        except DataError as error:
+            with item_errors(item):
+                return _check(source[index], source.name)
+        except I2VPPError as error:
             return Report(source=source.name, items=1, problems=(Problem(item=item, problem=str(error)),))
 
 
@@ -118,15 +120,17 @@ class _Reading:
     def read(self, video: AnnotatedVideo, t: int) -> None:
         """Read a frame; the masks are read even where the image is broken."""
         try:
-            image = video.image(t)
+            with item_errors(f"the image of annotated frame {t}"):
+                image = video.image(t)
             self.sizes.setdefault((image.shape[0], image.shape[1]), t)
-        except DataError as error:
+        except I2VPPError as error:
             self.problems[str(error)] = None
             image = None
         try:
-            masks = video.masks(t)
-            shapes = {number: mask.shape for number, mask in masks.items()}
-        except DataError as error:
+            with item_errors(f"the annotation of frame {t}"):
+                masks = video.masks(t)
+                shapes = _sizes(masks)
+        except I2VPPError as error:
             self.problems[str(error)] = None
             return
         self.seen.update(masks)
@@ -142,11 +146,16 @@ class _Reading:
                 ] = None
 
 
+def _sizes(masks: Mapping[int, Mask]) -> Mapping[int, tuple[int, ...]]:
+    """Return the height and width of each mask; run lengths are not drawn, since they may claim any size."""
+    return masks.sizes() if isinstance(masks, LazyMasks) else {number: mask.shape for number, mask in masks.items()}
+
+
 def _check(video: AnnotatedVideo, source: str) -> Report:
     reading = _Reading()
     for t in range(len(video)):
         reading.read(video, t)
-    problems = list(reading.problems)
+    problems = [*reading.problems, *problems_of(video)]
     if not len(video):
         problems.append("no annotated frame")
     if len(reading.sizes) > 1:
@@ -182,8 +191,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not configs:
             print(f"the recipe {arguments.config} reads no files")
         if arguments.json:
-            text = json.dumps({"sources": [asdict(report) for report in reports]}, indent=2)
-            arguments.json.write_text(text + "\n", encoding="utf-8")
+            with atomic_write(arguments.json, "w") as file:
+                json.dump({"sources": [asdict(report) for report in reports]}, file, indent=2)
+                file.write("\n")
     except SystemExit as end:  # argparse has printed help, or what is wrong
         return int(end.code or 0)
     except (I2VPPError, OSError) as error:
@@ -246,7 +256,8 @@ def _of_recipe(recipe: TrainConfig) -> Iterator[tuple[str, SourceConfig]]:
 def _validate(name: str, config: SourceConfig, workers: int) -> Report:
     """Open and read a source; one that cannot be opened is a problem like others, so that the next ones are read."""
     try:
-        source = build_source(name, config)
+        with item_errors(name):
+            source = build_source(name, config)
     except (NoDataError, DataError) as error:
         return Report(source=name, problems=(Problem(item=name, problem=str(error)),))
     return validate_source(source, workers=workers, progress=True)

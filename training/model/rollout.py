@@ -107,10 +107,27 @@ class ClipRollout(nn.Module):
         return [FrameFeatures(embedding=f.embedding[batch.clip_of_object], position=f.position) for f in encoded]
 
     def recomputed(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        """Call a function whose activations are recomputed in the backward pass, where that is wanted."""
+        """Call a function whose activations are recomputed in the backward pass, where that is wanted.
+
+        `checkpoint` saves the random state of a device, and restores its autocast, only if it finds a tensor of that
+        device among its positional arguments. It does not look into our dataclasses. So a parameter goes with them:
+        without it, the recomputation on a GPU would draw other dropout masks, and the gradients would be wrong.
+
+        Args:
+            function: called once now and, if activations are recomputed, once more in the backward pass.
+            arguments: of the function.
+            options: keyword arguments of the function.
+
+        Returns:
+            What the function returns.
+        """
         if not (self.checkpoint_activations and torch.is_grad_enabled()):
             return function(*arguments, **options)
-        return checkpoint(function, *arguments, use_reentrant=False, **options)
+
+        def beside_a_tensor(_: Tensor, *arguments: Any, **options: Any) -> Any:
+            return function(*arguments, **options)
+
+        return checkpoint(beside_a_tensor, self.model.no_mem_embed, *arguments, use_reentrant=False, **options)
 
 
 class _Play:

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from training.errors import TrainingError
+from i2vpp.utils.files import atomic_write
+from training.utils.disk import appending, writing
 
 METRICS = "metrics.jsonl"
 _TOLD = 10  # skipped things of a kind that are told one by one
@@ -69,14 +70,17 @@ class Records:
         self._main = main
         if not main:
             return
-        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
         self._recent: deque[dict[str, float]] = deque(maxlen=_RECENT)
         # Into a file, a line now and then.
         seconds = 0.1 if sys.stderr.isatty() else 30.0
         self._bar = tqdm(total=total_steps, initial=start, unit="step", dynamic_ncols=True, mininterval=seconds)
-        _truncate(folder / METRICS, start)
-        self._metrics = (folder / METRICS).open("a", encoding="utf-8", buffering=1)
-        self._board = _tensorboard(folder / "tensorboard", start)
+        with writing(folder / METRICS):
+            folder.mkdir(parents=True, exist_ok=True)
+            _truncate(folder / METRICS, start)
+            self._metrics = (folder / METRICS).open("a", encoding="utf-8", buffering=1)
+        with appending(folder):
+            self._board = _tensorboard(folder / "tensorboard", start)
         if self._board is None:
             self.message("no TensorBoard records: the package is not installed (pip install tensorboard)")
 
@@ -92,9 +96,12 @@ class Records:
         if not self._main:
             return
         self._bar.close()
-        self._metrics.close()
-        if self._board is not None:
-            self._board.close()
+        with appending(self._folder):
+            try:
+                self._metrics.close()
+            finally:
+                if self._board is not None:
+                    self._board.close()
 
     def step(self, step: int, scalars: Mapping[str, float], *, frames: int) -> None:
         """Record an optimiser step and the time since the last one.
@@ -127,7 +134,8 @@ class Records:
     def picture(self, step: int, name: str, image: NDArray[np.uint8]) -> None:
         """Show a picture [H, W, 3] in TensorBoard."""
         if self._main and self._board is not None:
-            self._board.add_image(name, image, step, dataformats="HWC")
+            with appending(self._folder):
+                self._board.add_image(name, image, step, dataformats="HWC")
 
     def message(self, text: str) -> None:
         """Write a line above the line of progress."""
@@ -146,16 +154,12 @@ class Records:
         # JSON has no NaN and no infinity.
         plain = {name: value if math.isfinite(value) else None for name, value in values.items()}
         line = json.dumps({"step": step, "time": round(time.time(), 3), **plain})
-        try:
+        with appending(Path(self._metrics.name)):
             self._metrics.write(f"{line}\n")
-        except OSError as error:
-            raise TrainingError(
-                f"{self._metrics.name} could not be written: {error.strerror}; make room, then start again: the run "
-                "resumes from its last checkpoint"
-            ) from error
         if self._board is not None:
-            for name, value in values.items():
-                self._board.add_scalar(name, value, step)
+            with appending(self._folder):
+                for name, value in values.items():
+                    self._board.add_scalar(name, value, step)
 
     def _line(self, scalars: Mapping[str, float]) -> str:
         total = {key: sum(step[key] for step in self._recent) for key in ("frames", "all", "data")}
@@ -171,18 +175,16 @@ def _truncate(path: Path, step: int) -> None:
     """Drop records of steps after `step`, and a last line that was cut off."""
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [line for line in lines if _step_of(line) <= step]
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    temporary.replace(path)
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    with atomic_write(path, "w") as file:
+        file.writelines(line for line in lines if _step_of(line) <= step)
 
 
 def _step_of(line: str) -> float:
     """Step of a record, or infinity for a line that was cut off."""
     try:
-        step: float = json.loads(line)["step"]
-    except ValueError:
+        step = float(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError, RecursionError):
         return math.inf
     return step if line.endswith("\n") else math.inf
 

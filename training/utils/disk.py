@@ -1,0 +1,62 @@
+"""Files of a run on a disk that can be full: each is whole or not there, and what goes wrong is one clear error."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from training.errors import TrainingError
+
+RESUME = (
+    "Make room, or move the run's folder to another disk and set run.folder; then start again: the run resumes from "
+    "its last checkpoint"
+)
+
+
+@contextmanager
+def writing(path: Path, hint: str = RESUME) -> Iterator[None]:
+    """Clear what killed processes left beside `path`, and turn errors of the disk into one clear TrainingError.
+
+    Args:
+        path: of the file that is written in the block, by `i2vpp.utils.files.atomic_write`.
+        hint: ends the message: what to do.
+
+    Raises:
+        TrainingError: the file could not be written, for example because the disk is full; the previous one is whole.
+    """
+    try:
+        for left in path.parent.glob(f".{path.name}.*.tmp"):
+            left.unlink(missing_ok=True)
+        yield
+    except (OSError, RuntimeError) as error:
+        # Where a write fails, torch's writer fails again on closing the file and hides the first error.
+        cause = error.__context__ if isinstance(error, RuntimeError) else error
+        if not isinstance(cause, OSError):
+            raise
+        folder = next(parent for parent in path.parents if parent.exists())
+        previous = "the file written before is whole" if path.exists() else "there is no earlier one"
+        raise TrainingError(
+            f"{path} could not be saved: {cause.strerror or cause} "
+            f"({shutil.disk_usage(folder).free / 2**20:,.0f} MB free there); {previous}. {hint}"
+        ) from error
+
+
+@contextmanager
+def appending(path: Path) -> Iterator[None]:
+    """Turn errors of the disk into one clear TrainingError where records are added to a file or a folder.
+
+    Args:
+        path: of the records.
+
+    Raises:
+        TrainingError: something could not be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise TrainingError(
+            f"{path} could not be written: {error.strerror or error}; make room, then start again: the run resumes "
+            "from its last checkpoint"
+        ) from error
