@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import struct
 import threading
-from bisect import bisect_left, bisect_right, insort
+import warnings
+from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
-from itertools import chain
+from itertools import chain, count, islice
 from typing import Any, BinaryIO
 
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
+from PIL import Image
 
 from i2vpp.errors import FrameDecodeError, VideoError
+from i2vpp.session.decoding import DECODE_ERRORS, open_decoder
+from i2vpp.session.decoding import decode as _decode
+from i2vpp.session.packets import Packet, PacketReader, count_lost
 from i2vpp.session.sources import FrameSource
+from i2vpp.session.timeline import PATIENCE, Timeline
 
 CACHE_BYTES = 256 * 2**20
 """Decoded frames kept after a jump: tracking backwards then decodes each group of pictures once, not once per frame."""
@@ -24,84 +32,32 @@ CACHE_BYTES = 256 * 2**20
 RECENT_FRAMES = 8
 """Decoded frames kept while reading forward."""
 
-PATIENCE = 64
-"""A jump of at most so many frames ahead decodes on rather than list all packets of the file."""
+FROM_THE_START = ("mov", "matroska", "avi")
+"""Formats of files that begin with a keyframe; a broadcast may be recorded from between two keyframes on."""
+
+WITH_DURATIONS = ("matroska", "mpegts")
+"""Formats whose packets tell how long their frames are shown, whatever comes next."""
+
+TRANSPORT_PACKETS = (188, 192, 204)
+"""Lengths of the packets of an MPEG transport stream, in bytes; a whole file holds whole packets."""
+
+KEYS_TO_TRY = 4
+"""Keyframes from which it is told whether a stream as a whole is not quite standard, or damaged in places."""
 
 STREAMING = ("rtsp", "rtsps", "rtmp", "rtmps", "rtp", "srt", "udp", "tcp", "mms", "mmsh")
-
-
-class _Timeline:
-    """When the frames of a stream are shown, as its packets tell: frame i is the one with the i-th smallest time.
-
-    Args:
-        origin: time of frame 0; packets before it belong to pictures that no decoder can show.
-    """
-
-    def __init__(self, origin: int | None = None) -> None:
-        self.origin = origin
-        self.times: list[int] = []
-        self.key_times: list[int] = []
-        self.key_dts: dict[int, int] = {}
-        self.timed = True  # False: times are missing or not to be trusted, frames are counted as they are decoded
-        self.counted = 0  # of untimed streams
-        self.complete = False
-        self.broken_by: str | None = None  # what ended reading before the end of the file
-        self._last_dts: int | None = None
-        self._empty = True
-
-    def __len__(self) -> int:
-        """Return the number of frames; a place where the file breaks off counts as a frame, an unreadable one."""
-        return (len(self.times) if self.timed else self.counted) + (self.broken_by is not None)
-
-    def add(self, packet: Any) -> None:
-        """Take note of the next packet in file order."""
-        if packet is None or not packet.size:  # ends the stream
-            return
-        time, dts = packet.pts, packet.dts
-        if time is None:
-            self.timed = False
-            return
-        if self._empty and packet.is_keyframe and self.origin is None:
-            self.origin = time
-        self._empty = False
-        if packet.is_keyframe:
-            insort(self.key_times, time)
-            self.key_dts[time] = time if dts is None else dts
-        if packet.is_discard or (self.origin is not None and time < self.origin):
-            return
-        jumps_back = dts is not None and self._last_dts is not None and dts < self._last_dts
-        if jumps_back or (time in self.times[-PATIENCE:]):  # joined recordings
-            self.timed = False
-        self._last_dts = dts
-        insort(self.times, time)
-
-    def start_at(self, time: int) -> None:
-        """Drop what comes before the first frame that could be decoded."""
-        self.origin = time
-        del self.times[: bisect_left(self.times, time)]
-
-    def index(self, time: int) -> int | None:
-        """Return which frame is shown at `time`, or None if it is one that is not shown."""
-        i = bisect_left(self.times, time)
-        return i if i < len(self.times) and self.times[i] == time else None
-
-    def keys_before(self, i: int) -> list[int]:
-        """Return the times of the two keyframes at or before frame i, the nearer one first."""
-        end = bisect_right(self.key_times, self.times[i])
-        return self.key_times[max(end - 2, 0) : end][::-1]
-
-    def key_between(self, start: int, i: int) -> bool:
-        """Tell whether decoding frame i may begin after frame `start`."""
-        return bisect_right(self.key_times, self.times[i]) > bisect_right(self.key_times, self.times[start])
 
 
 class VideoFile(FrameSource):
     """An encoded video: a file, a URL or an open binary file, in any format that FFmpeg reads.
 
     Frame i is the one with the i-th presentation time, whatever the header says about their number. Frames are turned
-    as the file's display matrix asks; pixels count as square. Reading forward decodes each frame once and needs nothing
-    else of the file; the first jump lists the packets of the whole file, without decoding them, and all jumps decode
-    from the keyframe before. A frame that cannot be decoded raises FrameDecodeError, and leaves all others readable.
+    as the file's display matrix asks; pixels count as square; a size that changes midway is scaled to the first one.
+    Reading forward decodes each frame once and needs nothing else of the file; the first jump lists the packets of the
+    whole file, without decoding them, and all jumps decode from the keyframe before.
+
+    A damaged frame raises FrameDecodeError and leaves all others readable. Damaged is what FFmpeg cannot decode or
+    reports as corrupt, what is missing by the times and places of the packets, and what builds on such a frame, up to
+    the next keyframe. Damaged and missing frames keep their indices. A file that is cut off warns.
 
     Args:
         video: path, URL or binary file object (which must support `seek`, and is not closed).
@@ -118,13 +74,18 @@ class VideoFile(FrameSource):
         self._reformatter = VideoReformatter()
         self._decoded: OrderedDict[int, av.VideoFrame] = OrderedDict()
         self._decoded_bytes = 0
-        self._timeline = _Timeline()
-        self._reader: Iterator[tuple[int, av.VideoFrame]] = iter(())
+        self._is_strict = True  # the decoder reports each error; False for streams whose keyframes all have some
+        self._knows_strictness = False
+        self._warned = False
+        self._lost: dict[int, int] = {}  # packets of an AVI file without index, by the position of the next one
         self._next = 0  # no frame to come has a smaller index
         self._matrix: tuple[int, ...] | None = None
         self._container: Any = None
         self._stream: Any = None
+        self._decoder: Any = None
         self._open()
+        self._timeline = self._new_timeline()
+        self._reader = self._frames()
 
     def __len__(self) -> int:
         with self._lock:
@@ -142,13 +103,16 @@ class VideoFile(FrameSource):
             raise IndexError(f"frame {i} of {self.name}: indices start at 0")
         with self._lock:
             if i > 0:
-                self._try_first_size()
+                self._first_size()
             frame = self._find(i)
             try:
                 rgb = self._upright(self._reformatter.reformat(frame, format="rgb24").to_ndarray())
-            except av.error.FFmpegError as error:
+            except DECODE_ERRORS as error:
                 raise FrameDecodeError(f"frame {i} of {self.name} cannot be converted to RGB: {error}") from error
-            return self._fit(rgb, f"frame {i} of {self.name}")
+            height, width = self._size = self._size or (rgb.shape[0], rgb.shape[1])
+            if rgb.shape[:2] != (height, width):
+                rgb = np.asarray(Image.fromarray(rgb).resize((width, height), Image.Resampling.BICUBIC))
+            return rgb
 
     def check(self, i: int) -> None:
         """Raise IndexError if there is no frame i; decodes on to a near one, and of others lists the packets only."""
@@ -157,7 +121,7 @@ class VideoFile(FrameSource):
         with self._lock:
             self._check_open()
             if i > 0:
-                self._try_first_size()
+                self._first_size()
             if i < self._next:
                 return
             if not self._timeline.complete and self._is_near(i):
@@ -185,7 +149,7 @@ class VideoFile(FrameSource):
             self._reader = iter(())
             if self._container is not None:
                 self._container.close()
-            self._container = self._stream = None  # the stream's decoder owns the memory of the frames
+            self._container = self._stream = self._decoder = None  # the stream's decoder owns the memory of the frames
 
     def __del__(self) -> None:
         self.close()  # PyAV's containers and streams refer to each other: they would stay until a garbage collection
@@ -195,9 +159,19 @@ class VideoFile(FrameSource):
             raise VideoError(f"{self.name} is closed")
 
     def _read_size(self) -> tuple[int, int]:
+        """Return height and width of the first frame that can be decoded."""
         with self._lock:
-            frame = self._find(0)
-            return (frame.width, frame.height) if self._is_turned() else (frame.height, frame.width)
+            for i in count():
+                try:
+                    frame = self._find(i)
+                except FrameDecodeError:
+                    continue
+                except IndexError:
+                    break
+                return (frame.width, frame.height) if self._is_turned() else (frame.height, frame.width)
+        raise VideoError(
+            f"no frame of {self.name} can be decoded: they are damaged, or FFmpeg cannot read their kind"
+        )
 
     # ---- finding a frame
 
@@ -206,12 +180,20 @@ class VideoFile(FrameSource):
         if i in self._decoded:
             self._decoded.move_to_end(i)
             return self._decoded[i]
-        frame = self._read_on_to(i) or self._jump_to(i)
-        if frame is None and i >= len(self._timeline):
-            raise IndexError(f"{self.name} has {len(self._timeline)} frames, not a frame {i}")
+        frame = self._read_on_to(i)
+        if frame is None and not (i < self._next and self._timeline.problem(i)):
+            frame = self._jump_to(i)
+        timeline = self._timeline
+        if frame is None and i >= len(timeline):
+            raise IndexError(f"{self.name} has {len(timeline)} frames, not a frame {i}")
+        if frame is None and self._is_strictness_to_blame():
+            return self._find(i)
         if frame is None:
-            reason = self._timeline.broken_by if i == len(self._timeline) - 1 else None
-            raise FrameDecodeError(f"frame {i} of {self.name} cannot be decoded: {reason or 'its data are damaged'}")
+            reason = timeline.bad.setdefault(timeline.key(i), timeline.problem(i) or "its data are damaged")
+            raise FrameDecodeError(
+                f"frame {i} of {self.name} cannot be decoded: {reason}; "
+                "on_bad_frame='repeat' or 'skip' goes on in spite of such frames"
+            )
         return frame
 
     def _read_on_to(self, i: int) -> av.VideoFrame | None:
@@ -229,24 +211,25 @@ class VideoFile(FrameSource):
         if not timeline.complete:
             return i < self._next + PATIENCE
         if timeline.timed:
-            return i < len(timeline.times) and not timeline.key_between(self._next, i)
+            return i < len(timeline.times) and not timeline.key_between(min(self._next, i), i)
         return True
 
     def _jump_to(self, i: int) -> av.VideoFrame | None:
         """Decode from a keyframe before frame i up to it; from the start of the file if it cannot be sought."""
         self._complete_timeline()
-        if i >= len(self._timeline):
+        timeline = self._timeline
+        if i >= len(timeline) or timeline.problem(i):
             return None
         landed = False
-        if self._timeline.timed and i < len(self._timeline.times):
-            for key in self._timeline.keys_before(i):
+        if timeline.timed and i < len(timeline.times):
+            for key in timeline.keys_before(i):
                 if self._seek(key):
                     landed = True
                     if frame := self._read_to(i):
                         return frame
         if landed:
             return None
-        self._open()
+        self._rewind()
         return self._read_to(i)
 
     def _read_to(self, i: int) -> av.VideoFrame | None:
@@ -262,6 +245,7 @@ class VideoFile(FrameSource):
                 self._forget_oldest()
             if index >= i:
                 break
+        self._warn_if_cut()
         return self._decoded.get(i)
 
     def _upright(self, rgb: np.ndarray) -> np.ndarray:
@@ -293,23 +277,51 @@ class VideoFile(FrameSource):
         try:
             if not isinstance(self._video, str):
                 self._video.seek(0)
-            self._container = av.open(self._video)
-        except (av.error.FFmpegError, OSError) as error:
+            self._container = av.open(self._video, metadata_errors="replace")  # titles may be in any encoding
+            self._stream = self._container.streams.best("video")
+        except (*DECODE_ERRORS, OSError) as error:
             raise VideoError(
-                f"{self.name} cannot be opened as a video: {error.strerror or error}; "
+                f"{self.name} cannot be opened as a video: {getattr(error, 'strerror', None) or error}; "
                 "check that it is one, and complete (not cut off while it was copied or recorded)"
             ) from error
-        self._stream = self._container.streams.best("video")
-        if self._stream is None or self._container.format.name == "tty":  # FFmpeg draws text files
+        stream, kind = self._stream, self._container.format
+        problem = None
+        if stream is None or kind.name == "tty":  # FFmpeg draws text files
+            problem = f"holds no video stream (format: {kind.long_name})"
+        elif stream.codec_context is None:
+            problem = "holds video of a codec that FFmpeg does not know; convert it to another one"
+        if problem:
             self._container.close()
-            raise VideoError(f"{self.name} holds no video stream (format: {self._container.format.long_name})")
-        if self._container.format.name == "avi" and self._stream.codec_context.has_b_frames:
-            self._timeline.timed = False  # AVI does not store when a frame is shown
-        rate = self._stream.average_rate or self._stream.guessed_rate
+            raise VideoError(f"{self.name} {problem}")
+        rate = stream.average_rate or stream.guessed_rate
         self.fps = float(rate) if rate else None
-        self._time_base = self._stream.time_base or Fraction(1)
+        self._time_base = stream.time_base or Fraction(1)
+        self._decoder = open_decoder(stream, is_strict=self._is_strict)
         self._next = 0
-        self._reader = _decode(_packets(self._container, self._stream, self._timeline), self._stream, self._timeline)
+
+    def _rewind(self) -> None:
+        """Open the file anew, to read its frames from the start."""
+        self._open()
+        self._reader = self._frames()
+
+    def _frames(self) -> Iterator[tuple[int, av.VideoFrame]]:
+        return _decode(self._packets(), self._decoder, self._timeline)
+
+    def _new_timeline(self, *, is_timed: bool = True) -> Timeline:
+        """Return an empty timeline of the opened file; of one without times, all frames have to be decoded."""
+        formats = set(self._container.format.name.split(","))
+        timeline = Timeline(
+            may_start_late=formats.isdisjoint(FROM_THE_START),
+            has_durations=not formats.isdisjoint(WITH_DURATIONS),
+            is_listable=self.countable and is_timed,
+        )
+        if "avi" in formats and self._stream.codec_context.has_b_frames:
+            is_timed = False  # AVI does not store when a frame is shown
+        timeline.timed = is_timed
+        return timeline
+
+    def _packets(self) -> Iterator[Packet]:
+        return _until_it_breaks(PacketReader(self._container, self._stream, self._lost), self._timeline)
 
     def _seek(self, key: int) -> bool:
         """Stand at the keyframe that is shown at time `key`; False if the format does not get there."""
@@ -318,13 +330,14 @@ class VideoFile(FrameSource):
                 self._container.seek(target, stream=self._stream)
             except av.error.FFmpegError:
                 continue
-            packets = _packets(self._container, self._stream, self._timeline)
+            self._decoder.flush_buffers()
+            packets = self._packets()
             for packet in packets:
-                if packet is None or (packet.dts is not None and packet.dts > key):
+                if packet.raw is None or (packet.dts is not None and packet.dts > key):
                     break
-                if packet.is_keyframe and packet.pts == key:
+                if packet.is_key and packet.time == key:
                     self._next = bisect_left(self._timeline.times, key)
-                    self._reader = _decode(chain([packet], packets), self._stream, self._timeline, key)
+                    self._reader = _decode(chain([packet], packets), self._decoder, self._timeline, key)
                     return True
         return False
 
@@ -332,65 +345,114 @@ class VideoFile(FrameSource):
         """List all packets of the file, unless that has been done."""
         if self._timeline.complete:
             return
-        self._try_first_size()
-        timeline = self._timeline = _Timeline(self._timeline.origin)
-        self._open()
-        for packet in _packets(self._container, self._stream, self._timeline) if timeline.timed else ():
-            timeline.add(packet)
+        bad = self._timeline.bad if self._timeline.timed else {}
+        gaps = self._list_packets()
+        if gaps and PacketReader(self._container, self._stream, {}).is_counted:
+            self._lost = count_lost(gaps, self._stream.frames - self._timeline.num_packets)
+            self._list_packets()
+        timeline = self._timeline
         if timeline.timed:
+            timeline.bad.update(bad)
             timeline.complete = True
+            if timeline.origin is None:
+                self._rewind()
+                next(self._reader, None)
+            timeline.fill()
         else:
-            self._open()
-            for index, _ in self._reader:
-                self._next = index + 1
+            self._timeline = self._new_timeline(is_timed=False)
+            self._rewind()
+            for _ in self._reader:
+                pass
+        self._rewind()
+        self._warn_if_cut()
+
+    def _list_packets(self) -> dict[int, int]:
+        """Fill a new timeline from all packets; return where bytes of the file belong to none, and how many."""
+        self._timeline = self._new_timeline()
         self._open()
+        gaps = {}
+        for packet in self._packets():
+            self._timeline.add(packet)
+            if packet.lost_bytes and packet.position is not None:
+                gaps[packet.position] = packet.lost_bytes
+        return gaps
+
+    def _warn_if_cut(self) -> None:
+        """Warn, once, if the file ends before what its header announces."""
+        timeline = self._timeline
+        if self._warned or not timeline.complete:
+            return
+        self._warned = True
+        if timeline.broken_by or self._is_cut():
+            warnings.warn(
+                f"{self.name} is cut off: it ends after {len(timeline)} frames, before what its header announces; "
+                "copy or record it again if you need the rest",
+                stacklevel=2,
+            )
+
+    def _is_cut(self) -> bool:
+        """Tell whether the file ends before what its header announces."""
+        timeline, stream, container = self._timeline, self._stream, self._container
+        formats = container.format.name.split(",")
+        if "mov" in formats:
+            return timeline.num_packets < int(stream.frames)
+        if "avi" in formats:
+            return timeline.end + 2 < int(stream.frames)
+        if "mpegts" in formats:
+            return container.size > 0 and all(container.size % length for length in TRANSPORT_PACKETS)
+        clock = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
+        if clock is None:
+            return False
+        hours, minutes, seconds = (float(part) for part in clock.groups())
+        return float(timeline.end * self._time_base) + 2 / (self.fps or 1) < 3600 * hours + 60 * minutes + seconds
+
+    def _is_strictness_to_blame(self) -> bool:
+        """Tell whether frames are lacking only because the decoder is strict with a stream that is not quite standard.
+
+        Some cameras write small errors into each keyframe. If that is so, all is read anew, without being strict.
+        """
+        if not self._is_strict or self._knows_strictness or not self.seekable:
+            return False
+        self._knows_strictness = True
+        if not self._do_all_keys_fail():
+            self._rewind()
+            return False
+        self._is_strict = False
+        if self._do_all_keys_fail():
+            self._is_strict = True
+        else:
+            self._decoded.clear()
+            self._decoded_bytes = 0
+            self._timeline = self._new_timeline()
+        self._rewind()
+        return not self._is_strict
+
+    def _do_all_keys_fail(self) -> bool:
+        """Tell whether none of the first keyframes can be decoded."""
+        self._open()
+        keys = (packet for packet in self._packets() if packet.is_key)
+        failures = []
+        for packet in islice(keys, KEYS_TO_TRY):
+            failures.append(True)
+            with contextlib.suppress(*DECODE_ERRORS):
+                self._decoder.decode(packet.raw)
+                failures[-1] = False
+            self._decoder.flush_buffers()
+        return len(failures) > 1 and all(failures)
 
 
 # Functions rather than methods: a generator that refers to its source would keep it, and all its frames, until the
 # garbage collector comes by.
 
 
-def _packets(container: Any, stream: Any, timeline: _Timeline) -> Iterator[Any]:
-    """Yield the packets from where the container stands; the last one has the decoder hand out what it holds back."""
+def _until_it_breaks(packets: Iterable[Packet], timeline: Timeline) -> Iterator[Packet]:
+    """Yield packets; where the file breaks off, the timeline takes that down, and the end of the stream follows."""
     try:
-        yield from container.demux(stream)
-    except av.error.FFmpegError as error:
+        yield from packets
+    except (*DECODE_ERRORS, OSError) as error:
         if not timeline.complete:
-            timeline.broken_by = f"the file breaks off here ({error.strerror})"
-        yield None
-
-
-def _decode(
-    packets: Iterator[Any], stream: Any, timeline: _Timeline, since: int | None = None
-) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Yield decoded frames with their indices.
-
-    Args:
-        packets: from the start of the file, or from a keyframe on.
-        stream: theirs.
-        timeline: is filled by reading on from the start of the file, if it is not complete.
-        since: time of that keyframe; frames shown before it lack what they refer to. None for the start of the file.
-    """
-    learn = since is None and not timeline.complete
-    count = 0
-    for packet in packets:
-        if learn:
-            timeline.add(packet)
-        try:
-            frames = stream.decode(packet)
-        except av.error.FFmpegError:  # the gap in the indices says which frame is missing
-            count += 1
-            continue
-        for frame in frames:
-            if timeline.origin is None and frame.pts is not None:
-                timeline.start_at(frame.pts)
-            index = timeline.index(frame.pts) if timeline.timed and frame.pts is not None else count
-            if index is not None and (since is None or frame.pts >= since):
-                yield index, frame
-                count = index + 1
-    if learn:
-        timeline.counted = count
-        timeline.complete = True
+            timeline.broken_by = f"the file breaks off here ({getattr(error, 'strerror', None) or error})"
+        yield Packet()
 
 
 def _num_bytes(frame: av.VideoFrame) -> int:

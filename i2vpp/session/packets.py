@@ -1,0 +1,148 @@
+"""The packets of a video stream, with what shows that some of them are damaged or missing."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+OVERHEAD = 64
+"""Bytes that a container may put between two packets. More than that between them were packets that are lost."""
+
+ACCOUNTED = ("matroska", "avi")
+"""Formats whose packets follow each other closely, so that bytes between them that belong to no packet tell of loss."""
+
+NEVER_ZERO = frozenset({"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vp8", "vp9", "av1"})
+ZERO_RUN = re.compile(rb"\0{64}\0*[^\0\x01]")
+"""Bytes that no encoder of `NEVER_ZERO` writes (zeros before a start code are padding): those of a lost sector, or of
+a download with holes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packet:
+    """One packet of the video stream.
+
+    Args:
+        raw: PyAV's packet; None at the end of the stream, where the decoder hands out the frames it holds back.
+        time: when its frame is shown, in the stream's time base; None if the file does not say.
+        dts: when it is decoded; None if the file does not say.
+        duration: how long its frame is shown; 0 if the file does not say.
+        is_key: decoding may begin here.
+        is_shown: False for a frame that an edit list cuts off.
+        is_damaged: its data are known not to be those that were written.
+        position: where it lies in the file, in bytes; None if that is unknown.
+        lost_bytes: bytes before it that belong to no packet, where they tell of lost packets; else 0.
+        lost: number of packets right before it that are known to be lost.
+    """
+
+    raw: Any = None
+    time: int | None = None
+    dts: int | None = None
+    duration: int = 0
+    is_key: bool = False
+    is_shown: bool = True
+    is_damaged: bool = False
+    position: int | None = None
+    lost_bytes: int = 0
+    lost: int = 0
+
+
+class PacketReader:
+    """Reads the packets of one stream from where its container stands.
+
+    An AVI file numbers its frames by counting chunks: where chunks are lost, all later frames would move up. The index
+    at the end of the file, or else `lost`, keeps them in their places.
+
+    Args:
+        container: the opened file.
+        stream: its video stream.
+        lost: how many packets are missing before the one at a position in the file, where that is known.
+    """
+
+    def __init__(self, container: Any, stream: Any, lost: Mapping[int, int]) -> None:
+        self._container = container
+        self._stream = stream
+        self._lost = lost
+        formats = container.format.name.split(",")
+        self._is_avi = "avi" in formats
+        self._is_accounted = any(name in ACCOUNTED for name in formats)
+        self._never_zero = stream.codec_context.name in NEVER_ZERO
+        self._numbers = _avi_numbers(stream) if self._is_avi else {}
+        self._sorted_numbers = sorted(self._numbers.values())
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether the file numbers its frames by counting chunks, with no index to tell of lost ones."""
+        return self._is_avi and not self._numbers
+
+    def __iter__(self) -> Iterator[Packet]:
+        """Yield the packets up to the end of the stream, and last one without data, which ends it.
+
+        Raises:
+            av.error.FFmpegError: the file breaks off.
+        """
+        end: int | None = None  # in the file, of the packet before
+        lost_bytes = 0
+        before: int | None = None  # position of the video packet before
+        for raw in self._container.demux(*(() if self._is_accounted else (self._stream,))):
+            position = raw.pos if raw.size else None
+            if self._is_accounted and position is not None:
+                if end is not None and position - end > OVERHEAD:
+                    lost_bytes += position - end
+                end = max(end or 0, position + raw.size)
+            if raw.stream_index != self._stream.index:
+                continue
+            if not raw.size:
+                break
+            shift = self._shift(raw) if self._is_avi else 0
+            yield Packet(
+                raw=raw,
+                time=None if raw.pts is None else raw.pts + shift,
+                dts=None if raw.dts is None else raw.dts + shift,
+                duration=raw.duration or 0,
+                is_key=raw.is_keyframe,
+                is_shown=not raw.is_discard,
+                is_damaged=raw.is_corrupt or (self._never_zero and ZERO_RUN.search(bytes(raw)) is not None),
+                position=position,
+                lost_bytes=lost_bytes,
+                lost=self._lost_between(before, position),
+            )
+            lost_bytes, before = 0, position
+        yield Packet()
+
+    def _shift(self, raw: Any) -> int:
+        """Return by how many frames the numbers of an AVI packet are too small."""
+        if raw.dts is not None and raw.pos in self._numbers:
+            return self._numbers[raw.pos] - int(raw.dts)
+        return sum(count for position, count in self._lost.items() if raw.pos is not None and position <= raw.pos)
+
+    def _lost_between(self, before: int | None, position: int | None) -> int:
+        """Return how many packets are known to be lost between two positions in the file."""
+        if before in self._numbers and position in self._numbers:
+            first, last = (bisect_left(self._sorted_numbers, self._numbers[p]) for p in (before, position))
+            return max(last - first - 1, 0)
+        return self._lost.get(position, 0) if position is not None else 0
+
+
+def count_lost(gaps: Mapping[int, int], missing: int) -> dict[int, int]:
+    """Return how many packets of an AVI file without index are lost before each of its gaps, by position in the file.
+
+    Args:
+        gaps: by position of the packet that follows, how many bytes belong to no packet.
+        missing: how many packets are lost in all, as the header says.
+    """
+    if not gaps or missing <= 0:
+        return {}
+    share, lost, taken = sum(gaps.values()) / missing, {}, 0
+    for position, num_bytes in gaps.items():
+        lost[position] = round((taken + num_bytes) / share) - round(taken / share)
+        taken += num_bytes
+    return lost
+
+
+def _avi_numbers(stream: Any) -> dict[int, int]:
+    """Return the number of each frame of an AVI file by the position of its data, or nothing if there is no index."""
+    entries = getattr(stream, "index_entries", ())
+    return {e.pos + 8: e.timestamp for e in entries if e.size} if len(entries) > 1 else {}

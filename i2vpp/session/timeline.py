@@ -1,0 +1,195 @@
+"""When the frames of a video are shown, as its packets tell, and which of them are lost."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right, insort
+from itertools import pairwise
+from statistics import median
+
+from i2vpp.session.packets import Packet
+
+PATIENCE = 64
+"""A jump of at most so many frames ahead decodes on rather than list all packets of the file."""
+
+STEADY = 0.9
+"""Share of equal distances from which on a video counts as one of constant frame rate."""
+
+LONGEST_HOLE = 12
+"""A longer stretch without frames at a constant rate is a pause, unless the file shows that data are missing there."""
+
+
+class Timeline:
+    """The times of a video's frames: frame i is the one with the i-th smallest time.
+
+    Where bytes of the file belong to no packet, where FFmpeg reports packets as corrupt, or where a packet's duration
+    ends long before the next one begins, frames may be missing. Frames that are missing keep their places: `fill` adds
+    their times, for which it has to know all packets.
+
+    Args:
+        may_start_late: the format is one of broadcasts, which may be recorded from between two keyframes on. What comes
+            before the first frame that can be decoded then belongs to no frame.
+        has_durations: packets say how long their frames are shown, whatever comes next.
+        is_listable: all packets of the file can be listed.
+        origin: time of frame 0 if it is known; earlier packets belong to pictures that no decoder can show.
+    """
+
+    def __init__(
+        self, *, may_start_late: bool, has_durations: bool, is_listable: bool, origin: int | None = None
+    ) -> None:
+        self.may_start_late = may_start_late
+        self.origin = origin
+        self.times: list[int] = []
+        self.key_times: list[int] = []
+        self.key_dts: dict[int, int] = {}
+        self.lost: list[int] = []
+        self.bad: dict[int, str] = {}  # by `key`: frames that are not what was written, and why
+        self.timed = True  # False: times are missing or not to be trusted, frames are counted as they are decoded
+        self.counted = 0  # of untimed streams
+        self.complete = False
+        self.suspects_loss = False
+        self.broken_by: str | None = None  # what ended reading before the end of the file
+        self.end = 0  # of the last frame
+        self.num_packets = 0
+        self._has_durations = has_durations
+        self._is_listable = is_listable
+        self._windows: list[
+            tuple[int, int, bool]
+        ] = []  # in decoding time: where frames may be missing; is that certain
+        self._delay = 0  # the most by which a frame is decoded before it is shown
+        self._last: Packet | None = None
+
+    def __len__(self) -> int:
+        """Return the number of frames; a place where the file breaks off counts as a frame, an unreadable one."""
+        return (len(self.times) if self.timed else self.counted) + (self.broken_by is not None)
+
+    def add(self, packet: Packet) -> None:
+        """Take note of the next packet in file order."""
+        if packet.raw is None:
+            return
+        time, dts, last = packet.time, packet.dts, self._last
+        self.num_packets += 1
+        if time is None:
+            self.timed = False
+            return
+        if last is None and self.origin is None:
+            self.may_start_late = self.may_start_late and not packet.is_key
+            self.origin = time if packet.is_key else None
+        if packet.is_damaged and not self.key_times:
+            self.may_start_late = False  # it does not start late: its first keyframe is damaged
+        if packet.is_key:
+            insort(self.key_times, time)
+            self.key_dts[time] = time if dts is None else dts
+        self._look_for_loss(packet)
+        self._last = packet
+        if not packet.is_shown or (self.origin is not None and time < self.origin):
+            return
+        jumps_back = dts is not None and last is not None and last.dts is not None and dts < last.dts
+        if jumps_back or (time in self.times[-PATIENCE:]):  # joined recordings
+            self.timed = False
+        self.end = max(self.end, time + packet.duration)
+        insort(self.times, time)
+        for lost in range(time - packet.lost, time):
+            insort(self.times, lost)
+            insort(self.lost, lost)
+
+    def _look_for_loss(self, packet: Packet) -> None:
+        """Remember where frames may be missing before a packet."""
+        last = self._last
+        if packet.dts is None or packet.time is None:
+            return
+        self._delay = max(self._delay, packet.time - packet.dts)
+        if last is None or last.dts is None:
+            return
+        is_certain = packet.lost_bytes > 0 or packet.is_damaged or last.is_damaged
+        is_hole = self._has_durations and 0 < 3 * packet.duration <= 2 * (packet.dts - last.dts)
+        if (is_certain or is_hole) and self._is_listable:
+            self._windows.append((last.dts, packet.dts, is_certain))
+            self.suspects_loss = True
+
+    def fill(self) -> None:
+        """Give the frames that are missing their places; to be called once all packets are known."""
+        self.suspects_loss = False
+        if not self._windows or len(self.times) < 3:
+            return
+        steps = [after - before for before, after in pairwise(self.times)]
+        step = max(round(median(steps)), 1)
+        slack = max(1, step // 8)
+        is_steady = sum(abs(s - step) <= slack for s in steps) >= STEADY * len(steps)
+        for before, after in pairwise(list(self.times)):
+            count = round((after - before) / step) - 1
+            if count < 1:
+                continue
+            kinds = [certain for start, end, certain in self._windows if after > start and before < end + self._delay]
+            fits = is_steady and count <= LONGEST_HOLE and abs(after - before - (count + 1) * step) <= slack
+            if any(kinds) or (kinds and fits):
+                self.lost += [before + (after - before) * k // (count + 1) for k in range(1, count + 1)]
+        self.times = sorted({*self.times, *self.lost})
+        self.lost.sort()
+
+    def start_at(self, time: int) -> None:
+        """Drop what comes before the first frame that could be decoded, if the recording starts between keyframes."""
+        self.origin = time if self.may_start_late else min(self.times, default=time)
+        del self.times[: bisect_left(self.times, self.origin)]
+
+    def index(self, time: int) -> int | None:
+        """Return which frame is shown at `time`, or None if it is one that is not shown."""
+        i = bisect_left(self.times, time)
+        return i if i < len(self.times) and self.times[i] == time else None
+
+    def key(self, i: int) -> int:
+        """Return by what frame i is known in `bad`: its time, or its index in an untimed stream."""
+        return self.times[i] if self.timed and i < len(self.times) else i
+
+    def problem(self, i: int) -> str | None:
+        """Return why frame i is not what was written, as far as that is known."""
+        if self.timed and i < len(self.times) and self.lost_between(self.times[i], self.times[i]):
+            return "it is missing from the file"
+        if self.broken_by is not None and self.complete and i == len(self) - 1:
+            return self.broken_by
+        return self.bad.get(self.key(i))
+
+    def lost_between(self, first: int, last: int) -> bool:
+        """Tell whether a frame is missing from time `first` to time `last`."""
+        return bisect_left(self.lost, first) < bisect_right(self.lost, last)
+
+    def keys_before(self, i: int) -> list[int]:
+        """Return the times of the two keyframes at or before frame i, the nearer one first."""
+        end = bisect_right(self.key_times, self.times[i])
+        return self.key_times[max(end - 2, 0) : end][::-1]
+
+    def key_between(self, start: int, i: int) -> bool:
+        """Tell whether decoding frame i may begin after frame `start`."""
+        return bisect_right(self.key_times, self.times[i]) > bisect_right(self.key_times, self.times[start])
+
+
+class Trust:
+    """Judges packets in the order of decoding: from a damaged or lost one on, none is good up to the next keyframe.
+
+    Args:
+        timeline: of the packets.
+    """
+
+    def __init__(self, timeline: Timeline) -> None:
+        self._timeline = timeline
+        self._reason: str | None = None
+        self._reason_before_key: str | None = None  # pictures shown before a keyframe may need those before it as well
+        self._key_time: int | None = None
+        self.keys_passed = 0
+
+    def judge(self, packet: Packet) -> str | None:
+        """Return why the frame of the next packet is not what was written, or None if nothing is known against it."""
+        time, key = packet.time, self._key_time
+        if packet.lost or (time is not None and key is not None and self._timeline.lost_between(key, time)):
+            self._reason = "frames before it are lost"
+        if packet.is_key:
+            self._reason_before_key, self._reason, self._key_time = self._reason, None, time
+            self.keys_passed += 1
+        if packet.is_damaged:
+            self.fail()
+            return "its data are damaged"
+        is_leading = time is not None and self._key_time is not None and time < self._key_time
+        return self._reason or (self._reason_before_key if is_leading else None)
+
+    def fail(self) -> None:
+        """Take note that the last packet cannot be decoded."""
+        self._reason = "frames before it are damaged"
