@@ -24,7 +24,7 @@ from i2vpp.session.decoding import DECODE_ERRORS, open_decoder
 from i2vpp.session.decoding import decode as _decode
 from i2vpp.session.packets import Packet, PacketReader, count_lost
 from i2vpp.session.sources import FrameSource
-from i2vpp.session.timeline import PATIENCE, Timeline
+from i2vpp.session.timeline import PATIENCE, Announced, Timeline
 
 CACHE_BYTES = 256 * 2**20
 """Decoded frames kept after a jump: tracking backwards then decodes each group of pictures once, not once per frame."""
@@ -35,7 +35,7 @@ RECENT_FRAMES = 8
 FROM_THE_START = ("mov", "matroska", "avi")
 """Formats of files that begin with a keyframe; a broadcast may be recorded from between two keyframes on."""
 
-WITH_DURATIONS = ("matroska", "mpegts")
+WITH_DURATIONS = ("matroska", "mpegts", "mpeg")
 """Formats whose packets tell how long their frames are shown, whatever comes next."""
 
 TRANSPORT_PACKETS = (188, 192, 204)
@@ -169,9 +169,7 @@ class VideoFile(FrameSource):
                 except IndexError:
                     break
                 return (frame.width, frame.height) if self._is_turned() else (frame.height, frame.width)
-        raise VideoError(
-            f"no frame of {self.name} can be decoded: they are damaged, or FFmpeg cannot read their kind"
-        )
+        raise VideoError(f"no frame of {self.name} can be decoded: they are damaged, or FFmpeg cannot read their kind")
 
     # ---- finding a frame
 
@@ -181,17 +179,18 @@ class VideoFile(FrameSource):
             self._decoded.move_to_end(i)
             return self._decoded[i]
         frame = self._read_on_to(i)
-        if frame is None and not (i < self._next and self._timeline.problem(i)):
+        problem = self._timeline.problem(i) if frame is None and i < self._next else None
+        if frame is None and problem is None:
             frame = self._jump_to(i)
-        timeline = self._timeline
-        if frame is None and i >= len(timeline):
-            raise IndexError(f"{self.name} has {len(timeline)} frames, not a frame {i}")
+            if frame is None and i >= len(self._timeline):
+                raise IndexError(f"{self.name} has {len(self._timeline)} frames, not a frame {i}")
         if frame is None and self._is_strictness_to_blame():
             return self._find(i)
         if frame is None:
-            reason = timeline.bad.setdefault(timeline.key(i), timeline.problem(i) or "its data are damaged")
+            timeline = self._timeline
+            problem = timeline.bad.setdefault(timeline.key(i), problem or timeline.problem(i) or "its data are damaged")
             raise FrameDecodeError(
-                f"frame {i} of {self.name} cannot be decoded: {reason}; "
+                f"frame {i} of {self.name} cannot be decoded: {problem}; "
                 "on_bad_frame='repeat' or 'skip' goes on in spite of such frames"
             )
         return frame
@@ -314,10 +313,10 @@ class VideoFile(FrameSource):
             may_start_late=formats.isdisjoint(FROM_THE_START),
             has_durations=not formats.isdisjoint(WITH_DURATIONS),
             is_listable=self.countable and is_timed,
+            announced=_announced(self._container, self._stream) if self.countable else Announced(),
         )
-        if "avi" in formats and self._stream.codec_context.has_b_frames:
-            is_timed = False  # AVI does not store when a frame is shown
-        timeline.timed = is_timed
+        # AVI does not store when a frame is shown
+        timeline.timed = is_timed and not ("avi" in formats and self._stream.codec_context.has_b_frames)
         return timeline
 
     def _packets(self) -> Iterator[Packet]:
@@ -383,28 +382,12 @@ class VideoFile(FrameSource):
         if self._warned or not timeline.complete:
             return
         self._warned = True
-        if timeline.broken_by or self._is_cut():
+        if timeline.is_cut:
             warnings.warn(
                 f"{self.name} is cut off: it ends after {len(timeline)} frames, before what its header announces; "
                 "copy or record it again if you need the rest",
                 stacklevel=2,
             )
-
-    def _is_cut(self) -> bool:
-        """Tell whether the file ends before what its header announces."""
-        timeline, stream, container = self._timeline, self._stream, self._container
-        formats = container.format.name.split(",")
-        if "mov" in formats:
-            return timeline.num_packets < int(stream.frames)
-        if "avi" in formats:
-            return timeline.end + 2 < int(stream.frames)
-        if "mpegts" in formats:
-            return container.size > 0 and all(container.size % length for length in TRANSPORT_PACKETS)
-        clock = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
-        if clock is None:
-            return False
-        hours, minutes, seconds = (float(part) for part in clock.groups())
-        return float(timeline.end * self._time_base) + 2 / (self.fps or 1) < 3600 * hours + 60 * minutes + seconds
 
     def _is_strictness_to_blame(self) -> bool:
         """Tell whether frames are lacking only because the decoder is strict with a stream that is not quite standard.
@@ -413,6 +396,7 @@ class VideoFile(FrameSource):
         """
         if not self._is_strict or self._knows_strictness or not self.seekable:
             return False
+        self._complete_timeline()
         self._knows_strictness = True
         if not self._do_all_keys_fail():
             self._rewind()
@@ -453,6 +437,24 @@ def _until_it_breaks(packets: Iterable[Packet], timeline: Timeline) -> Iterator[
         if not timeline.complete:
             timeline.broken_by = f"the file breaks off here ({getattr(error, 'strerror', None) or error})"
         yield Packet()
+
+
+def _announced(container: Any, stream: Any) -> Announced:
+    """Return what the header of a file says of its video."""
+    formats = container.format.name.split(",")
+    if "mov" in formats:
+        return Announced(packets=stream.frames)
+    if "avi" in formats:
+        return Announced(end=stream.frames, slack=2)
+    if "mpegts" in formats:
+        return Announced(is_ragged=container.size > 0 and all(container.size % size for size in TRANSPORT_PACKETS))
+    clock = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
+    if clock is None or not stream.average_rate:
+        return Announced()
+    hours, minutes, seconds = (Fraction(part) for part in clock.groups())
+    second = 1 / (stream.time_base or Fraction(1))
+    end = (3600 * hours + 60 * minutes + seconds) * second
+    return Announced(end=round(end), slack=round(2 * second / stream.average_rate))
 
 
 def _num_bytes(frame: av.VideoFrame) -> int:

@@ -67,12 +67,12 @@ class _Counter:
         self._timeline = timeline
         self._lost = 0
         self._sends_fields = False  # two packets make a frame
-        self._saw_problem = False
+        self.saw_problem = False  # since the last keyframe: which frames are lost is not known
 
     def sent(self, packet: Packet, problem: str | None) -> None:
         """Take note of a packet."""
         self._lost += packet.lost
-        self._saw_problem = self._saw_problem or problem is not None
+        self.saw_problem = self.saw_problem or problem is not None
 
     def index(self, number: int, sent: _Sent, waiting: dict[int, _Sent]) -> int:
         """Return the index of the frame of packet `number`, which the decoder has handed out."""
@@ -86,13 +86,13 @@ class _Counter:
         leftover = len(numbers)
         for number in numbers:
             del waiting[number]
-        if not self._saw_problem:
+        if not self.saw_problem:
             self._sends_fields = self._sends_fields or leftover > 0
             return
         for _ in range(self._lost + (0 if self._sends_fields else leftover)):
             self._timeline.bad[self.count] = "it is damaged or missing"
             self.count += 1
-        self._lost, self._saw_problem = 0, False
+        self._lost, self.saw_problem = 0, False
 
 
 # A function rather than a method: a generator that refers to its source would keep it, and all its frames, until the
@@ -124,7 +124,7 @@ def decode(
         problem = trust.judge(packet)
         frames, failed = _decode_packet(decoder, packet, number)
         if failed and not _is_before(packet.time, since):
-            trust.fail()
+            trust.fail(packet)
             problem = problem or "its data are damaged"
         is_final = since is None or trust.keys_passed > 1 or since == timeline.key_times[0]
         if packet.raw is not None:
@@ -141,6 +141,7 @@ def decode(
                 timeline.start_at(sent.time)
             if not timeline.timed or sent.time is None:
                 index: int | None = counter.index(number_of_frame, sent, waiting)
+                sent.problem = sent.problem or ("frames before it are damaged" if counter.saw_problem else None)
             else:
                 index = timeline.index(sent.time)
                 counter.count = counter.count if index is None else index + 1

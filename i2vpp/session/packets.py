@@ -14,10 +14,10 @@ OVERHEAD = 64
 ACCOUNTED = ("matroska", "avi")
 """Formats whose packets follow each other closely, so that bytes between them that belong to no packet tell of loss."""
 
-NEVER_ZERO = frozenset({"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vp8", "vp9", "av1"})
-ZERO_RUN = re.compile(rb"\0{64}\0*[^\0\x01]")
-"""Bytes that no encoder of `NEVER_ZERO` writes (zeros before a start code are padding): those of a lost sector, or of
-a download with holes."""
+NEVER_ZERO = frozenset({"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vp8", "vp9"})
+ZERO_RUN = re.compile(rb"\0{16}\0*[^\0\x01]")
+"""Bytes that no encoder of `NEVER_ZERO` writes (zeros before a start code or at the end are padding): those of a lost
+sector, or of a download with holes."""
 
 
 @dataclass(frozen=True, kw_only=True)

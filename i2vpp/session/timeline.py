@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
+from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
@@ -18,6 +19,23 @@ LONGEST_HOLE = 12
 """A longer stretch without frames at a constant rate is a pause, unless the file shows that data are missing there."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Announced:
+    """What the header of a file says of its video.
+
+    Args:
+        packets: how many there are; 0 if it does not say.
+        end: of the last frame, in the stream's time base; 0 if it does not say.
+        slack: by how much the last frame may end before that.
+        is_ragged: the file is not made of whole blocks, as its format demands.
+    """
+
+    packets: int = 0
+    end: int = 0
+    slack: int = 0
+    is_ragged: bool = False
+
+
 class Timeline:
     """The times of a video's frames: frame i is the one with the i-th smallest time.
 
@@ -30,18 +48,19 @@ class Timeline:
             before the first frame that can be decoded then belongs to no frame.
         has_durations: packets say how long their frames are shown, whatever comes next.
         is_listable: all packets of the file can be listed.
-        origin: time of frame 0 if it is known; earlier packets belong to pictures that no decoder can show.
+        announced: what the header says.
     """
 
     def __init__(
-        self, *, may_start_late: bool, has_durations: bool, is_listable: bool, origin: int | None = None
+        self, *, may_start_late: bool, has_durations: bool, is_listable: bool, announced: Announced | None = None
     ) -> None:
         self.may_start_late = may_start_late
-        self.origin = origin
+        self.origin: int | None = None  # time of frame 0; earlier packets belong to pictures that no decoder can show
         self.times: list[int] = []
         self.key_times: list[int] = []
         self.key_dts: dict[int, int] = {}
         self.lost: list[int] = []
+        self.resumed: list[int] = []  # decoding times of the packets that follow a loss
         self.bad: dict[int, str] = {}  # by `key`: frames that are not what was written, and why
         self.timed = True  # False: times are missing or not to be trusted, frames are counted as they are decoded
         self.counted = 0  # of untimed streams
@@ -52,6 +71,7 @@ class Timeline:
         self.num_packets = 0
         self._has_durations = has_durations
         self._is_listable = is_listable
+        self._announced = announced or Announced()
         self._windows: list[
             tuple[int, int, bool]
         ] = []  # in decoding time: where frames may be missing; is that certain
@@ -65,6 +85,9 @@ class Timeline:
     def add(self, packet: Packet) -> None:
         """Take note of the next packet in file order."""
         if packet.raw is None:
+            if self.is_cut and self._is_listable and self._last is not None and self._last.dts is not None:
+                self._windows.append((self._last.dts, self._last.dts + 1, True))
+                self.suspects_loss = True
             return
         time, dts, last = packet.time, packet.dts, self._last
         self.num_packets += 1
@@ -106,6 +129,13 @@ class Timeline:
             self._windows.append((last.dts, packet.dts, is_certain))
             self.suspects_loss = True
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether the file ends before what its header announces; to be asked once all packets are known."""
+        header = self._announced
+        is_short = self.num_packets < header.packets or self.end + header.slack < header.end
+        return is_short or header.is_ragged or self.broken_by is not None
+
     def fill(self) -> None:
         """Give the frames that are missing their places; to be called once all packets are known."""
         self.suspects_loss = False
@@ -119,12 +149,14 @@ class Timeline:
             count = round((after - before) / step) - 1
             if count < 1:
                 continue
-            kinds = [certain for start, end, certain in self._windows if after > start and before < end + self._delay]
+            windows = [w for w in self._windows if after > w[0] and before < w[1] + self._delay]
             fits = is_steady and count <= LONGEST_HOLE and abs(after - before - (count + 1) * step) <= slack
-            if any(kinds) or (kinds and fits):
+            if windows and (fits or any(is_certain for _, _, is_certain in windows)):
                 self.lost += [before + (after - before) * k // (count + 1) for k in range(1, count + 1)]
+                self.resumed += [end for _, end, _ in windows]
         self.times = sorted({*self.times, *self.lost})
         self.lost.sort()
+        self.resumed.sort()
 
     def start_at(self, time: int) -> None:
         """Drop what comes before the first frame that could be decoded, if the recording starts between keyframes."""
@@ -142,15 +174,11 @@ class Timeline:
 
     def problem(self, i: int) -> str | None:
         """Return why frame i is not what was written, as far as that is known."""
-        if self.timed and i < len(self.times) and self.lost_between(self.times[i], self.times[i]):
-            return "it is missing from the file"
+        if self.timed and i < len(self.times) and _any_between(self.lost, self.times[i], self.times[i]):
+            return "it is missing"
         if self.broken_by is not None and self.complete and i == len(self) - 1:
             return self.broken_by
         return self.bad.get(self.key(i))
-
-    def lost_between(self, first: int, last: int) -> bool:
-        """Tell whether a frame is missing from time `first` to time `last`."""
-        return bisect_left(self.lost, first) < bisect_right(self.lost, last)
 
     def keys_before(self, i: int) -> list[int]:
         """Return the times of the two keyframes at or before frame i, the nearer one first."""
@@ -162,6 +190,11 @@ class Timeline:
         return bisect_right(self.key_times, self.times[i]) > bisect_right(self.key_times, self.times[start])
 
 
+def _any_between(values: list[int], first: int, last: int) -> bool:
+    """Tell whether one of the sorted values lies from `first` to `last`."""
+    return bisect_left(values, first) < bisect_right(values, last)
+
+
 class Trust:
     """Judges packets in the order of decoding: from a damaged or lost one on, none is good up to the next keyframe.
 
@@ -170,26 +203,35 @@ class Trust:
     """
 
     def __init__(self, timeline: Timeline) -> None:
+        self.keys_passed = 0
         self._timeline = timeline
         self._reason: str | None = None
         self._reason_before_key: str | None = None  # pictures shown before a keyframe may need those before it as well
-        self._key_time: int | None = None
-        self.keys_passed = 0
+        self._key: Packet | None = None
+        self._last_dts: int | None = None
 
     def judge(self, packet: Packet) -> str | None:
         """Return why the frame of the next packet is not what was written, or None if nothing is known against it."""
-        time, key = packet.time, self._key_time
-        if packet.lost or (time is not None and key is not None and self._timeline.lost_between(key, time)):
+        dts, last_dts = packet.dts, self._last_dts
+        self._last_dts = dts
+        if packet.lost or (None not in (dts, last_dts) and _any_between(self._timeline.resumed, last_dts + 1, dts)):
             self._reason = "frames before it are lost"
         if packet.is_key:
-            self._reason_before_key, self._reason, self._key_time = self._reason, None, time
+            self._reason_before_key, self._reason, self._key = self._reason, None, packet
             self.keys_passed += 1
         if packet.is_damaged:
-            self.fail()
+            self.fail(packet)
             return "its data are damaged"
-        is_leading = time is not None and self._key_time is not None and time < self._key_time
-        return self._reason or (self._reason_before_key if is_leading else None)
+        return self._reason or (self._reason_before_key if self._is_leading(packet) else None)
 
-    def fail(self) -> None:
-        """Take note that the last packet cannot be decoded."""
-        self._reason = "frames before it are damaged"
+    def fail(self, packet: Packet) -> None:
+        """Take note that a packet cannot be decoded."""
+        if self._is_leading(packet):
+            self._reason_before_key = "frames before it are damaged"
+        else:
+            self._reason = "frames before it are damaged"
+
+    def _is_leading(self, packet: Packet) -> bool:
+        """Tell whether a packet's frame is shown before the keyframe that comes before it in the file."""
+        key = self._key
+        return key is not None and None not in (packet.time, key.time) and packet.time < key.time
