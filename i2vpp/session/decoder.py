@@ -22,7 +22,7 @@ from PIL import Image
 from i2vpp.errors import FrameDecodeError, VideoError
 from i2vpp.session.decoding import DECODE_ERRORS, open_decoder
 from i2vpp.session.decoding import decode as _decode
-from i2vpp.session.packets import Packet, PacketReader, count_lost
+from i2vpp.session.packets import Packet, PacketReader, avi_numbers, count_lost
 from i2vpp.session.sources import FrameSource
 from i2vpp.session.timeline import PATIENCE, Announced, Timeline
 
@@ -295,6 +295,7 @@ class VideoFile(FrameSource):
         rate = stream.average_rate or stream.guessed_rate
         self.fps = float(rate) if rate else None
         self._time_base = stream.time_base or Fraction(1)
+        self._numbers = avi_numbers(self._container, stream)
         self._decoder = open_decoder(stream, is_strict=self._is_strict)
         self._next = 0
 
@@ -320,7 +321,7 @@ class VideoFile(FrameSource):
         return timeline
 
     def _packets(self) -> Iterator[Packet]:
-        return _until_it_breaks(PacketReader(self._container, self._stream, self._lost), self._timeline)
+        return _until_it_breaks(PacketReader(self._container, self._stream, self._numbers, self._lost), self._timeline)
 
     def _seek(self, key: int) -> bool:
         """Stand at the keyframe that is shown at time `key`; False if the format does not get there."""
@@ -344,14 +345,15 @@ class VideoFile(FrameSource):
         """List all packets of the file, unless that has been done."""
         if self._timeline.complete:
             return
-        bad = self._timeline.bad if self._timeline.timed else {}
+        known = self._timeline
         gaps = self._list_packets()
-        if gaps and PacketReader(self._container, self._stream, {}).is_counted:
+        if gaps and "avi" in self._container.format.name and not self._numbers:
             self._lost = count_lost(gaps, self._stream.frames - self._timeline.num_packets)
             self._list_packets()
         timeline = self._timeline
+        timeline.undecodable = known.undecodable
         if timeline.timed:
-            timeline.bad.update(bad)
+            timeline.bad.update(known.bad if known.timed else {})
             timeline.complete = True
             if timeline.origin is None:
                 self._rewind()
@@ -359,6 +361,7 @@ class VideoFile(FrameSource):
             timeline.fill()
         else:
             self._timeline = self._new_timeline(is_timed=False)
+            self._timeline.undecodable = known.undecodable
             self._rewind()
             for _ in self._reader:
                 pass

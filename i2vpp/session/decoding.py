@@ -95,6 +95,64 @@ class _Counter:
         self._lost, self.saw_problem = 0, False
 
 
+class _Sender:
+    """Sends packets to a decoder as long as its frames can be those that were written.
+
+    From a damaged packet on, nothing is sent up to the next keyframe, and the decoder hands out what it holds back: no
+    frame is lost to an error that comes after it, and what follows is decoded as after a jump to that keyframe. Where
+    frames have to be counted as they come, all is sent.
+
+    Args:
+        decoder: see `open_decoder`.
+        trust: judges the packets.
+        timeline: theirs.
+        since: time of the keyframe that was jumped to; earlier frames lack what they refer to, and their errors do not
+            count. None for the start of the file.
+    """
+
+    def __init__(self, decoder: Any, trust: Trust, timeline: Timeline, since: int | None) -> None:
+        self._decoder = decoder
+        self._trust = trust
+        self._since = since
+        self._sends_all = not timeline.timed
+        self._number = -1
+
+    def send(self, packet: Packet) -> tuple[list[Any], str | None]:
+        """Return the frames that a packet brings, and why its own frame is not what was written, if that is known.
+
+        Each frame has the number of its packet as time: the real times may be missing, or double.
+        """
+        self._number += 1
+        if packet.raw is None:
+            return self._drain(), None
+        packet.raw.pts = self._number
+        was_broken = self._trust.is_broken
+        problem = self._trust.judge(packet)
+        if problem is None or self._sends_all:
+            try:
+                return self._decoder.decode(packet.raw), problem
+            except DECODE_ERRORS:
+                if self._is_led(packet):
+                    return [], None
+                problem = "its data are damaged"
+                self._trust.fail(packet)
+        if self._trust.is_broken and not (was_broken or self._sends_all):
+            frames = self._drain()
+            self._decoder.flush_buffers()
+            return frames, problem
+        return [], problem
+
+    def _is_led(self, packet: Packet) -> bool:
+        return self._since is not None and packet.time is not None and packet.time < self._since
+
+    def _drain(self) -> list[Any]:
+        try:
+            frames: list[Any] = self._decoder.decode(None)
+        except (*DECODE_ERRORS, EOFError):
+            return []
+        return frames
+
+
 # A function rather than a method: a generator that refers to its source would keep it, and all its frames, until the
 # garbage collector comes by.
 
@@ -111,21 +169,18 @@ def decode(
         decoder: see `open_decoder`.
         timeline: is filled by reading on from the start of the file, if it is not complete. Its `bad` takes down why
             frames are left out, as far as that does not come from having begun at `since`.
-        since: time of that keyframe; frames shown before it lack what they refer to. None for the start of the file.
+        since: time of that keyframe; None for the start of the file.
     """
     learns = since is None and not timeline.complete
     trust, counter = Trust(timeline), _Counter(timeline)
+    sender = _Sender(decoder, trust, timeline, since)
     waiting: dict[int, _Sent] = {}
     for number, packet in enumerate(packets):
         if learns:
             timeline.add(packet)
             if timeline.suspects_loss:
                 return
-        problem = trust.judge(packet)
-        frames, failed = _decode_packet(decoder, packet, number)
-        if failed and not _is_before(packet.time, since):
-            trust.fail(packet)
-            problem = problem or "its data are damaged"
+        frames, problem = sender.send(packet)
         is_final = since is None or trust.keys_passed > 1 or since == timeline.key_times[0]
         if packet.raw is not None:
             waiting[number] = _Sent(time=packet.time, is_key=packet.is_key, problem=problem)
@@ -133,21 +188,14 @@ def decode(
             if problem and is_final and timeline.timed and packet.time is not None:
                 timeline.bad.setdefault(packet.time, problem)
         for frame in frames:
-            number_of_frame = frame.pts if frame.pts in waiting else next(iter(waiting), None)
-            if number_of_frame is None:
+            sent_as = frame.pts if frame.pts in waiting else next(iter(waiting), None)
+            if sent_as is None:
                 continue
-            sent = waiting.pop(number_of_frame)
-            if timeline.origin is None and sent.time is not None:
-                timeline.start_at(sent.time)
-            if not timeline.timed or sent.time is None:
-                index: int | None = counter.index(number_of_frame, sent, waiting)
-                sent.problem = sent.problem or ("frames before it are damaged" if counter.saw_problem else None)
-            else:
-                index = timeline.index(sent.time)
-                counter.count = counter.count if index is None else index + 1
+            sent = waiting[sent_as]
+            index = _index(sent_as, waiting, timeline, counter)
             if frame.is_corrupt:
                 sent.problem = sent.problem or "FFmpeg reports it as corrupt"
-            if index is None or _is_before(sent.time, since):
+            if index is None or (since is not None and sent.time is not None and sent.time < since):
                 continue
             if sent.problem is None:
                 yield index, frame
@@ -162,21 +210,15 @@ def decode(
         timeline.complete = True
 
 
-def _decode_packet(decoder: Any, packet: Packet, number: int) -> tuple[list[Any], bool]:
-    """Return the frames that a packet brings, each with the number of its packet as time, and whether decoding failed.
-
-    Frames are found by the number of their packet: times may be missing, or double.
-    """
-    raw = packet.raw
-    if raw is not None:
-        raw.pts = number
-    try:
-        return decoder.decode(raw), False
-    except DECODE_ERRORS:
-        return [], raw is not None
-    except EOFError:  # the decoder has been closed or was told that the stream ends
-        return [], False
-
-
-def _is_before(time: int | None, since: int | None) -> bool:
-    return since is not None and time is not None and time < since
+def _index(number: int, waiting: dict[int, _Sent], timeline: Timeline, counter: _Counter) -> int | None:
+    """Return the index of the frame of packet `number`, which waits no longer; None for one that is not shown."""
+    sent = waiting.pop(number)
+    if timeline.origin is None and sent.time is not None:
+        timeline.start_at(sent.time)
+    if timeline.timed and sent.time is not None:
+        index = timeline.index(sent.time)
+        counter.count = counter.count if index is None else index + 1
+        return index
+    index = counter.index(number, sent, waiting)
+    sent.problem = sent.problem or ("frames before it are damaged" if counter.saw_problem else None)
+    return index

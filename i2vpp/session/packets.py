@@ -58,10 +58,11 @@ class PacketReader:
     Args:
         container: the opened file.
         stream: its video stream.
+        numbers: of the frames of an AVI file, see `avi_numbers`.
         lost: how many packets are missing before the one at a position in the file, where that is known.
     """
 
-    def __init__(self, container: Any, stream: Any, lost: Mapping[int, int]) -> None:
+    def __init__(self, container: Any, stream: Any, numbers: Mapping[int, int], lost: Mapping[int, int]) -> None:
         self._container = container
         self._stream = stream
         self._lost = lost
@@ -69,13 +70,8 @@ class PacketReader:
         self._is_avi = "avi" in formats
         self._is_accounted = any(name in ACCOUNTED for name in formats)
         self._never_zero = stream.codec_context.name in NEVER_ZERO
-        self._numbers = _avi_numbers(stream) if self._is_avi else {}
+        self._numbers = numbers
         self._sorted_numbers = sorted(self._numbers.values())
-
-    @property
-    def is_counted(self) -> bool:
-        """Whether the file numbers its frames by counting chunks, with no index to tell of lost ones."""
-        return self._is_avi and not self._numbers
 
     def __iter__(self) -> Iterator[Packet]:
         """Yield the packets up to the end of the stream, and last one without data, which ends it.
@@ -96,11 +92,11 @@ class PacketReader:
                 continue
             if not raw.size:
                 break
-            shift = self._shift(raw) if self._is_avi else 0
+            number = self._number(raw) if self._is_avi else None
             yield Packet(
                 raw=raw,
-                time=None if raw.pts is None else raw.pts + shift,
-                dts=None if raw.dts is None else raw.dts + shift,
+                time=raw.pts if number is None else number,
+                dts=raw.dts if number is None else number,
                 duration=raw.duration or 0,
                 is_key=raw.is_keyframe,
                 is_shown=not raw.is_discard,
@@ -112,11 +108,13 @@ class PacketReader:
             lost_bytes, before = 0, position
         yield Packet()
 
-    def _shift(self, raw: Any) -> int:
-        """Return by how many frames the numbers of an AVI packet are too small."""
-        if raw.dts is not None and raw.pos in self._numbers:
-            return self._numbers[raw.pos] - int(raw.dts)
-        return sum(count for position, count in self._lost.items() if raw.pos is not None and position <= raw.pos)
+    def _number(self, raw: Any) -> int | None:
+        """Return which frame of an AVI file a packet holds; its `pts` is a guess."""
+        if raw.dts is None or raw.pos is None:
+            return None
+        if raw.pos in self._numbers:
+            return self._numbers[raw.pos]
+        return int(raw.dts) + sum(count for position, count in self._lost.items() if position <= raw.pos)
 
     def _lost_between(self, before: int | None, position: int | None) -> int:
         """Return how many packets are known to be lost between two positions in the file."""
@@ -142,7 +140,14 @@ def count_lost(gaps: Mapping[int, int], missing: int) -> dict[int, int]:
     return lost
 
 
-def _avi_numbers(stream: Any) -> dict[int, int]:
-    """Return the number of each frame of an AVI file by the position of its data, or nothing if there is no index."""
+def avi_numbers(container: Any, stream: Any) -> dict[int, int]:
+    """Return which frame of an AVI file lies where in the file, or nothing if there is no index.
+
+    Args:
+        container: the file, just opened: later, FFmpeg takes what it has read for an index.
+        stream: its video stream.
+    """
+    if "avi" not in container.format.name.split(","):
+        return {}
     entries = getattr(stream, "index_entries", ())
     return {e.pos + 8: e.timestamp for e in entries if e.size} if len(entries) > 1 else {}

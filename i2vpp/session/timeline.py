@@ -62,6 +62,7 @@ class Timeline:
         self.lost: list[int] = []
         self.resumed: list[int] = []  # decoding times of the packets that follow a loss
         self.bad: dict[int, str] = {}  # by `key`: frames that are not what was written, and why
+        self.undecodable: set[int] = set()  # positions in the file of packets that the decoder has refused
         self.timed = True  # False: times are missing or not to be trusted, frames are counted as they are decoded
         self.counted = 0  # of untimed streams
         self.complete = False
@@ -150,10 +151,11 @@ class Timeline:
             if count < 1:
                 continue
             windows = [w for w in self._windows if after > w[0] and before < w[1] + self._delay]
+            certain = [w for w in windows if w[2]]
             fits = is_steady and count <= LONGEST_HOLE and abs(after - before - (count + 1) * step) <= slack
-            if windows and (fits or any(is_certain for _, _, is_certain in windows)):
+            if certain or (windows and fits):
                 self.lost += [before + (after - before) * k // (count + 1) for k in range(1, count + 1)]
-                self.resumed += [end for _, end, _ in windows]
+                self.resumed += [end for _, end, _ in certain or windows]
         self.times = sorted({*self.times, *self.lost})
         self.lost.sort()
         self.resumed.sort()
@@ -210,6 +212,11 @@ class Trust:
         self._key: Packet | None = None
         self._last_dts: int | None = None
 
+    @property
+    def is_broken(self) -> bool:
+        """Whether a packet since the last keyframe is damaged or lost."""
+        return self._reason is not None
+
     def judge(self, packet: Packet) -> str | None:
         """Return why the frame of the next packet is not what was written, or None if nothing is known against it."""
         dts, last_dts = packet.dts, self._last_dts
@@ -219,13 +226,15 @@ class Trust:
         if packet.is_key:
             self._reason_before_key, self._reason, self._key = self._reason, None, packet
             self.keys_passed += 1
-        if packet.is_damaged:
+        if packet.is_damaged or packet.position in self._timeline.undecodable:
             self.fail(packet)
             return "its data are damaged"
         return self._reason or (self._reason_before_key if self._is_leading(packet) else None)
 
     def fail(self, packet: Packet) -> None:
-        """Take note that a packet cannot be decoded."""
+        """Take note that a packet cannot be decoded, so that it is not tried again."""
+        if packet.position is not None:
+            self._timeline.undecodable.add(packet.position)
         if self._is_leading(packet):
             self._reason_before_key = "frames before it are damaged"
         else:
