@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from i2vpp.checkpoint_files import DEMO, PUBLISHED, demo_checkpoint
 from i2vpp.commands import annotate as annotate_command
 from i2vpp.commands import prompts as prompt_args
-from i2vpp.errors import CheckpointError, I2VPPError
+from i2vpp.errors import CheckpointError, FrameDecodeError, I2VPPError
 from i2vpp.utils.signals import Terminated, exit_status, sigterm_raises
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ EXIT_ERROR, EXIT_USAGE, EXIT_BROKEN_PIPE = 1, 2, 141
 DEMO_FOLDER = Path("outputs/demo")
 TEXT_WIDTH = 80
 DTYPES = ("float32", "bfloat16", "float16")
+ON_BAD_FRAME = ("raise", "repeat", "skip")  # as in i2vpp.session.bad_frames, which takes seconds to import
 DOWNLOADS = f"{', '.join(PUBLISHED)}, or all"
 UNTRAINED = "untrained weights, as --untrained asks for: the masks mean nothing"
 
@@ -151,6 +152,10 @@ def _add_track(commands: Any) -> None:
     where.add_argument("--start-frame", metavar="N", type=_count, help="start here, not at the first prompt")
     where.add_argument("--max-frames", metavar="N", type=_count,
                        help="track at most N frames beyond the first one, in each direction")  # fmt: skip
+
+    where.add_argument("--on-bad-frame", choices=ON_BAD_FRAME, default=ON_BAD_FRAME[0],
+                       help="at a frame that cannot be decoded: stop with an error (raise), track the frame before "
+                            "in its place (repeat), or give it no result (skip); default: %(default)s")  # fmt: skip
 
     _add_model_options(parser)
 
@@ -289,10 +294,16 @@ def run_track(arguments: argparse.Namespace) -> int:
     track.check_folder(arguments.output, overwrite=arguments.overwrite)
     track.check_outputs(choice, prompts)
     predictor = track.build_predictor(_model_choice(arguments))
-    with predictor.init_state(arguments.video) as state:
+    tolerance = {} if arguments.on_bad_frame == "raise" else {"on_bad_frame": arguments.on_bad_frame}
+    with predictor.init_state(arguments.video, **tolerance) as state:
         summary = track.track(
             predictor, state, prompts, arguments.output, choice=choice, span=span, quiet=arguments.quiet
         )
+        bad_frames = state.bad_frames if tolerance else []
+    if bad_frames:
+        is_shown = arguments.on_bad_frame == "repeat"
+        outcome = "the frame before was tracked instead" if is_shown else "no results there"
+        print(f"{len(bad_frames)} frame{_s(len(bad_frames))} could not be decoded ({_runs(bad_frames)}): {outcome}")
     return _report(summary, arguments.output)
 
 
@@ -361,6 +372,8 @@ def _report(summary: Summary, folder: Path) -> int:
         rest = f"; {', '.join(path.name for path in others)}: {frames}" if others else ""
         left = f"in {folder}: {'; '.join(summary.problems)}{rest}"
     _complain(f"{_stopped_by(summary.stopped)}; {left}")
+    if isinstance(summary.stopped, FrameDecodeError):
+        _complain("--on-bad-frame repeat or skip goes on in spite of such frames")
     return exit_status(summary.stopped) if isinstance(summary.stopped, KeyboardInterrupt) else EXIT_ERROR
 
 
@@ -368,6 +381,17 @@ def _stopped_by(stop: BaseException) -> str:
     if isinstance(stop, KeyboardInterrupt):
         return "terminated" if isinstance(stop, Terminated) else "interrupted"
     return f"error: {stop}"
+
+
+def _runs(numbers: Sequence[int]) -> str:
+    """Spell sorted numbers out, runs of them as `first-last`."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
 
 
 def _s(count: int) -> str:

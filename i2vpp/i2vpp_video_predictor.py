@@ -15,6 +15,7 @@ from i2vpp.memory.bank import MemoryBank
 from i2vpp.memory.selection import MemorySelector, build_selector
 from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.prompts import merge_clicks, parse_clicks, parse_mask
+from i2vpp.session.bad_frames import OnBadFrame, tolerate
 from i2vpp.session.frames import FrameStore
 from i2vpp.session.passes import Pass
 from i2vpp.session.state import InferenceState, ObjectTrack
@@ -107,6 +108,8 @@ class I2VPPVideoPredictor:
         offload_video_to_cpu: bool = False,
         offload_state_to_cpu: bool = False,
         async_loading_frames: bool = False,
+        *,
+        on_bad_frame: OnBadFrame = "raise",
     ) -> InferenceState:
         """Open a video. Nothing is decoded before it is needed.
 
@@ -115,14 +118,19 @@ class I2VPPVideoPredictor:
             offload_video_to_cpu: accepted for SAM 2's users; frames always wait on the CPU.
             offload_state_to_cpu: keep memories on the CPU: less GPU memory, slower.
             async_loading_frames: accepted for SAM 2's users; the next frames are always decoded in the background.
+            on_bad_frame: what happens at a frame that cannot be decoded, is damaged or missing: "raise" raises
+                FrameDecodeError; "repeat" tracks the frame before once more, and its result has `bad_frame` set; "skip"
+                goes on without a result for it. Indices are the same in any case; `state.bad_frames` lists those met.
 
         Returns:
             The session, a context manager.
 
         Raises:
+            I2VPPError: `on_bad_frame` is none of these.
             VideoError: the video cannot be opened.
         """
-        return self._open(open_source(video_path), offload_state_to_cpu=offload_state_to_cpu)
+        source = tolerate(open_source(video_path), on_bad_frame)
+        return self._open(source, offload_state_to_cpu=offload_state_to_cpu)
 
     def init_stream(self, *, keep: int = 3, offload_state_to_cpu: bool = False) -> StreamSession:
         """Open a live session: frames are pushed by `step(frame)`, memory stays constant.
@@ -301,7 +309,8 @@ class I2VPPVideoPredictor:
 
         Raises:
             PromptError: nothing is prompted yet, or the first frame does not exist.
-            FrameDecodeError: a frame cannot be decoded; the results before it stay valid.
+            FrameDecodeError: a frame cannot be decoded; the results before it stay valid. See `on_bad_frame` of
+                `init_state`.
         """
         state = inference_state
         start = self._first_frame(state, start_frame_idx)
@@ -326,6 +335,8 @@ class I2VPPVideoPredictor:
         for frame_idx in frames:
             current = next(p for p in passes if frame_idx in p.order)
             state.frames.hint(current.announced(frame_idx))
+            if state.source.skips and state.source.is_bad(frame_idx):
+                continue
             yield self.track_frame(state, frame_idx, reverse=current.reverse)
 
     def track_frame(self, inference_state: InferenceState, frame_idx: int, *, reverse: bool = False) -> FrameResult:

@@ -250,6 +250,7 @@ class FrameResult(Sequence[Any]):
         masks: logits [len(obj_ids), 1, H, W] at the video's size, float32.
         object_scores: [len(obj_ids)] logits, positive = visible; NaN where nothing is known on this frame yet.
         predicted_ious: [len(obj_ids)] in [0, 1]; NaN where nothing is known on this frame yet.
+        bad_frame: the frame cannot be decoded, and the frame before was tracked in its place: see `init_state`.
     """
 
     frame_idx: int
@@ -257,6 +258,7 @@ class FrameResult(Sequence[Any]):
     masks: Tensor
     object_scores: Tensor
     predicted_ious: Tensor
+    bad_frame: bool = False
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.frame_idx, self.obj_ids, self.masks))

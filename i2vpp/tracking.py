@@ -148,6 +148,7 @@ class Tracker:
     @torch.no_grad()
     def prompt_clicks(self, state: InferenceState, track: ObjectTrack, frame_idx: int, clicks: Clicks) -> None:
         """Predict an object from clicks on a frame and remember it."""
+        state.check_not_skipped(frame_idx)
         device = self.model.device
         with self.precision():
             features = self.features(state, frame_idx)
@@ -166,6 +167,7 @@ class Tracker:
     @torch.no_grad()
     def prompt_mask(self, state: InferenceState, track: ObjectTrack, frame_idx: int, mask: Tensor) -> None:
         """Take a mask [1, 1, H, W] of 0 and 1, of any size, as the object's mask on a frame and remember it."""
+        state.check_not_skipped(frame_idx)
         size = (self.model.image_size, self.model.image_size)
         mask = mask.to(self.model.device)
         if mask.shape[-2:] != size:
@@ -218,6 +220,7 @@ class Tracker:
             masks=F.interpolate(torch.cat(logits), size, mode="bilinear", align_corners=False),
             object_scores=torch.cat(scores),
             predicted_ious=torch.cat(ious),
+            bad_frame=state.source.is_bad(frame_idx),
         )
 
     def _mask(self, record: FrameRecord) -> Tensor:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import struct
 import threading
 import warnings
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
 from itertools import chain, count, islice
 from typing import Any, BinaryIO
@@ -20,11 +19,11 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from i2vpp.errors import FrameDecodeError, VideoError
-from i2vpp.session.decoding import DECODE_ERRORS, open_decoder
+from i2vpp.session.decoding import DECODE_ERRORS, open_decoder, until_it_breaks
 from i2vpp.session.decoding import decode as _decode
-from i2vpp.session.packets import Packet, PacketReader, avi_numbers, count_lost
+from i2vpp.session.packets import Announced, Packet, PacketReader, announced, avi_numbers, count_lost
 from i2vpp.session.sources import FrameSource
-from i2vpp.session.timeline import PATIENCE, Announced, Timeline
+from i2vpp.session.timeline import PATIENCE, Timeline
 
 CACHE_BYTES = 256 * 2**20
 """Decoded frames kept after a jump: tracking backwards then decodes each group of pictures once, not once per frame."""
@@ -37,9 +36,6 @@ FROM_THE_START = ("mov", "matroska", "avi")
 
 WITH_DURATIONS = ("matroska", "mpegts", "mpeg")
 """Formats whose packets tell how long their frames are shown, whatever comes next."""
-
-TRANSPORT_PACKETS = (188, 192, 204)
-"""Lengths of the packets of an MPEG transport stream, in bytes; a whole file holds whole packets."""
 
 KEYS_TO_TRY = 4
 """Keyframes from which it is told whether a stream as a whole is not quite standard, or damaged in places."""
@@ -189,10 +185,7 @@ class VideoFile(FrameSource):
         if frame is None:
             timeline = self._timeline
             problem = timeline.bad.setdefault(timeline.key(i), problem or timeline.problem(i) or "its data are damaged")
-            raise FrameDecodeError(
-                f"frame {i} of {self.name} cannot be decoded: {problem}; "
-                "on_bad_frame='repeat' or 'skip' goes on in spite of such frames"
-            )
+            raise FrameDecodeError(f"frame {i} of {self.name} cannot be decoded: {problem}")
         return frame
 
     def _read_on_to(self, i: int) -> av.VideoFrame | None:
@@ -314,14 +307,14 @@ class VideoFile(FrameSource):
             may_start_late=formats.isdisjoint(FROM_THE_START),
             has_durations=not formats.isdisjoint(WITH_DURATIONS),
             is_listable=self.countable and is_timed,
-            announced=_announced(self._container, self._stream) if self.countable else Announced(),
+            announced=announced(self._container, self._stream) if self.countable else Announced(),
         )
         # AVI does not store when a frame is shown
         timeline.timed = is_timed and not ("avi" in formats and self._stream.codec_context.has_b_frames)
         return timeline
 
     def _packets(self) -> Iterator[Packet]:
-        return _until_it_breaks(PacketReader(self._container, self._stream, self._numbers, self._lost), self._timeline)
+        return until_it_breaks(PacketReader(self._container, self._stream, self._numbers, self._lost), self._timeline)
 
     def _seek(self, key: int) -> bool:
         """Stand at the keyframe that is shown at time `key`; False if the format does not get there."""
@@ -426,38 +419,6 @@ class VideoFile(FrameSource):
                 failures[-1] = False
             self._decoder.flush_buffers()
         return len(failures) > 1 and all(failures)
-
-
-# Functions rather than methods: a generator that refers to its source would keep it, and all its frames, until the
-# garbage collector comes by.
-
-
-def _until_it_breaks(packets: Iterable[Packet], timeline: Timeline) -> Iterator[Packet]:
-    """Yield packets; where the file breaks off, the timeline takes that down, and the end of the stream follows."""
-    try:
-        yield from packets
-    except (*DECODE_ERRORS, OSError) as error:
-        if not timeline.complete:
-            timeline.broken_by = f"the file breaks off here ({getattr(error, 'strerror', None) or error})"
-        yield Packet()
-
-
-def _announced(container: Any, stream: Any) -> Announced:
-    """Return what the header of a file says of its video."""
-    formats = container.format.name.split(",")
-    if "mov" in formats:
-        return Announced(packets=stream.frames)
-    if "avi" in formats:
-        return Announced(end=stream.frames, slack=2)
-    if "mpegts" in formats:
-        return Announced(is_ragged=container.size > 0 and all(container.size % size for size in TRANSPORT_PACKETS))
-    clock = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
-    if clock is None or not stream.average_rate:
-        return Announced()
-    hours, minutes, seconds = (Fraction(part) for part in clock.groups())
-    second = 1 / (stream.time_base or Fraction(1))
-    end = (3600 * hours + 60 * minutes + seconds) * second
-    return Announced(end=round(end), slack=round(2 * second / stream.average_rate))
 
 
 def _num_bytes(frame: av.VideoFrame) -> int:

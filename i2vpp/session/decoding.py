@@ -53,46 +53,83 @@ class _Sent:
     problem: str | None
 
 
-class _Counter:
-    """Counts the frames of a stream without usable times, in the order in which the decoder hands them out.
+class _Places:
+    """Gives decoded frames their indices, and sorts out those that are not what was written.
 
-    Frames that are lost are counted at the next keyframe, which is shown after everything that was sent before it.
+    In a stream without usable times, frames are counted in the order in which the decoder hands them out. Those that
+    are lost are counted at the next keyframe, which is shown after everything that was sent before it.
 
     Args:
-        timeline: takes down which frames are bad.
+        timeline: of the stream; its `bad` takes down what is sorted out.
+        trust: judges the packets.
+        since: time of the keyframe that was jumped to; None for the start of the file.
     """
 
-    def __init__(self, timeline: Timeline) -> None:
+    def __init__(self, timeline: Timeline, trust: Trust, since: int | None) -> None:
         self.count = 0
         self._timeline = timeline
+        self._trust = trust
+        self._since = since
+        self._waiting: dict[int, _Sent] = {}  # by the number of the packet
         self._lost = 0
         self._sends_fields = False  # two packets make a frame
-        self.saw_problem = False  # since the last keyframe: which frames are lost is not known
+        self._saw_problem = False  # since the last keyframe: which of the frames are lost is not known
 
-    def sent(self, packet: Packet, problem: str | None) -> None:
-        """Take note of a packet."""
+    @property
+    def _is_final(self) -> bool:
+        """Whether a problem is one of the file, and does not come from having begun at `since`."""
+        return self._since is None or self._trust.keys_passed > 1 or self._since == self._timeline.key_times[0]
+
+    def sent(self, number: int, packet: Packet, problem: str | None) -> None:
+        """Take note of a packet, and why its frame is not what was written."""
+        self._waiting[number] = _Sent(time=packet.time, is_key=packet.is_key, problem=problem)
         self._lost += packet.lost
-        self.saw_problem = self.saw_problem or problem is not None
+        self._saw_problem = self._saw_problem or problem is not None
+        if problem and self._is_final and self._timeline.timed and packet.time is not None:
+            self._timeline.bad.setdefault(packet.time, problem)
+        while len(self._waiting) > MOST_WAITING:
+            del self._waiting[next(iter(self._waiting))]
 
-    def index(self, number: int, sent: _Sent, waiting: dict[int, _Sent]) -> int:
-        """Return the index of the frame of packet `number`, which the decoder has handed out."""
+    def index(self, frame: av.VideoFrame) -> int | None:
+        """Return the index of a frame, or None if it is not to be shown; its `pts` is the number of its packet."""
+        waiting, timeline = self._waiting, self._timeline
+        number = frame.pts if frame.pts in waiting else next(iter(waiting), None)
+        if number is None:
+            return None
+        sent = waiting.pop(number)
+        if timeline.origin is None and sent.time is not None:
+            timeline.start_at(sent.time)
+        problem = sent.problem or ("FFmpeg reports it as corrupt" if frame.is_corrupt else None)
+        if timeline.timed and sent.time is not None:
+            index = timeline.index(sent.time)
+            self.count = self.count if index is None else index + 1
+        else:
+            index = self._counted(number, sent)
+            problem = problem or ("frames before it are damaged" if self._saw_problem else None)
+        if index is None or _is_before(sent.time, self._since):
+            return None
+        if problem and self._is_final:
+            timeline.bad.setdefault(timeline.key(index), problem)
+        return None if problem else index
+
+    def _counted(self, number: int, sent: _Sent) -> int:
         if sent.is_key:
-            self.settle([n for n in waiting if n < number], waiting)
+            self.settle(number)
         self.count += 1
         return self.count - 1
 
-    def settle(self, numbers: list[int], waiting: dict[int, _Sent]) -> None:
-        """Count what will not come any more."""
-        leftover = len(numbers)
-        for number in numbers:
-            del waiting[number]
-        if not self.saw_problem:
-            self._sends_fields = self._sends_fields or leftover > 0
+    def settle(self, before: int) -> None:
+        """Count the frames of packets before a number that will not come any more."""
+        leftover = [number for number in self._waiting if number < before]
+        for number in leftover:
+            del self._waiting[number]
+        if not self._saw_problem:
+            self._sends_fields = self._sends_fields or bool(leftover)
             return
-        for _ in range(self._lost + (0 if self._sends_fields else leftover)):
+        for _ in range(self._lost + (0 if self._sends_fields else len(leftover))):
             self._timeline.bad[self.count] = "it is damaged or missing"
             self.count += 1
-        self._lost, self.saw_problem = 0, False
+        self._lost, self._saw_problem = 0, False
 
 
 class _Sender:
@@ -115,24 +152,22 @@ class _Sender:
         self._trust = trust
         self._since = since
         self._sends_all = not timeline.timed
-        self._number = -1
 
-    def send(self, packet: Packet) -> tuple[list[Any], str | None]:
+    def send(self, packet: Packet, number: int) -> tuple[list[Any], str | None]:
         """Return the frames that a packet brings, and why its own frame is not what was written, if that is known.
 
-        Each frame has the number of its packet as time: the real times may be missing, or double.
+        Each frame has the number of its packet as `pts`: the real times may be missing, or double.
         """
-        self._number += 1
         if packet.raw is None:
             return self._drain(), None
-        packet.raw.pts = self._number
+        packet.raw.pts = number
         was_broken = self._trust.is_broken
         problem = self._trust.judge(packet)
         if problem is None or self._sends_all:
             try:
                 return self._decoder.decode(packet.raw), problem
             except DECODE_ERRORS:
-                if self._is_led(packet):
+                if _is_before(packet.time, self._since):
                     return [], None
                 problem = "its data are damaged"
                 self._trust.fail(packet)
@@ -142,9 +177,6 @@ class _Sender:
             return frames, problem
         return [], problem
 
-    def _is_led(self, packet: Packet) -> bool:
-        return self._since is not None and packet.time is not None and packet.time < self._since
-
     def _drain(self) -> list[Any]:
         try:
             frames: list[Any] = self._decoder.decode(None)
@@ -153,7 +185,7 @@ class _Sender:
         return frames
 
 
-# A function rather than a method: a generator that refers to its source would keep it, and all its frames, until the
+# Functions rather than methods: a generator that refers to its source would keep it, and all its frames, until the
 # garbage collector comes by.
 
 
@@ -172,53 +204,37 @@ def decode(
         since: time of that keyframe; None for the start of the file.
     """
     learns = since is None and not timeline.complete
-    trust, counter = Trust(timeline), _Counter(timeline)
-    sender = _Sender(decoder, trust, timeline, since)
-    waiting: dict[int, _Sent] = {}
+    trust = Trust(timeline)
+    sender, places = _Sender(decoder, trust, timeline, since), _Places(timeline, trust, since)
+    number = -1
     for number, packet in enumerate(packets):
         if learns:
             timeline.add(packet)
             if timeline.suspects_loss:
                 return
-        frames, problem = sender.send(packet)
-        is_final = since is None or trust.keys_passed > 1 or since == timeline.key_times[0]
+        frames, problem = sender.send(packet, number)
         if packet.raw is not None:
-            waiting[number] = _Sent(time=packet.time, is_key=packet.is_key, problem=problem)
-            counter.sent(packet, problem)
-            if problem and is_final and timeline.timed and packet.time is not None:
-                timeline.bad.setdefault(packet.time, problem)
+            places.sent(number, packet, problem)
         for frame in frames:
-            sent_as = frame.pts if frame.pts in waiting else next(iter(waiting), None)
-            if sent_as is None:
-                continue
-            sent = waiting[sent_as]
-            index = _index(sent_as, waiting, timeline, counter)
-            if frame.is_corrupt:
-                sent.problem = sent.problem or "FFmpeg reports it as corrupt"
-            if index is None or (since is not None and sent.time is not None and sent.time < since):
-                continue
-            if sent.problem is None:
+            index = places.index(frame)
+            if index is not None:
                 yield index, frame
-            elif is_final:
-                timeline.bad.setdefault(timeline.key(index), sent.problem)
-        while len(waiting) > MOST_WAITING:
-            del waiting[next(iter(waiting))]
     if learns:
         if not timeline.timed:
-            counter.settle(list(waiting), waiting)
-        timeline.counted = counter.count
+            places.settle(number + 1)
+        timeline.counted = places.count
         timeline.complete = True
 
 
-def _index(number: int, waiting: dict[int, _Sent], timeline: Timeline, counter: _Counter) -> int | None:
-    """Return the index of the frame of packet `number`, which waits no longer; None for one that is not shown."""
-    sent = waiting.pop(number)
-    if timeline.origin is None and sent.time is not None:
-        timeline.start_at(sent.time)
-    if timeline.timed and sent.time is not None:
-        index = timeline.index(sent.time)
-        counter.count = counter.count if index is None else index + 1
-        return index
-    index = counter.index(number, sent, waiting)
-    sent.problem = sent.problem or ("frames before it are damaged" if counter.saw_problem else None)
-    return index
+def until_it_breaks(packets: Iterable[Packet], timeline: Timeline) -> Iterator[Packet]:
+    """Yield packets; where the file breaks off, the timeline takes that down, and the end of the stream follows."""
+    try:
+        yield from packets
+    except (*DECODE_ERRORS, OSError) as error:
+        if not timeline.complete:
+            timeline.broken_by = f"the file breaks off here ({getattr(error, 'strerror', None) or error})"
+        yield Packet()
+
+
+def _is_before(time: int | None, since: int | None) -> bool:
+    return since is not None and time is not None and time < since

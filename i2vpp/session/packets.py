@@ -6,6 +6,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 OVERHEAD = 64
@@ -18,6 +19,10 @@ NEVER_ZERO = frozenset({"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vp
 ZERO_RUN = re.compile(rb"\0{16}\0*[^\0\x01]")
 """Bytes that no encoder of `NEVER_ZERO` writes (zeros before a start code or at the end are padding): those of a lost
 sector, or of a download with holes."""
+
+
+TRANSPORT_PACKETS = (188, 192, 204)
+"""Lengths of the packets of an MPEG transport stream, in bytes; a whole file holds whole packets."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +52,23 @@ class Packet:
     position: int | None = None
     lost_bytes: int = 0
     lost: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Announced:
+    """What the header of a file says of its video.
+
+    Args:
+        packets: how many there are; 0 if it does not say.
+        end: of the last frame, in the stream's time base; 0 if it does not say.
+        slack: by how much the last frame may end before that.
+        is_ragged: the file is not made of whole blocks, as its format demands.
+    """
+
+    packets: int = 0
+    end: int = 0
+    slack: int = 0
+    is_ragged: bool = False
 
 
 class PacketReader:
@@ -118,10 +140,12 @@ class PacketReader:
 
     def _lost_between(self, before: int | None, position: int | None) -> int:
         """Return how many packets are known to be lost between two positions in the file."""
+        if before is None or position is None:
+            return 0
         if before in self._numbers and position in self._numbers:
             first, last = (bisect_left(self._sorted_numbers, self._numbers[p]) for p in (before, position))
             return max(last - first - 1, 0)
-        return self._lost.get(position, 0) if position is not None else 0
+        return self._lost.get(position, 0)
 
 
 def count_lost(gaps: Mapping[int, int], missing: int) -> dict[int, int]:
@@ -151,3 +175,21 @@ def avi_numbers(container: Any, stream: Any) -> dict[int, int]:
         return {}
     entries = getattr(stream, "index_entries", ())
     return {e.pos + 8: e.timestamp for e in entries if e.size} if len(entries) > 1 else {}
+
+
+def announced(container: Any, stream: Any) -> Announced:
+    """Return what the header of a file says of its video."""
+    formats = container.format.name.split(",")
+    if "mov" in formats:
+        return Announced(packets=stream.frames)
+    if "avi" in formats:
+        return Announced(end=stream.frames, slack=2)
+    if "mpegts" in formats:
+        return Announced(is_ragged=container.size > 0 and all(container.size % size for size in TRANSPORT_PACKETS))
+    clock = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
+    if clock is None or not stream.average_rate:
+        return Announced()
+    hours, minutes, seconds = (Fraction(part) for part in clock.groups())
+    second = 1 / (stream.time_base or Fraction(1))
+    end = (3600 * hours + 60 * minutes + seconds) * second
+    return Announced(end=round(end), slack=round(2 * second / stream.average_rate))

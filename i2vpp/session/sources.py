@@ -51,6 +51,9 @@ class FrameSource(abc.ABC):
     names: Sequence[str] | None = None
     """Names of the frames' files without suffix, in a folder of images; their masks are called the same."""
 
+    skips = False
+    """Whether frames that cannot be decoded are to have no results."""
+
     def __init__(self, name: str) -> None:
         self.name = name
         self._size: tuple[int, int] | None = None
@@ -75,6 +78,15 @@ class FrameSource(abc.ABC):
             IndexError: the source has timestamps and no frame of that index.
         """
         return None
+
+    def is_bad(self, i: int) -> bool:
+        """Tell whether another frame is shown in place of frame i, which cannot be decoded; may read it to find out."""
+        return False
+
+    @property
+    def bad_frames(self) -> list[int]:
+        """The frames in whose place others have been shown so far, in order."""
+        return []
 
     @property
     def known_length(self) -> int | None:

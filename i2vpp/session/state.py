@@ -179,6 +179,19 @@ class InferenceState:
                 f"frame_idx={frame_idx} is past the end: the video has {self.num_frames} frames."
             ) from None
 
+    @property
+    def bad_frames(self) -> list[int]:
+        """Frames met so far that cannot be decoded, with `on_bad_frame` other than "raise"."""
+        return self.source.bad_frames
+
+    def check_not_skipped(self, frame_idx: int) -> None:
+        """Raise PromptError if the frame cannot be decoded and is to have no result."""
+        if self.source.skips and self.source.is_bad(frame_idx):
+            raise PromptError(
+                f"frame_idx={frame_idx} cannot be decoded and is skipped: prompt another frame, or open the video with "
+                "on_bad_frame='repeat' to see the frame before in its place."
+            )
+
     def track(self, obj_id: int) -> ObjectTrack:
         """Return an object, or raise PromptError if there is none of that id."""
         if obj_id not in self.tracks:

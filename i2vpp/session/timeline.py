@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
-from i2vpp.session.packets import Packet
+from i2vpp.session.packets import Announced, Packet
 
 PATIENCE = 64
 """A jump of at most so many frames ahead decodes on rather than list all packets of the file."""
@@ -17,23 +16,6 @@ STEADY = 0.9
 
 LONGEST_HOLE = 12
 """A longer stretch without frames at a constant rate is a pause, unless the file shows that data are missing there."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Announced:
-    """What the header of a file says of its video.
-
-    Args:
-        packets: how many there are; 0 if it does not say.
-        end: of the last frame, in the stream's time base; 0 if it does not say.
-        slack: by how much the last frame may end before that.
-        is_ragged: the file is not made of whole blocks, as its format demands.
-    """
-
-    packets: int = 0
-    end: int = 0
-    slack: int = 0
-    is_ragged: bool = False
 
 
 class Timeline:
@@ -221,7 +203,9 @@ class Trust:
         """Return why the frame of the next packet is not what was written, or None if nothing is known against it."""
         dts, last_dts = packet.dts, self._last_dts
         self._last_dts = dts
-        if packet.lost or (None not in (dts, last_dts) and _any_between(self._timeline.resumed, last_dts + 1, dts)):
+        if dts is not None and last_dts is not None and _any_between(self._timeline.resumed, last_dts + 1, dts):
+            self._reason = "frames before it are lost"
+        if packet.lost:
             self._reason = "frames before it are lost"
         if packet.is_key:
             self._reason_before_key, self._reason, self._key = self._reason, None, packet
@@ -242,5 +226,5 @@ class Trust:
 
     def _is_leading(self, packet: Packet) -> bool:
         """Tell whether a packet's frame is shown before the keyframe that comes before it in the file."""
-        key = self._key
-        return key is not None and None not in (packet.time, key.time) and packet.time < key.time
+        key_time = None if self._key is None else self._key.time
+        return packet.time is not None and key_time is not None and packet.time < key_time

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
@@ -15,6 +16,7 @@ from PIL import Image
 
 from i2vpp.data.frame_folders import IMAGE_SUFFIXES, holds_image, list_frames, natural_key
 from i2vpp.errors import VideoError
+from i2vpp.session.animation import HEAD_BYTES, AnimatedImage, is_animated_webp, may_be_animated
 from i2vpp.session.decoder import VideoFile
 from i2vpp.session.sources import FrameIterator, FrameLike, FrameList, FrameSource, LiveSource
 
@@ -44,9 +46,9 @@ def open_source(video: VideoLike) -> FrameSource:
     if isinstance(video, (str, os.PathLike)):
         return _open_path(os.fspath(video))
     if isinstance(video, (bytes, bytearray, memoryview)):
-        return VideoFile(io.BytesIO(video), "the video in memory")
+        return _open_file(io.BytesIO(video), "the video in memory")
     if hasattr(video, "read"):
-        return VideoFile(cast(BinaryIO, video), str(getattr(video, "name", "the video file object")))
+        return _open_file(cast(BinaryIO, video), str(getattr(video, "name", "the video file object")))
     if isinstance(video, (np.ndarray, torch.Tensor, Sequence)):
         return _open_list(cast("Sequence[FrameLike]", video))
     if isinstance(video, Iterable) and not isinstance(video, Image.Image):
@@ -63,7 +65,7 @@ def _open_path(path: str) -> FrameSource:
     if not path or not Path(path).exists():
         raise VideoError(f"video {path!r} does not exist; give a video file, a folder of images or a URL")
     if not Path(path).is_dir():
-        return VideoFile(str(Path(path).absolute()), path)  # absolute: FFmpeg takes "a:b" for a protocol
+        return _open_file(str(Path(path).absolute()), path)  # absolute: FFmpeg takes "a:b" for a protocol
     return _open_folder(Path(path))
 
 
@@ -76,6 +78,33 @@ def _open_folder(folder: Path) -> FrameSource:
             f"folder {folder} holds no image; frames must be files with suffix {', '.join(IMAGE_SUFFIXES)}{hint}"
         )
     return FrameList(list(frames.values()), f"folder {folder}", names=list(frames))
+
+
+def _open_file(video: str | BinaryIO, name: str) -> FrameSource:
+    """Open a file: with FFmpeg, or with Pillow where that is an animated image that FFmpeg cannot read."""
+    try:
+        if not isinstance(video, str):
+            video.seek(0)
+            head = video.read(HEAD_BYTES)
+        elif Path(video).is_file():  # not from a pipe, which cannot be read twice
+            with Path(video).open("rb") as file:
+                head = file.read(HEAD_BYTES)
+        else:
+            head = b""
+    except OSError as error:
+        raise VideoError(f"{name} cannot be opened as a video: {error.strerror or error}") from error
+    if is_animated_webp(head):
+        return AnimatedImage(video, name)
+    if not may_be_animated(head):
+        return VideoFile(video, name)
+    try:
+        source = VideoFile(video, name)
+        _ = source.height  # decodes a frame
+    except VideoError:
+        with contextlib.suppress(VideoError):
+            return AnimatedImage(video, name)
+        raise
+    return source
 
 
 def _open_list(frames: Sequence[FrameLike] | np.ndarray | torch.Tensor) -> FrameSource:
