@@ -388,13 +388,14 @@ class VideoFile(FrameSource):
     def _is_strictness_to_blame(self) -> bool:
         """Tell whether frames are lacking only because the decoder is strict with a stream that is not quite standard.
 
-        Some cameras write small errors into each keyframe. If that is so, all is read anew, without being strict.
+        Some cameras write small errors into each keyframe, and a recording that begins between two keyframes refers to
+        what is not there. If that is so, all is read anew, without being strict.
         """
         if not self._is_strict or self._knows_strictness or not self.seekable:
             return False
         self._complete_timeline()
         self._knows_strictness = True
-        if not self._do_all_keys_fail():
+        if not (self._timeline.starts_late or self._do_all_keys_fail()):
             self._rewind()
             return False
         self._is_strict = False

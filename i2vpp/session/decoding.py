@@ -75,17 +75,12 @@ class _Places:
         self._sends_fields = False  # two packets make a frame
         self._saw_problem = False  # since the last keyframe: which of the frames are lost is not known
 
-    @property
-    def _is_final(self) -> bool:
-        """Whether a problem is one of the file, and does not come from having begun at `since`."""
-        return self._since is None or self._trust.keys_passed > 1 or self._since == self._timeline.key_times[0]
-
     def sent(self, number: int, packet: Packet, problem: str | None) -> None:
         """Take note of a packet, and why its frame is not what was written."""
         self._waiting[number] = _Sent(time=packet.time, is_key=packet.is_key, problem=problem)
         self._lost += packet.lost
         self._saw_problem = self._saw_problem or problem is not None
-        if problem and self._is_final and self._timeline.timed and packet.time is not None:
+        if problem and self._trust.is_final and self._timeline.timed and packet.time is not None:
             self._timeline.bad.setdefault(packet.time, problem)
         while len(self._waiting) > MOST_WAITING:
             del self._waiting[next(iter(self._waiting))]
@@ -108,7 +103,7 @@ class _Places:
             problem = problem or ("frames before it are damaged" if self._saw_problem else None)
         if index is None or _is_before(sent.time, self._since):
             return None
-        if problem and self._is_final:
+        if problem and self._trust.is_final:
             timeline.bad.setdefault(timeline.key(index), problem)
         return None if problem else index
 
@@ -151,6 +146,7 @@ class _Sender:
         self._decoder = decoder
         self._trust = trust
         self._since = since
+        self._timeline = timeline
         self._sends_all = not timeline.timed
 
     def send(self, packet: Packet, number: int) -> tuple[list[Any], str | None]:
@@ -171,6 +167,8 @@ class _Sender:
                     return [], None
                 problem = "its data are damaged"
                 self._trust.fail(packet)
+                if self._trust.is_final and packet.position is not None:
+                    self._timeline.undecodable.add(packet.position)
         if self._trust.is_broken and not (was_broken or self._sends_all):
             frames = self._drain()
             self._decoder.flush_buffers()
@@ -204,7 +202,7 @@ def decode(
         since: time of that keyframe; None for the start of the file.
     """
     learns = since is None and not timeline.complete
-    trust = Trust(timeline)
+    trust = Trust(timeline, since)
     sender, places = _Sender(decoder, trust, timeline, since), _Places(timeline, trust, since)
     number = -1
     for number, packet in enumerate(packets):

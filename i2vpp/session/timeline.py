@@ -44,6 +44,7 @@ class Timeline:
         self.lost: list[int] = []
         self.resumed: list[int] = []  # decoding times of the packets that follow a loss
         self.bad: dict[int, str] = {}  # by `key`: frames that are not what was written, and why
+        self.starts_late = False  # the recording begins between two keyframes
         self.undecodable: set[int] = set()  # positions in the file of packets that the decoder has refused
         self.timed = True  # False: times are missing or not to be trusted, frames are counted as they are decoded
         self.counted = 0  # of untimed streams
@@ -144,7 +145,8 @@ class Timeline:
 
     def start_at(self, time: int) -> None:
         """Drop what comes before the first frame that could be decoded, if the recording starts between keyframes."""
-        self.origin = time if self.may_start_late else min(self.times, default=time)
+        self.starts_late = self.may_start_late
+        self.origin = time if self.starts_late else min(self.times, default=time)
         del self.times[: bisect_left(self.times, self.origin)]
 
     def index(self, time: int) -> int | None:
@@ -184,15 +186,22 @@ class Trust:
 
     Args:
         timeline: of the packets.
+        since: time of the keyframe that was jumped to; None for the start of the file.
     """
 
-    def __init__(self, timeline: Timeline) -> None:
-        self.keys_passed = 0
+    def __init__(self, timeline: Timeline, since: int | None) -> None:
         self._timeline = timeline
+        self._since = since
+        self._keys_passed = 0
         self._reason: str | None = None
         self._reason_before_key: str | None = None  # pictures shown before a keyframe may need those before it as well
         self._key: Packet | None = None
         self._last_dts: int | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether what is wrong with a packet is wrong in the file, and not for having begun at `since`."""
+        return self._since is None or self._keys_passed > 1 or self._since == self._timeline.key_times[0]
 
     @property
     def is_broken(self) -> bool:
@@ -209,16 +218,14 @@ class Trust:
             self._reason = "frames before it are lost"
         if packet.is_key:
             self._reason_before_key, self._reason, self._key = self._reason, None, packet
-            self.keys_passed += 1
+            self._keys_passed += 1
         if packet.is_damaged or packet.position in self._timeline.undecodable:
             self.fail(packet)
             return "its data are damaged"
         return self._reason or (self._reason_before_key if self._is_leading(packet) else None)
 
     def fail(self, packet: Packet) -> None:
-        """Take note that a packet cannot be decoded, so that it is not tried again."""
-        if packet.position is not None:
-            self._timeline.undecodable.add(packet.position)
+        """Take note that a packet cannot be decoded."""
         if self._is_leading(packet):
             self._reason_before_key = "frames before it are damaged"
         else:
