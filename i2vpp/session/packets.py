@@ -17,7 +17,8 @@ ACCOUNTED = ("matroska", "avi")
 
 NEVER_ZERO = frozenset({"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vp8", "vp9"})
 ZERO_RUN = re.compile(rb"\0{16}\0*[^\0\x01]")
-"""Bytes that no encoder of `NEVER_ZERO` writes (zeros before a start code or at the end are padding): those of a lost
+ZERO_END = bytes(16)
+"""Bytes that no encoder of `NEVER_ZERO` writes, but for padding before a start code or at the end: those of a lost
 sector, or of a download with holes."""
 
 
@@ -91,7 +92,8 @@ class PacketReader:
         formats = container.format.name.split(",")
         self._is_avi = "avi" in formats
         self._is_accounted = any(name in ACCOUNTED for name in formats)
-        self._never_zero = stream.codec_context.name in NEVER_ZERO
+        self._codec: str = stream.codec_context.name
+        self._has_lengths = (stream.codec_context.extradata or b"")[:1] == b"\1"  # in place of start codes
         self._numbers = numbers
         self._sorted_numbers = sorted(self._numbers.values())
 
@@ -122,13 +124,22 @@ class PacketReader:
                 duration=raw.duration or 0,
                 is_key=raw.is_keyframe,
                 is_shown=not raw.is_discard,
-                is_damaged=raw.is_corrupt or (self._never_zero and ZERO_RUN.search(bytes(raw)) is not None),
+                is_damaged=raw.is_corrupt or self._has_hole(bytes(raw)),
                 position=position,
                 lost_bytes=lost_bytes,
                 lost=self._lost_between(before, position),
             )
             lost_bytes, before = 0, position
         yield Packet()
+
+    def _has_hole(self, data: bytes) -> bool:
+        """Tell whether a packet holds zeros that no encoder writes."""
+        if data.endswith(ZERO_END):
+            if self._codec == "mjpeg":
+                return not data.rstrip(b"\0").endswith(b"\xff\xd9")  # padding comes after the end of the picture
+            if self._codec in ("vp8", "vp9") or (self._codec in ("h264", "hevc") and self._has_lengths):
+                return True
+        return self._codec in NEVER_ZERO and ZERO_RUN.search(data) is not None
 
     def _number(self, raw: Any) -> int | None:
         """Return which frame of an AVI file a packet holds; its `pts` is a guess."""
