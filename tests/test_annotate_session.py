@@ -546,3 +546,22 @@ def test_closing_stops_a_propagation_and_keeps_its_frames(video, tmp_path, predi
     closed.result(PATIENCE)
     with opened(video, tmp_path / "out", no_model) as session:
         assert sorted(session.store.timeline()[1]) == [0, 1, 2]
+
+
+def test_frames_that_cannot_be_decoded_are_passed_over(video: Path, tmp_path: Path, predictor: I2VPPVideoPredictor) -> None:
+    """The page shows why where one looks at such a frame; all others are shown, prompted and tracked."""
+    damaged = sorted(video.iterdir())[2]
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    with opened(video, tmp_path / "out", lambda: predictor) as session:
+        session.add_object(0, None, None)
+        prompt(session, BOX)
+        propagate(session)
+        assert [t for t in range(session.frames) if session.store.mask(1, t) is None] == [2]
+        prompt(session, BOX, frame=3)
+        with pytest.raises(PromptError, match="frame_idx=2 cannot be decoded and is skipped"):
+            prompt(session, BOX, frame=2)
+        reader = FrameReader("v", session.open_frames, JpegCache())
+        with pytest.raises(VideoError, match="frame 2 of"):
+            reader.jpeg(2, 64)
+        assert reader.jpeg(1, 64)
+        assert reader.jpeg(3, 64)
