@@ -301,9 +301,9 @@ def run_track(arguments: argparse.Namespace) -> int:
         )
         bad_frames = state.bad_frames if tolerance else []
     if bad_frames:
-        is_shown = arguments.on_bad_frame == "repeat"
-        outcome = "the frame before was tracked instead" if is_shown else "no results there"
-        print(f"{len(bad_frames)} frame{_s(len(bad_frames))} could not be decoded ({_runs(bad_frames)}): {outcome}")
+        print(track.describe_bad_frames(bad_frames, arguments.on_bad_frame))
+    if isinstance(summary.stopped, FrameDecodeError):
+        _complain("--on-bad-frame repeat or skip goes on in spite of frames that cannot be decoded")
     return _report(summary, arguments.output)
 
 
@@ -372,8 +372,6 @@ def _report(summary: Summary, folder: Path) -> int:
         rest = f"; {', '.join(path.name for path in others)}: {frames}" if others else ""
         left = f"in {folder}: {'; '.join(summary.problems)}{rest}"
     _complain(f"{_stopped_by(summary.stopped)}; {left}")
-    if isinstance(summary.stopped, FrameDecodeError):
-        _complain("--on-bad-frame repeat or skip goes on in spite of such frames")
     return exit_status(summary.stopped) if isinstance(summary.stopped, KeyboardInterrupt) else EXIT_ERROR
 
 
@@ -381,17 +379,6 @@ def _stopped_by(stop: BaseException) -> str:
     if isinstance(stop, KeyboardInterrupt):
         return "terminated" if isinstance(stop, Terminated) else "interrupted"
     return f"error: {stop}"
-
-
-def _runs(numbers: Sequence[int]) -> str:
-    """Spell sorted numbers out, runs of them as `first-last`."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
 
 
 def _s(count: int) -> str:

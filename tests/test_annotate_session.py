@@ -14,13 +14,14 @@ import torch
 
 from annotator import HEIGHT, PATIENCE, WIDTH, Gate, Opened, encode_once, opened, until, write_frames
 from i2vpp.annotate.errors import StaleRevisionError
+from i2vpp.annotate.frames import FrameReader, JpegCache
 from i2vpp.annotate.jobs import EXPORT, PROPAGATE, Job
 from i2vpp.annotate.masks import Stroke, paint
 from i2vpp.annotate.model import ModelError
 from i2vpp.annotate.problems import BusyError, NotFoundError
 from i2vpp.annotate.session import VideoSession
 from i2vpp.annotate.values import Prompts, StoredMask
-from i2vpp.errors import CheckpointError, PromptError
+from i2vpp.errors import CheckpointError, PromptError, VideoError
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from models import make_predictor
 
@@ -548,17 +549,17 @@ def test_closing_stops_a_propagation_and_keeps_its_frames(video, tmp_path, predi
         assert sorted(session.store.timeline()[1]) == [0, 1, 2]
 
 
-def test_frames_that_cannot_be_decoded_are_passed_over(video: Path, tmp_path: Path, predictor: I2VPPVideoPredictor) -> None:
-    """The page shows why where one looks at such a frame; all others are shown, prompted and tracked."""
+def test_frames_that_cannot_be_decoded_leave_the_others(
+    video: Path, tmp_path: Path, predictor: I2VPPVideoPredictor
+) -> None:
+    """The page shows why where one looks at such a frame; all others are shown, and prompted where the network sees."""
     damaged = sorted(video.iterdir())[2]
     damaged.write_bytes(damaged.read_bytes()[:60])
     with opened(video, tmp_path / "out", lambda: predictor) as session:
         session.add_object(0, None, None)
-        prompt(session, BOX)
-        propagate(session)
-        assert [t for t in range(session.frames) if session.store.mask(1, t) is None] == [2]
-        prompt(session, BOX, frame=3)
-        with pytest.raises(PromptError, match="frame_idx=2 cannot be decoded and is skipped"):
+        prompt(session, BOX, frame=1)
+        prompt(session, BOX, frame=5)
+        with pytest.raises(VideoError, match="frame 2 of"):
             prompt(session, BOX, frame=2)
         reader = FrameReader("v", session.open_frames, JpegCache())
         with pytest.raises(VideoError, match="frame 2 of"):

@@ -136,7 +136,7 @@ def checkpoint(tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     ("choice", "status", "said", "masks"),
     [
-        ("raise", 1, "--on-bad-frame repeat or skip goes on", 4),
+        ("raise", 1, "--on-bad-frame repeat or skip goes on in spite of frames that cannot be decoded", 4),
         ("repeat", 0, "2 frames could not be decoded (4-5): the frame before was tracked instead", 10),
         ("skip", 0, "2 frames could not be decoded (4-5): no results there", 8),
     ],

@@ -52,8 +52,7 @@ class ModelTracks:
     def __init__(self, predictor: I2VPPVideoPredictor, source: FrameSource, store: Annotation) -> None:
         self._predictor = predictor
         self._store = store
-        # A frame that cannot be decoded gets no mask; the page shows why, and the frames after it are tracked.
-        self._state: InferenceState = predictor.init_state(source, on_bad_frame="skip")
+        self._state: InferenceState = predictor.init_state(source)
         self._held: dict[int, dict[int, bytes]] = {}  # object, prompted frame: digest of the mask that is remembered
 
     def close(self) -> None:

@@ -237,3 +237,21 @@ def _for_overlay(frames: list[int], *, quiet: bool, seconds: float | None) -> It
         if end is not None and time.monotonic() > end:
             return
         yield frame_idx
+
+
+def describe_bad_frames(frames: Sequence[int], on_bad_frame: str) -> str:
+    """Say in a line which frames could not be decoded, and what became of them.
+
+    Args:
+        frames: in order.
+        on_bad_frame: see `init_state`.
+    """
+    runs: list[list[int]] = []
+    for frame in frames:
+        if runs and frame == runs[-1][1] + 1:
+            runs[-1][1] = frame
+        else:
+            runs.append([frame, frame])
+    which = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+    outcome = "the frame before was tracked instead" if on_bad_frame == "repeat" else "no results there"
+    return f"{len(frames)} frame{'' if len(frames) == 1 else 's'} could not be decoded ({which}): {outcome}"
