@@ -21,6 +21,7 @@ from i2vpp.session.frames import FrameStore
 from i2vpp.session.records import FrameRecord, RecordArchive
 from i2vpp.session.video import FrameSource
 from i2vpp.structures import FrameFeatures
+from i2vpp.utils.values import whole_number
 
 __all__ = ["Clicks", "FrameRecord", "InferenceState", "MemoryUse", "ObjectTrack"]
 
@@ -39,6 +40,11 @@ class Clicks:
 
     coords: Tensor
     labels: Tensor
+
+    @property
+    def has_box(self) -> bool:
+        """Whether the first two points are a box's corners."""
+        return bool((self.labels >= 2).any())
 
 
 @dataclass(kw_only=True)
@@ -159,28 +165,28 @@ class InferenceState:
 
     def frame(self, frame_idx: int) -> np.ndarray:
         """Return a frame as uint8 RGB [H, W, 3]."""
-        self.check_open()
-        return self.source[frame_idx]
+        return self.source[self.check_frame(frame_idx)]
 
     def check_open(self) -> None:
         """Raise SessionError if the session is closed."""
         if self._closed:
             raise SessionError("This session is closed; start a new one with predictor.init_state(video).")
 
-    def check_frame(self, frame_idx: int) -> None:
-        """Raise PromptError if the video has no such frame."""
+    def check_frame(self, frame_idx: int, *, name: str = "frame_idx") -> int:
+        """Return a frame's index as Python's int, or raise PromptError, with the argument's name, if there is none."""
         self.check_open()
-        if not isinstance(frame_idx, int | np.integer) or frame_idx < 0:
-            raise PromptError(f"frame_idx must be a whole number from 0 on; got {frame_idx!r}.")
+        frame_idx = whole_number(name, frame_idx, least=0)
         try:
-            self.source.check(int(frame_idx))
+            self.source.check(frame_idx)
         except IndexError:
             raise PromptError(
-                f"frame_idx={frame_idx} is past the end: the video has {self.num_frames} frames."
+                f"{name}={frame_idx} is past the end: the video has {self.num_frames} frames."
             ) from None
+        return frame_idx
 
     def track(self, obj_id: int) -> ObjectTrack:
         """Return an object, or raise PromptError if there is none of that id."""
+        obj_id = whole_number("obj_id", obj_id)
         if obj_id not in self.tracks:
             raise PromptError(f"There is no object {obj_id!r} in this session; known objects: {self.obj_ids}.")
         return self.tracks[obj_id]

@@ -5,6 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+SYNONYMS = {
+    "gpu": "cuda",
+    "nvidia": "cuda",
+    "metal": "mps",
+    "fp16": "float16",
+    "half": "float16",
+    "bf16": "bfloat16",
+    "fp32": "float32",
+    "float": "float32",
+    "single": "float32",
+    "full": "float32",
+    "test": "eval",
+    "val": "eval",
+    "infer": "eval",
+    "inference": "eval",
+    "predict": "eval",
+}
+"""Words that others use for ours, and that spelling alone does not lead to."""
+
 
 def did_you_mean(word: object, allowed: Iterable[str], *, cutoff: float = 0.5) -> str:
     """Return the end of an error message about an unknown word.
@@ -15,8 +34,10 @@ def did_you_mean(word: object, allowed: Iterable[str], *, cutoff: float = 0.5) -
         cutoff: how similar a word must be to be suggested, between 0 and 1.
 
     Returns:
-        `did you mean 'cuda'?` where a valid word is similar, otherwise `allowed: cpu, cuda, mps`.
+        `did you mean 'cuda'?` where a valid word is similar or means the same, otherwise `allowed: cpu, cuda, mps`.
     """
     words = {name.lower(): name for name in allowed}
-    near = get_close_matches(str(word).lower(), words, 1, cutoff)
+    text = str(word).lower()
+    meant = SYNONYMS.get(text)
+    near = [meant] if meant in words else get_close_matches(text, words, 1, cutoff)
     return f"did you mean {words[near[0]]!r}?" if near else f"allowed: {', '.join(words.values())}"
