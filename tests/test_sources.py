@@ -244,5 +244,5 @@ def test_live_stream_checks_frames_when_they_arrive():
     with pytest.raises(VideoError, match="frame 1 of the live stream is of type int"):
         source.append(1)
     assert len(source) == 1
-    with pytest.raises(VideoError, match="keep = 0"):
+    with pytest.raises(VideoError, match="keep must be a whole number from 1 on; got 0"):
         LiveSource(keep=0)

@@ -179,9 +179,7 @@ class InferenceState:
         try:
             self.source.check(frame_idx)
         except IndexError:
-            raise PromptError(
-                f"{name}={frame_idx} is past the end: the video has {self.num_frames} frames."
-            ) from None
+            raise PromptError(f"{name}={frame_idx} is past the end: the video has {self.num_frames} frames.") from None
         return frame_idx
 
     def track(self, obj_id: int) -> ObjectTrack:
