@@ -17,6 +17,7 @@ from i2vpp.checkpoint_files import DEMO, PUBLISHED, demo_checkpoint
 from i2vpp.commands import annotate as annotate_command
 from i2vpp.commands import prompts as prompt_args
 from i2vpp.errors import CheckpointError, I2VPPError
+from i2vpp.utils.parser import Parser
 from i2vpp.utils.signals import Terminated, exit_status, sigterm_raises
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all subcommands; the one chosen is in `run`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="i2vpp",
         description="Promptable video segmentation with SAM-I2V++: click, box or mask an object, find it everywhere.",
         epilog="example:\n  i2vpp track dog.mp4 -o outputs/dog --point 420,310\n\n`i2vpp COMMAND --help` says more.",

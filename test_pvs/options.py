@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from i2vpp.build_i2vpp import best_device, build_i2vpp, choose_dtype
+from i2vpp.build_i2vpp import best_device, build_i2vpp, choose_device, choose_dtype
 from i2vpp.checkpoint_files import DEMO, find_checkpoint
-from i2vpp.commands.track import ModelChoice, build_predictor, parse_device
+from i2vpp.commands.track import ModelChoice, build_predictor
 from i2vpp.errors import I2VPPError
 from i2vpp.evaluation.protocol import PromptProtocol
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
@@ -82,7 +82,7 @@ def model_choice(arguments: argparse.Namespace) -> ModelChoice:
         CheckpointError: there is no such checkpoint.
     """
     device = arguments.device or best_device().type
-    dtype = str(choose_dtype(arguments.dtype, parse_device(device))).removeprefix("torch.")
+    dtype = str(choose_dtype(arguments.dtype, choose_device(device))).removeprefix("torch.")
     seed = () if arguments.seed is None else (f"model.selection.seed={arguments.seed}",)
     return ModelChoice(
         config=arguments.config,

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from i2vpp.errors import I2VPPError
+from i2vpp.utils.parser import Parser
 from training.config import TrainConfig
 from training.launch import CLUSTERS, TRAINER, Plan, check_launch, describe, launch, launch_checks, plan_launch
 from training.recipes import load_recipe
@@ -65,7 +66,7 @@ def _dry_run(config: TrainConfig, plan: Plan) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command; options win over the recipe's `cluster` section."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m training.train",
         usage="%(prog)s -c RECIPE [options] [key=value ...]",
         description="Train SAM-I2V++ by a recipe.",

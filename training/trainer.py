@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from i2vpp.build_i2vpp import best_device
+from i2vpp.build_i2vpp import best_device, parse_device
 from i2vpp.errors import ConfigError
 from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.utils.files import atomic_write
@@ -85,7 +85,7 @@ def pick_device(name: str, ranks: Ranks) -> torch.device:
     Raises:
         ConfigError: there is no such device.
     """
-    device = best_device() if name == "auto" else torch.device(name)
+    device = best_device() if name == "auto" else parse_device(name)
     if device.type == "cuda":
         if ranks.local_rank >= torch.cuda.device_count():
             raise ConfigError(

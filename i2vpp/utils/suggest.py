@@ -16,6 +16,8 @@ SYNONYMS = {
     "float": "float32",
     "single": "float32",
     "full": "float32",
+    "double": "float32",
+    "float64": "float32",
     "test": "eval",
     "val": "eval",
     "infer": "eval",
@@ -36,8 +38,21 @@ def did_you_mean(word: object, allowed: Iterable[str], *, cutoff: float = 0.5) -
     Returns:
         `did you mean 'cuda'?` where a valid word is similar or means the same, otherwise `allowed: cpu, cuda, mps`.
     """
+    words = list(allowed)
+    near = nearest_word(word, words, cutoff=cutoff)
+    return f"allowed: {', '.join(words)}" if near is None else f"did you mean {near!r}?"
+
+
+def nearest_word(word: object, allowed: Iterable[str], *, cutoff: float = 0.5) -> str | None:
+    """Return the valid word that is meant by, or most similar to, an unknown one; None if there is none near.
+
+    Args:
+        word: what the user wrote; upper and lower case are alike.
+        allowed: the valid words.
+        cutoff: how similar a word must be, between 0 and 1.
+    """
     words = {name.lower(): name for name in allowed}
     text = str(word).lower()
     meant = SYNONYMS.get(text)
     near = [meant] if meant in words else get_close_matches(text, words, 1, cutoff)
-    return f"did you mean {words[near[0]]!r}?" if near else f"allowed: {', '.join(words.values())}"
+    return words[near[0]] if near else None

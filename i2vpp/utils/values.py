@@ -1,4 +1,4 @@
-"""Values that come from outside: whole numbers, arrays of numbers, and places in a frame, brought into one form each."""
+"""Values from outside: whole numbers, arrays of numbers and places in a frame, each brought into one form."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from i2vpp.errors import ConfigError, I2VPPError
 from i2vpp.utils.files import atomic_write
+from i2vpp.utils.parser import Parser
 from training.config import SourceConfig, TrainConfig
 from training.dataset.build import KINDS, PROCEDURAL, build_source
 from training.dataset.clips import AnnotatedVideo, Source, problems_of
@@ -206,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m training.dataset.validate",
         description="Read every annotated image and mask of a dataset and list every broken item.",
         epilog="exit status: 0 all is well, 1 something is broken, 2 wrong usage, 130 interrupted",
