@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -22,6 +21,7 @@ from i2vpp.modeling.backbones.tiny_vit import ConvNorm
 from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.tracking import Runner
 from i2vpp.utils.machine import keep_freed_memory
+from i2vpp.utils.notices import warn_user
 from i2vpp.utils.suggest import did_you_mean
 from i2vpp.utils.values import in_short
 
@@ -174,11 +174,10 @@ def _fitting_config(checkpoint: Checkpoint | None, overrides: Sequence[str]) -> 
 @cache
 def _warn_untrained() -> None:
     """Warn once in a process: masks of a network without a checkpoint look like bad ones, not like an error."""
-    warnings.warn(
+    warn_user(
         "build_i2vpp_video_predictor was called without a checkpoint: the weights are untrained and the masks mean "
         f"nothing. Pass ckpt_path; {where_weights_are()}",
         UntrainedWarning,
-        stacklevel=3,
     )
 
 

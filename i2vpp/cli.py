@@ -17,6 +17,7 @@ from i2vpp.checkpoint_files import DEMO, PUBLISHED, demo_checkpoint
 from i2vpp.commands import annotate as annotate_command
 from i2vpp.commands import prompts as prompt_args
 from i2vpp.errors import CheckpointError, I2VPPError
+from i2vpp.utils.notices import plain_warnings
 from i2vpp.utils.parser import Parser
 from i2vpp.utils.signals import Terminated, exit_status, sigterm_raises
 
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = build_parser().parse_args(argv)
         run: Run = arguments.run
-        with sigterm_raises():
+        with plain_warnings("i2vpp: "), sigterm_raises():
             status = run(arguments)
         sys.stdout.flush()
         return status

@@ -18,6 +18,7 @@ from i2vpp.commands.track import ModelChoice, build_predictor
 from i2vpp.errors import I2VPPError
 from i2vpp.evaluation.protocol import PromptProtocol
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
+from i2vpp.utils.notices import plain_warnings
 from i2vpp.utils.signals import Terminated, exit_status
 from test_pvs.record import HIDDEN, Ledger
 from test_pvs.submit import CLUSTERS, ArrayJob, Cluster, command_line, submit
@@ -138,10 +139,11 @@ def run_command(
     except SystemExit as end:  # argparse has printed help, or what is wrong
         return int(end.code or 0)
     try:
-        run = prepare(arguments)
-        if arguments.use_cluster:
-            return _submit(arguments, ArrayJob(command=name, arguments=command_line(argv)))
-        return _execute(run, arguments)
+        with plain_warnings():
+            run = prepare(arguments)
+            if arguments.use_cluster:
+                return _submit(arguments, ArrayJob(command=name, arguments=command_line(argv)))
+            return _execute(run, arguments)
     except (I2VPPError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return EXIT_ERROR

@@ -23,6 +23,7 @@ from i2vpp.build_i2vpp import best_device, parse_device
 from i2vpp.errors import ConfigError
 from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.utils.files import atomic_write
+from i2vpp.utils.notices import plain_warnings
 from training.checkpoint import (
     FILE,
     Interrupts,
@@ -75,7 +76,7 @@ def run(config: TrainConfig, ranks: Ranks) -> None:
         I2VPPError: of the kind that says what is wrong with the recipe, the data or the start.
     """
     device = pick_device(config.run.device, ranks)
-    with process_group(ranks, device):
+    with plain_warnings(silent=not ranks.is_main), process_group(ranks, device):
         Trainer(config, ranks, device).fit()
 
 
