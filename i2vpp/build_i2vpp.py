@@ -20,13 +20,12 @@ from i2vpp.memory.selection import MemorySelector
 from i2vpp.modeling.backbones.tiny_vit import ConvNorm
 from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.tracking import Runner
-from i2vpp.utils.machine import keep_freed_memory
+from i2vpp.utils.machine import keep_freed_memory, parse_device
 from i2vpp.utils.notices import warn_user
 from i2vpp.utils.suggest import did_you_mean
 from i2vpp.utils.values import in_short
 
 MODES = ("eval", "train")
-DEVICES = ("cpu", "cuda", "mps")  # what messages name; others that PyTorch knows are taken, too
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LARGE_IMAGE = 512
 """From this size on, a network on a CPU is faster if freed memory is kept; below, tensors are too small to matter."""
@@ -133,22 +132,6 @@ def choose_device(device: str | int | torch.device | None) -> torch.device:
         missing = found.type != "cpu" and not _can_allocate(found)
     if missing:
         raise ConfigError(f"this machine has no device {str(found)!r} that PyTorch can use")
-    return found
-
-
-def parse_device(device: str | int | torch.device) -> torch.device:
-    """Return a device by its name, or a GPU by its number, whether or not this machine has it.
-
-    Raises:
-        ConfigError: it is no device.
-    """
-    try:
-        found = torch.device(f"cuda:{device}" if isinstance(device, int) else device)
-    except (RuntimeError, TypeError, ValueError):
-        found = None
-    if found is None or found.type == "meta":
-        kind = str(device).partition(":")[0]
-        raise ConfigError(f"unknown device {in_short(device)}; {did_you_mean(kind, DEVICES)}")
     return found
 
 

@@ -15,6 +15,7 @@ from i2vpp.memory.bank import MemoryBank
 from i2vpp.memory.selection import MemorySelector, build_selector
 from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.prompts import merge_clicks, parse_clicks, parse_mask
+from i2vpp.sam2_module import Sam2Module
 from i2vpp.session.frames import FrameStore
 from i2vpp.session.passes import Pass
 from i2vpp.session.state import InferenceState, ObjectTrack
@@ -27,7 +28,7 @@ from i2vpp.utils.values import whole_number
 Progress: TypeAlias = bool | Callable[..., Iterable[int]]
 
 
-class I2VPPVideoPredictor:
+class I2VPPVideoPredictor(Sam2Module):
     """Segments prompted objects in videos; made by `build_i2vpp_video_predictor`.
 
     The predictor holds the network only, every video has its own `InferenceState`: sessions can be used alternately and

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from i2vpp.build_i2vpp import best_device, parse_device
+from i2vpp.build_i2vpp import best_device
 from i2vpp.errors import ConfigError
 from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.utils.files import atomic_write
+from i2vpp.utils.machine import parse_device
 from i2vpp.utils.notices import plain_warnings
 from training.checkpoint import (
     FILE,

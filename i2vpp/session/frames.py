@@ -114,6 +114,11 @@ class FrameStore:
         self._look_ahead(None)
 
     @property
+    def device(self) -> torch.device:
+        """Where clips are made."""
+        return self._device
+
+    @property
     def num_bytes(self) -> int:
         """Memory of the frames held, but those being loaded."""
         with self._lock:

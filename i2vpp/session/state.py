@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -17,6 +17,7 @@ from i2vpp.errors import PromptError, SessionError
 from i2vpp.memory.bank import MemoryBank
 from i2vpp.memory.selection import MemorySelector, Moment
 from i2vpp.memory.similarity import SimilarityTable
+from i2vpp.session import sam2_keys
 from i2vpp.session.frames import FrameStore
 from i2vpp.session.records import FrameRecord, RecordArchive
 from i2vpp.session.video import FrameSource
@@ -26,7 +27,6 @@ from i2vpp.utils.values import whole_number
 __all__ = ["Clicks", "FrameRecord", "InferenceState", "MemoryUse", "ObjectTrack"]
 
 FEATURE_CAPACITY = 4
-SAM2_NAMES = ("obj_ids", "num_frames", "video_height", "video_width")
 
 
 @dataclass(kw_only=True)
@@ -133,10 +133,25 @@ class InferenceState:
         self.close()
 
     def __getitem__(self, name: str) -> Any:
-        """Look up one of the names that SAM 2's users know: the attributes below."""
-        if name not in SAM2_NAMES:
-            raise KeyError(f"{name!r}; a session answers to {', '.join(SAM2_NAMES)}")
-        return getattr(self, name)
+        """Look up one of the names that SAM 2's users know; see docs/sam2.md."""
+        return sam2_keys.answer(self, name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in sam2_keys.ANSWERED
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sam2_keys.ANSWERED)
+
+    def __setitem__(self, name: str, value: object) -> None:
+        raise SessionError(f"{name!r} cannot be set: a session is changed by the predictor's methods only.")
+
+    def keys(self) -> list[str]:
+        """Return the names that `state[name]` answers to."""
+        return list(self)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return `state[name]`, or the default if the session does not answer to that name."""
+        return self[name] if name in self else default
 
     @property
     def obj_ids(self) -> list[int]:
