@@ -93,10 +93,15 @@ def build_i2vpp_video_predictor(
         CheckpointError: the checkpoint is missing, unreadable or does not fit.
         CompilationError: with `vos_optimized`: something that compilation needs is missing here.
     """
-    if ckpt_path is None:
-        _warn_untrained()
+    if selector is not None and not hasattr(selector, "select"):
+        raise ConfigError(
+            f"selector must be an object with a method `select`; got {in_short(selector)}: a mode is named by "
+            "hydra_overrides_extra=['model.selection.mode=...']"
+        )
     where = choose_device(device)
     dtype = choose_dtype(dtype, where)
+    if ckpt_path is None:
+        _warn_untrained()
     model = build_i2vpp(config_file, ckpt_path, where, mode, hydra_overrides_extra, apply_postprocessing)
     if model.device.type == "cpu" and model.image_size >= LARGE_IMAGE:
         keep_freed_memory()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from i2vpp.errors import PromptError
 from i2vpp.session.state import Clicks
-from i2vpp.utils.values import OVERSHOOT, Array, check_box, clip_to_frame, shown, to_numbers
+from i2vpp.utils.values import Array, check_box, clip_to_frame, shown, to_numbers
 
 BOX_LABELS = (2, 3)
 """Labels of a box's corners: x0, y0 and x1, y1."""
@@ -26,7 +27,7 @@ def parse_clicks(
 ) -> Clicks:
     """Check clicks and box and scale them to the network's input.
 
-    Points and corners that leave the frame by up to `OVERSHOOT` pixels are moved to its edge.
+    Points and corners that leave the frame by up to 2 pixels are moved to its edge.
 
     Args:
         points: [P, 2] or [1, P, 2] x, y; None without clicks.
@@ -52,15 +53,13 @@ def parse_clicks(
     if box is None and not len(coords):
         nothing = "Nothing to prompt with" if points is None else "points holds no point"
         raise PromptError(f"{nothing}: pass points with labels, a box, or both.")
-    unit = np.array([1, 1] if normalize_coords else [width, height])  # pixels of one unit of the coordinates
-    frame_width, frame_height = ([width, height] / unit).tolist()
-    frame = {"width": frame_width, "height": frame_height, "slack": (OVERSHOOT / unit).tolist()}
-    coords = clip_to_frame("points", coords, **frame)
+    clip = partial(clip_to_frame, width=width, height=height, normalized=not normalize_coords)
+    coords = clip("points", coords)
     if box is not None:
-        corners = clip_to_frame("box", check_box(to_numbers("box", box)), **frame)
+        corners = clip("box", check_box(to_numbers("box", box)))
         coords = np.concatenate([check_box(corners), coords])  # again: an edge may be all that lay inside
         values = np.concatenate([np.array(BOX_LABELS, np.int32), values])
-    extent = torch.tensor([frame_width, frame_height], dtype=torch.float32)
+    extent = torch.tensor([width, height] if normalize_coords else [1, 1], dtype=torch.float32)
     scaled = torch.from_numpy(coords.astype(np.float32)) / extent * image_size
     return Clicks(coords=scaled, labels=torch.from_numpy(values))
 

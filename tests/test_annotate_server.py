@@ -324,7 +324,7 @@ def test_a_stale_request_is_told_the_present_state(page):
     ("method", "path", "body", "status", "words"),
     [
         ("PUT", "objects/1/prompts/0", {"points": [[1, 2]]}, 400, "points[0] must be 3 finite numbers"),
-        ("PUT", "objects/1/prompts/0", {"points": [[1, 200, 1]]}, 400, "point (1, 200) lies outside the frame"),
+        ("PUT", "objects/1/prompts/0", {"points": [[1, 200, 1]]}, 400, "points: (1, 200) lies outside the frame"),
         ("PUT", "objects/1/prompts/0", {"mask": "x"}, 400, "unknown key 'mask'"),
         ("PUT", "objects/1/prompts/9", CLICK, 404, "there is no frame 9"),
         ("PUT", "objects/8/prompts/0", CLICK, 404, "there is no object 8"),

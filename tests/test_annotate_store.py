@@ -435,8 +435,8 @@ BAD_EDITS = [
     (lambda edit: edit.set_prompts(2, 0, CLICK), "there is no object 2"),
     (lambda edit: edit.set_mask(1, FRAMES, square(2)), "no frame 40; frames are 0 to 39"),
     (lambda edit: edit.set_prompts(1, -1, CLICK), "no frame -1"),
-    (lambda edit: edit.set_prompts(1, 0, Prompts(points=((33.0, 1.0, 1),))), r"point \(33, 1\) lies outside .* 32 x"),
-    (lambda edit: edit.set_prompts(1, 0, Prompts(box=(0, 0, 5, 25))), r"box \(5, 25\) lies outside"),
+    (lambda edit: edit.set_prompts(1, 0, Prompts(points=((34.5, 1.0, 1),))), r"points: \(34.5, 1\) lies outside"),
+    (lambda edit: edit.set_prompts(1, 0, Prompts(box=(0, 0, 5, 27))), r"box: \(5, 27\) lies outside"),
 ]  # fmt: skip
 
 

@@ -23,6 +23,10 @@ SYNONYMS = {
     "infer": "eval",
     "inference": "eval",
     "predict": "eval",
+    "mask": "gm",
+    "box": "bb",
+    "click": "1c",
+    "clicks": "3c",
 }
 """Words that others use for ours, and that spelling alone does not lead to."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
 from contextlib import suppress
 from numbers import Real
 from typing import Any, TypeAlias
@@ -90,15 +89,15 @@ def to_numbers(name: str, value: Any) -> Array:
     return array.astype(array.dtype.newbyteorder("="), order="C", copy=False)
 
 
-def clip_to_frame(name: str, places: Array, *, width: float, height: float, slack: Sequence[float]) -> Array:
-    """Return places [N, 2] in a frame; those that leave it by no more than `slack` are moved to its edge.
+def clip_to_frame(name: str, places: Array, *, width: int, height: int, normalized: bool = False) -> Array:
+    """Return places [N, 2] in a frame; those that leave it by no more than `OVERSHOOT` are moved to its edge.
 
     Args:
         name: of the argument, for the message.
         places: x, y.
-        width: of the frame, in the unit of the places.
-        height: of the frame, in the unit of the places.
-        slack: by how much x and y may leave the frame.
+        width: of the frame in pixels.
+        height: of the frame in pixels.
+        normalized: the places are fractions of the frame's width and height.
 
     Raises:
         PromptError: a place is further out, or not finite; the message shows the number as it was given.
@@ -106,12 +105,14 @@ def clip_to_frame(name: str, places: Array, *, width: float, height: float, slac
     exact = places.astype(np.float64)
     if not np.isfinite(exact).all():
         raise PromptError(f"{name} contains NaN or infinite values.")
-    size = np.array([width, height], np.float64)
-    outside = ((exact < -np.asarray(slack)) | (exact > size + np.asarray(slack))).any(axis=1)
+    pixels = np.array([width, height], np.float64)
+    size = np.ones(2) if normalized else pixels
+    slack = OVERSHOOT * size / pixels
+    outside = ((exact < -slack) | (exact > size + slack)).any(axis=1)
     if outside.any():
         x, y = (shown(number) for number in places[outside][0])
         raise PromptError(
-            f"{name}: ({x}, {y}) lies outside the frame, which is {shown(width)} wide and {shown(height)} high; "
+            f"{name}: ({x}, {y}) lies outside the frame, which is {shown(size[0])} wide and {shown(size[1])} high; "
             f"up to {OVERSHOOT:.0f} pixels beyond its edges are allowed."
         )
     return exact.clip(0, size)
