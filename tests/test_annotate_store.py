@@ -440,6 +440,16 @@ BAD_EDITS = [
 ]  # fmt: skip
 
 
+def test_prompts_just_outside_of_the_frame_are_moved_to_its_edge(annotation: Annotation) -> None:
+    with annotation.edit("Add") as edit:
+        edit.add_object()
+    outside = Prompts(points=((34.0, -0.5, 1), (3.0, 4.0, 0)), box=(-2.0, 0.0, 5.0, 25.5))
+    with annotation.edit("Prompt") as edit:
+        edit.set_prompts(1, 0, outside)
+    inside = Prompts(points=((32.0, 0.0, 1), (3.0, 4.0, 0)), box=(0.0, 0.0, 5.0, 24.0))
+    assert annotation.prompts() == {1: {0: inside}}
+
+
 @pytest.mark.parametrize(("bad", "message"), BAD_EDITS)
 def test_bad_edits_are_named(annotation: Annotation, bad: Any, message: str) -> None:
     with annotation.edit("Add") as edit:

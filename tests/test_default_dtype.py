@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.modeling.attention import attend_in_tiles
 from media import moving_disc
-from models import make_predictor
+from models import default_dtype, make_predictor
 
 FRAMES, MASKS = moving_disc(7)
 
@@ -27,16 +26,6 @@ class NoFloat64(TorchDispatchMode):
         for tensor in out if isinstance(out, (tuple, list)) else (out,):
             assert not (isinstance(tensor, torch.Tensor) and tensor.dtype == torch.float64), f"{func} makes float64"
         return out
-
-
-@contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def clicks_and_both_directions(predictor: I2VPPVideoPredictor) -> list[torch.Tensor]:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from i2vpp.build_i2vpp import build_i2vpp_video_predictor
+from i2vpp.build_i2vpp import build_i2vpp_video_predictor, choose_device
 from i2vpp.commands.prompts import ObjectPrompt
 from i2vpp.errors import I2VPPError, UntrainedWarning
 from i2vpp.utils.signals import Terminated
@@ -90,6 +90,7 @@ class Summary:
 
 def build_predictor(model: ModelChoice) -> Any:
     """Build the predictor; without a checkpoint its weights are drawn from a fixed seed."""
+    choose_device(model.device)
     if model.compile:
         _show_compilation()
     with torch.random.fork_rng(devices=[]), ExitStack() as stack:

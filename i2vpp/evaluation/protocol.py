@@ -50,7 +50,7 @@ class PromptProtocol:
 
     def __post_init__(self) -> None:
         if self.name not in ("gm", "bb") and not re.fullmatch(r"[1-9]\d*c", str(self.name), re.ASCII):
-            near = nearest_word(self.name, PUBLISHED)
+            near = nearest_word(self.name, PUBLISHED, cutoff=0.6)
             hint = "" if near is None else f"did you mean {near!r}? "
             raise PromptError(
                 f"unknown prompt protocol {self.name!r}; {hint}allowed: gm (true mask), bb (bounding box), "
