@@ -326,7 +326,7 @@ def test_a_stale_request_is_told_the_present_state(page):
         ("PUT", "objects/1/prompts/0", {"points": [[1, 2]]}, 400, "points[0] must be 3 finite numbers"),
         ("PUT", "objects/1/prompts/0", {"points": [[1, 200, 1]]}, 400, "points: (1, 200) lies outside the frame"),
         ("PUT", "objects/1/prompts/0", {"points": [[66.5, 1, 1]]}, 400, "points: (66.5, 1) lies outside the frame"),
-        ("PUT", "objects/1/prompts/0", {"box": [1, 1, 1.5, 1]}, 400, "x0 < x1 and y0 < y1; got 1, 1, 1.5, 1"),
+        ("PUT", "objects/1/prompts/0", {"box": [1, 1, 1.5, 1]}, 400, "box must have x0 < x1 and y0 < y1; got 1, 1, 1.5, 1"),
         ("PUT", "objects/1/prompts/0", {"points": [[1, 1, True]]}, 400, "points[0] must be 3 finite numbers"),
         ("PUT", "objects/1/prompts/99999999999999999999", CLICK, 404, "there is no frame 99999999999999999999"),
         ("PUT", "objects/99999999999999999999/prompts/0", CLICK, 404, "there is no object 99999999999999999999"),
