@@ -20,10 +20,10 @@ from i2vpp.memory.selection import MemorySelector
 from i2vpp.modeling.backbones.tiny_vit import ConvNorm
 from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.tracking import Runner
+from i2vpp.utils.brief import brief
 from i2vpp.utils.machine import keep_freed_memory, parse_device
 from i2vpp.utils.notices import warn_user
 from i2vpp.utils.suggest import did_you_mean
-from i2vpp.utils.values import in_short
 
 MODES = ("eval", "train")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -95,7 +95,7 @@ def build_i2vpp_video_predictor(
     """
     if selector is not None and not hasattr(selector, "select"):
         raise ConfigError(
-            f"selector must be an object with a method `select`; got {in_short(selector)}: a mode is named by "
+            f"selector must be an object with a method `select`; got {brief(selector)}: a mode is named by "
             "hydra_overrides_extra=['model.selection.mode=...']"
         )
     where = choose_device(device)
@@ -196,5 +196,5 @@ def choose_dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch
     found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if not isinstance(found, torch.dtype) or found not in DTYPES.values():
         name = str(getattr(dtype, "__name__", dtype)).removeprefix("torch.")  # NumPy's are classes
-        raise ConfigError(f"unknown dtype {in_short(dtype)}; {did_you_mean(name, DTYPES)}")
+        raise ConfigError(f"unknown dtype {brief(dtype)}; {did_you_mean(name, DTYPES)}")
     return found

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from i2vpp.errors import I2VPPError
+from i2vpp.utils.notices import plain_warnings
 from i2vpp.utils.parser import Parser
 from training.config import TrainConfig
 from training.launch import CLUSTERS, TRAINER, Plan, check_launch, describe, launch, launch_checks, plan_launch
@@ -28,6 +29,7 @@ exit status: 0 done, 1 the run failed, 2 wrong usage, config or machine, 130 int
 """
 
 
+@plain_warnings()
 def main(argv: Sequence[str] | None = None, *, target: str = TRAINER) -> int:
     """Run the command and return its exit status; `target` is the function that every process calls."""
     try:

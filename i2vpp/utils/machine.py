@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from i2vpp.errors import ConfigError
+from i2vpp.utils.brief import brief
 from i2vpp.utils.suggest import did_you_mean
-from i2vpp.utils.values import in_short
 
 DEVICES = ("cpu", "cuda", "mps")
 """What messages name; others that PyTorch knows are taken, too."""
@@ -33,7 +33,7 @@ def parse_device(device: str | int | torch.device) -> torch.device:
         found = None
     if found is None or found.type == "meta":
         kind = str(device).partition(":")[0]
-        raise ConfigError(f"unknown device {in_short(device)}; {did_you_mean(kind, DEVICES)}")
+        raise ConfigError(f"unknown device {brief(device)}; {did_you_mean(kind, DEVICES)}")
     return found
 
 

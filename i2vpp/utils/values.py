@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i2vpp.errors import I2VPPError, PromptError
+from i2vpp.utils.brief import brief
 
 Array: TypeAlias = "NDArray[Any]"
 
@@ -37,7 +38,7 @@ def whole_number(
         if number is not None and (least is None or number >= least):
             return number
     allowed = "a whole number" if least is None else f"a whole number from {least} on"
-    raise error(f"{name} must be {allowed}; got {in_short(value)}{_nearest(value, least, instead)}")
+    raise error(f"{name} must be {allowed}; got {brief(value)}{_nearest(value, least, instead)}")
 
 
 def _nearest(value: Any, least: int | None, instead: str) -> str:
@@ -46,6 +47,8 @@ def _nearest(value: Any, least: int | None, instead: str) -> str:
         array = np.asarray(to_array(value))
         number = round(float(array.item()))  # of one entry
     except (TypeError, ValueError, RuntimeError, OverflowError):
+        return ""
+    if abs(number) > 2**63:
         return ""
     if least is not None and number < least:
         return f"; did you mean {instead or least}?"
@@ -81,11 +84,11 @@ def to_numbers(name: str, value: Any) -> Array:
     try:
         array = np.asarray(to_array(value))
     except (TypeError, ValueError, RuntimeError) as error:
-        raise PromptError(f"{name} must be numbers; got {in_short(value)} ({str(error).splitlines()[0]})") from None
+        raise PromptError(f"{name} must be numbers; got {brief(value)} ({str(error).splitlines()[0]})") from None
     if array.dtype.kind == "O" and all(isinstance(entry, Real) for entry in array.flat):
         array = array.astype(np.float64)
     if array.dtype.kind not in "biuf":
-        raise PromptError(f"{name} must be numbers (a list, NumPy array or tensor); got {in_short(value)}")
+        raise PromptError(f"{name} must be numbers (a list, NumPy array or tensor); got {brief(value)}")
     return array.astype(array.dtype.newbyteorder("="), order="C", copy=False)
 
 
@@ -138,8 +141,3 @@ def check_box(corners: Array) -> Array:
 def shown(number: Any) -> str:
     """Return a number with as many digits as its type needs to be told from its neighbours, and no more."""
     return str(number).removesuffix(".0")
-
-
-def in_short(value: Any) -> str:
-    """Return the beginning of a value's spelling, in one line."""
-    return f"{' '.join(repr(value).split()):.100}"

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from i2vpp.errors import ConfigError, I2VPPError
 from i2vpp.utils.files import atomic_write
+from i2vpp.utils.notices import plain_warnings
 from i2vpp.utils.parser import Parser
 from training.config import SourceConfig, TrainConfig
 from training.dataset.build import KINDS, PROCEDURAL, build_source
@@ -178,6 +179,7 @@ def _check(video: AnnotatedVideo, source: str) -> Report:
 # ---- the command
 
 
+@plain_warnings()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     try:
