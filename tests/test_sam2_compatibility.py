@@ -157,7 +157,7 @@ def test_build_arguments() -> None:
     ("dtype", np.float32, "unknown dtype <class 'numpy.float32'>; did you mean 'float32'?"),
     ("dtype", "int8", "unknown dtype 'int8'; allowed: float32, bfloat16, float16"),
     ("config_file", 512, "config_file must be a name or a path, such as 'i2vpp-512'; got 512"),
-    ("hydra_overrides_extra", [512], "override 512 must be text such as 'model.image_size=512'"),
+    ("hydra_overrides_extra", [512], "an override must be text such as 'model.image_size=512'; got 512"),
     ("selector", "top", "selector must be an object with a method `select`"),
 ])  # fmt: skip
 def test_wrong_build_arguments(argument: str, value: Any, message: str) -> None:
