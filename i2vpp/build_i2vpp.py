@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -15,15 +14,19 @@ from i2vpp.checkpoint import Checkpoint, load_checkpoint, open_checkpoint
 from i2vpp.checkpoint_files import where_weights_are
 from i2vpp.compilation import CompiledRunner
 from i2vpp.config import Config, ModelConfig, load_config, shipped_configs
-from i2vpp.errors import UntrainedWarning
+from i2vpp.errors import ConfigError, UntrainedWarning
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.memory.selection import MemorySelector
 from i2vpp.modeling.backbones.tiny_vit import ConvNorm
 from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.tracking import Runner
-from i2vpp.utils.machine import keep_freed_memory
+from i2vpp.utils.brief import brief
+from i2vpp.utils.machine import keep_freed_memory, parse_device
+from i2vpp.utils.notices import warn_user
+from i2vpp.utils.suggest import did_you_mean
 
 MODES = ("eval", "train")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LARGE_IMAGE = 512
 """From this size on, a network on a CPU is faster if freed memory is kept; below, tensors are too small to matter."""
 
@@ -33,23 +36,25 @@ def build_i2vpp(
     ckpt_path: str | PathLike[str] | None = None,
     device: str | torch.device | None = None,
     mode: str = "eval",
-    hydra_overrides_extra: Sequence[str] = (),
+    hydra_overrides_extra: Sequence[str] | None = (),
     apply_postprocessing: bool = True,
 ) -> I2VPP:
     """Build the network; see `build_i2vpp_video_predictor` for the arguments."""
     if mode not in MODES:
-        raise ValueError(f"mode must be one of {', '.join(MODES)}; got {mode!r}")
+        raise ConfigError(f"unknown mode {mode!r}; {did_you_mean(mode, MODES)}")
+    overrides = () if hydra_overrides_extra is None else hydra_overrides_extra
+    where = choose_device(device)  # first: a checkpoint takes long to read
     checkpoint = None if ckpt_path is None else open_checkpoint(ckpt_path)
     if config_file is None:
-        config = _fitting_config(checkpoint, hydra_overrides_extra).model
+        config = _fitting_config(checkpoint, overrides).model
     else:
-        config = load_config(config_file, hydra_overrides_extra).model
+        config = load_config(config_file, overrides).model
     if not apply_postprocessing:
         config = _without_postprocessing(config)
     model = I2VPP(config)
     if checkpoint is not None:
         load_checkpoint(model, checkpoint, image_size=config.image_size)
-    return model.to(best_device() if device is None else torch.device(device)).train(mode == "train")
+    return model.to(where).train(mode == "train")
 
 
 def build_i2vpp_video_predictor(
@@ -57,7 +62,7 @@ def build_i2vpp_video_predictor(
     ckpt_path: str | PathLike[str] | None = None,
     device: str | torch.device | None = None,
     mode: str = "eval",
-    hydra_overrides_extra: Sequence[str] = (),
+    hydra_overrides_extra: Sequence[str] | None = (),
     apply_postprocessing: bool = True,
     vos_optimized: bool = False,
     *,
@@ -74,7 +79,7 @@ def build_i2vpp_video_predictor(
             it. The published checkpoints do not say their size: it is that of `i2vpp-infer`.
         ckpt_path: a checkpoint's path, or its name, such as `i2vpp-demo`; see `find_checkpoint`. None for untrained
             weights, which find nothing; the first time in a process, UntrainedWarning says so.
-        device: None for the best there is: CUDA, then MPS, then the CPU.
+        device: `cpu`, `cuda`, `cuda:1`, `mps` or a torch device; None for the best: CUDA, then MPS, then the CPU.
         mode: `eval`, or `train` to leave the network in training mode.
         hydra_overrides_extra: such as `model.selection.mode=top`.
         apply_postprocessing: fill holes, replace unstable masks, remember prompted masks as 0/1.
@@ -84,16 +89,22 @@ def build_i2vpp_video_predictor(
         selector: which memories are read; None for what the config says.
 
     Raises:
-        ConfigError: unknown config or key.
+        ConfigError: unknown config, key, device, dtype or mode; the message names the nearest one there is.
         CheckpointError: the checkpoint is missing, unreadable or does not fit.
         CompilationError: with `vos_optimized`: something that compilation needs is missing here.
     """
+    if selector is not None and not hasattr(selector, "select"):
+        raise ConfigError(
+            f"selector must be an object with a method `select`; got {brief(selector)}: a mode is named by "
+            "hydra_overrides_extra=['model.selection.mode=...']"
+        )
+    where = choose_device(device)
+    dtype = choose_dtype(dtype, where)
     if ckpt_path is None:
         _warn_untrained()
-    model = build_i2vpp(config_file, ckpt_path, device, mode, hydra_overrides_extra, apply_postprocessing)
+    model = build_i2vpp(config_file, ckpt_path, where, mode, hydra_overrides_extra, apply_postprocessing)
     if model.device.type == "cpu" and model.image_size >= LARGE_IMAGE:
         keep_freed_memory()
-    dtype = choose_dtype(dtype, model.device)
     if mode == "eval":
         _round_weights(model, dtype)
     runner = CompiledRunner if vos_optimized else Runner
@@ -107,6 +118,34 @@ def best_device() -> torch.device:
     if torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
+
+
+def choose_device(device: str | int | torch.device | None) -> torch.device:
+    """Return the named device, or the best there is for None.
+
+    Raises:
+        ConfigError: it is no device, or this machine has none of the kind.
+    """
+    if device is None:
+        return best_device()
+    found = parse_device(device)
+    if found.type == "cuda":
+        missing = (found.index or 0) >= torch.cuda.device_count()
+    elif found.type == "mps":
+        missing = not torch.backends.mps.is_available()
+    else:
+        missing = found.type != "cpu" and not _can_allocate(found)
+    if missing:
+        raise ConfigError(f"this machine has no device {str(found)!r} that PyTorch can use")
+    return found
+
+
+def _can_allocate(device: torch.device) -> bool:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, ImportError):  # PyTorch was built without that kind
+        return False
+    return True
 
 
 def _fitting_config(checkpoint: Checkpoint | None, overrides: Sequence[str]) -> Config:
@@ -123,11 +162,10 @@ def _fitting_config(checkpoint: Checkpoint | None, overrides: Sequence[str]) -> 
 @cache
 def _warn_untrained() -> None:
     """Warn once in a process: masks of a network without a checkpoint look like bad ones, not like an error."""
-    warnings.warn(
+    warn_user(
         "build_i2vpp_video_predictor was called without a checkpoint: the weights are untrained and the masks mean "
         f"nothing. Pass ckpt_path; {where_weights_are()}",
         UntrainedWarning,
-        stacklevel=3,
     )
 
 
@@ -151,12 +189,12 @@ def choose_dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch
     """Return the dtype of the heavy arithmetic: the named one, else bfloat16 where CUDA has it, else float32.
 
     Raises:
-        ValueError: it is none of float32, bfloat16, float16.
+        ConfigError: it is none of float32, bfloat16, float16.
     """
-    allowed = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if dtype is None:
         return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
-    found = allowed.get(dtype, dtype) if isinstance(dtype, str) else dtype
-    if not isinstance(found, torch.dtype) or found not in allowed.values():
-        raise ValueError(f"dtype must be one of {', '.join(allowed)}; got {dtype!r}")
+    found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or found not in DTYPES.values():
+        name = str(getattr(dtype, "__name__", dtype)).removeprefix("torch.")  # NumPy's are classes
+        raise ConfigError(f"unknown dtype {brief(dtype)}; {did_you_mean(name, DTYPES)}")
     return found

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import operator
 import os
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -39,6 +38,7 @@ from i2vpp.checkpoint_formats import read_content, write_content
 from i2vpp.errors import CheckpointError
 from i2vpp.utils.brief import brief
 from i2vpp.utils.files import atomic_write
+from i2vpp.utils.notices import warn_user
 
 _LISTED = 8  # names listed in an error, of each kind
 _HINTS = {
@@ -176,10 +176,9 @@ def load_checkpoint(model: nn.Module, path: CheckpointSource, *, image_size: int
         raise CheckpointError(_misfit(info, state, expected, info.kind))
     check_values(state, own, info.path)
     if image_size is not None and info.image_size not in (None, image_size):
-        warnings.warn(
+        warn_user(
             f"{info.path} was trained at image_size {info.image_size}, but the model runs at {image_size}; pass no "
-            f'config, or the override "model.image_size={info.image_size}"',
-            stacklevel=2,
+            f'config, or the override "model.image_size={info.image_size}"'
         )
     _warn_unchecked(info)
     model.load_state_dict(state, strict=True)
@@ -328,10 +327,9 @@ def load_parts(model: nn.Module, path: CheckpointSource) -> list[str]:
 
 def _warn_unchecked(info: CheckpointInfo) -> None:
     if info.checked == "none":
-        warnings.warn(
+        warn_user(
             f"{info.path} has no checksum, so that damaged weights in it would not be noticed; files of "
-            "`save_checkpoint` have one",
-            stacklevel=3,
+            "`save_checkpoint` have one"
         )
 
 

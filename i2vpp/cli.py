@@ -17,6 +17,8 @@ from i2vpp.checkpoint_files import DEMO, PUBLISHED, demo_checkpoint
 from i2vpp.commands import annotate as annotate_command
 from i2vpp.commands import prompts as prompt_args
 from i2vpp.errors import CheckpointError, FrameDecodeError, I2VPPError
+from i2vpp.utils.notices import plain_warnings
+from i2vpp.utils.parser import Parser
 from i2vpp.utils.signals import Terminated, exit_status, sigterm_raises
 
 if TYPE_CHECKING:
@@ -66,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = build_parser().parse_args(argv)
         run: Run = arguments.run
-        with sigterm_raises():
+        with plain_warnings("i2vpp: "), sigterm_raises():
             status = run(arguments)
         sys.stdout.flush()
         return status
@@ -85,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all subcommands; the one chosen is in `run`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="i2vpp",
         description="Promptable video segmentation with SAM-I2V++: click, box or mask an object, find it everywhere.",
         epilog="example:\n  i2vpp track dog.mp4 -o outputs/dog --point 420,310\n\n`i2vpp COMMAND --help` says more.",

@@ -159,6 +159,8 @@ def _shipped_folder() -> Any:
 
 def _find(config_file: str | PathLike[str]) -> tuple[str, str]:
     """Text of the config file, and how to call it in messages."""
+    if not isinstance(config_file, (str, PathLike)):
+        raise ConfigError(f"config_file must be a name or a path, such as 'i2vpp-512'; got {config_file!r:.100}")
     path = Path(config_file)
     if path.is_file():
         return read_yaml_text(path), str(path)

@@ -33,5 +33,9 @@ class CompilationError(I2VPPError, RuntimeError):
     """The network cannot be compiled on this machine."""
 
 
-class UntrainedWarning(UserWarning):
+class I2VPPWarning(UserWarning):
+    """Something that the user should know, and that stops nothing; base of all warnings of this project."""
+
+
+class UntrainedWarning(I2VPPWarning):
     """A predictor was built without a checkpoint: its weights are random and its masks mean nothing."""

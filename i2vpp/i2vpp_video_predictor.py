@@ -15,6 +15,7 @@ from i2vpp.memory.bank import MemoryBank
 from i2vpp.memory.selection import MemorySelector, build_selector
 from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.prompts import merge_clicks, parse_clicks, parse_mask
+from i2vpp.sam2_module import Sam2Module
 from i2vpp.session.bad_frames import OnBadFrame, tolerate
 from i2vpp.session.frames import FrameStore
 from i2vpp.session.passes import Pass
@@ -23,11 +24,12 @@ from i2vpp.session.video import FrameSource, LiveSource, open_source
 from i2vpp.stream import StreamSession
 from i2vpp.structures import FrameResult
 from i2vpp.tracking import Runner, Tracker
+from i2vpp.utils.values import whole_number
 
 Progress: TypeAlias = bool | Callable[..., Iterable[int]]
 
 
-class I2VPPVideoPredictor:
+class I2VPPVideoPredictor(Sam2Module):
     """Segments prompted objects in videos; made by `build_i2vpp_video_predictor`.
 
     The predictor holds the network only, every video has its own `InferenceState`: sessions can be used alternately and
@@ -95,7 +97,7 @@ class I2VPPVideoPredictor:
         """
         frame = np.zeros((self.image_size, self.image_size, 3), np.uint8)
         with self.init_state([frame, frame]) as state:
-            for obj_id in range(objects):
+            for obj_id in range(whole_number("objects", objects, least=1)):
                 self.add_new_mask(state, 0, obj_id, frame[..., 0])
             for _ in self.propagate_in_video(state, progress=False):
                 pass
@@ -174,8 +176,9 @@ class I2VPPVideoPredictor:
             inference_state: the session.
             frame_idx: the frame.
             obj_id: any integer.
-            points: [P, 2] x, y in pixels of the video.
-            labels: [P] 1 for positive, 0 for negative clicks.
+            points: [P, 2] x, y in pixels of the video. Points and box may leave the frame by up to 2 pixels.
+            labels: [P] 1 for positive, 0 for negative clicks; as in SAM 2, 2 and 3 make a box's corners of two points,
+                and -1 is padding.
             clear_old_points: replace the frame's earlier clicks; False adds to them.
             normalize_coords: False if points and box are already divided by the video's width and height.
             box: x0, y0, x1, y1 in pixels of the video.
@@ -188,7 +191,7 @@ class I2VPPVideoPredictor:
         """
         state = inference_state
         with state.lock:
-            state.check_frame(frame_idx)
+            frame_idx, obj_id = state.check_frame(frame_idx), whole_number("obj_id", obj_id)
             clicks = parse_clicks(
                 points,
                 labels,
@@ -201,7 +204,7 @@ class I2VPPVideoPredictor:
             track = self._existing_or_new(state, obj_id)
             earlier = track.clicks.get(frame_idx)
             if not clear_old_points and earlier is not None:
-                if box is not None:
+                if clicks.has_box:
                     raise PromptError("A box comes before clicks: pass it with clear_old_points=True, clicks included.")
                 clicks = merge_clicks(earlier, clicks)
             self._tracker.prompt_clicks(state, track, frame_idx, clicks)
@@ -230,7 +233,7 @@ class I2VPPVideoPredictor:
         """
         state = inference_state
         with state.lock:
-            state.check_frame(frame_idx)
+            frame_idx, obj_id = state.check_frame(frame_idx), whole_number("obj_id", obj_id)
             parsed = parse_mask(mask, height=state.video_height, width=state.video_width)
             track = self._existing_or_new(state, obj_id)
             self._tracker.prompt_mask(state, track, frame_idx, parsed)
@@ -249,7 +252,7 @@ class I2VPPVideoPredictor:
             Masks of all objects on this frame, or None without `need_output`.
         """
         with inference_state.lock:
-            inference_state.check_frame(frame_idx)
+            frame_idx = inference_state.check_frame(frame_idx)
             track = inference_state.track(obj_id)
             if frame_idx in track.clicks:
                 track.forget(frame_idx)
@@ -271,6 +274,7 @@ class I2VPPVideoPredictor:
         """
         with inference_state.lock:
             inference_state.check_open()
+            obj_id = whole_number("obj_id", obj_id)
             if strict:
                 inference_state.track(obj_id)
             track = inference_state.tracks.pop(obj_id, None)
@@ -308,21 +312,23 @@ class I2VPPVideoPredictor:
             Masks of all objects on each frame, with object scores and predicted IoUs.
 
         Raises:
-            PromptError: nothing is prompted yet, or the first frame does not exist.
+            PromptError: nothing is prompted yet, the first frame does not exist, or a number is not right.
             FrameDecodeError: a frame cannot be decoded; the results before it stay valid. See `on_bad_frame` of
                 `init_state`.
         """
-        state = inference_state
+        state, limit = inference_state, max_frame_num_to_track
         start = self._first_frame(state, start_frame_idx)
+        if limit is not None:
+            limit = whole_number("max_frame_num_to_track", limit, least=0, instead="None, for all frames")
         if both:
             passes = [
-                Pass.forward(state.source, start, max_frame_num_to_track),
-                Pass.backward(start - 1, None if max_frame_num_to_track is None else max_frame_num_to_track - 1),
+                Pass.forward(state.source, start, limit),
+                Pass.backward(start - 1, None if limit is None else limit - 1),
             ]
         elif reverse:
-            passes = [Pass.backward(start, max_frame_num_to_track)]
+            passes = [Pass.backward(start, limit)]
         else:
-            passes = [Pass.forward(state.source, start, max_frame_num_to_track)]
+            passes = [Pass.forward(state.source, start, limit)]
         return self._propagate(state, passes, progress)
 
     def _propagate(self, state: InferenceState, passes: list[Pass], progress: Progress) -> Iterator[FrameResult]:
@@ -342,7 +348,7 @@ class I2VPPVideoPredictor:
     def track_frame(self, inference_state: InferenceState, frame_idx: int, *, reverse: bool = False) -> FrameResult:
         """Find all objects on one frame: a single step of `propagate_in_video`."""
         with inference_state.lock:
-            inference_state.check_open()
+            frame_idx = inference_state.check_frame(frame_idx)
             self._tracker.track(inference_state, frame_idx, reverse=reverse)
             return self._tracker.result(inference_state, frame_idx)
 
@@ -354,5 +360,4 @@ class I2VPPVideoPredictor:
             raise PromptError("Nothing to track: add points, a box or a mask for at least one object first.")
         if start_frame_idx is None:
             return min(prompted)
-        state.check_frame(start_frame_idx)
-        return start_frame_idx
+        return state.check_frame(start_frame_idx, name="start_frame_idx")

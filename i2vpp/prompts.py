@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from i2vpp.errors import PromptError
 from i2vpp.session.state import Clicks
+from i2vpp.utils.values import Array, check_box, clip_to_frame, shown, to_numbers
 
 BOX_LABELS = (2, 3)
+"""Labels of a box's corners: x0, y0 and x1, y1."""
+
+PADDING = -1
+"""Label of a place that stands for no point, in arrays that have room for more."""
+
+LABELS = (PADDING, 0, 1, *BOX_LABELS)
 
 
 def parse_clicks(
@@ -18,30 +27,41 @@ def parse_clicks(
 ) -> Clicks:
     """Check clicks and box and scale them to the network's input.
 
+    Points and corners that leave the frame by up to 2 pixels are moved to its edge.
+
     Args:
         points: [P, 2] or [1, P, 2] x, y; None without clicks.
-        labels: [P] or [1, P], 1 positive, 0 negative.
+        labels: [P] or [1, P], 1 positive, 0 negative, 2 and 3 the corners of a box, -1 padding, which is left out.
         box: x0, y0, x1, y1 or None.
-        height: of the video; coordinates are pixels of it, unless
-        width: of the video.
+        height: of the video in pixels.
+        width: of the video in pixels.
         image_size: side of the network's input.
-        normalize_coords: False if coordinates are already fractions of width and height.
+        normalize_coords: True for coordinates in pixels of the video; False for fractions of its width and height.
+
+    Raises:
+        PromptError: the prompt makes no sense.
     """
     if (points is None) != (labels is None):
         raise PromptError("points and labels go together: pass both or neither.")
-    if points is None and box is None:
-        raise PromptError("Nothing to prompt with: pass points with labels, a box, or both.")
-    extent = torch.tensor([width, height] if normalize_coords else [1, 1], dtype=torch.float32)
-    coords, values = torch.zeros(0, 2), torch.zeros(0, dtype=torch.int32)
+    coords, values = np.zeros((0, 2)), np.zeros(0, np.int32)
     if points is not None:
         coords, values = _points(points, labels)
-        _check_inside("points", coords, extent)
+    if (values >= BOX_LABELS[0]).any():
+        if box is not None:
+            raise PromptError("labels 2 and 3 are the corners of a box: pass them, or box, but not both.")
+        coords, values, box = _take_corners(coords, values)
+    if box is None and not len(coords):
+        nothing = "Nothing to prompt with" if points is None else "points holds no point"
+        raise PromptError(f"{nothing}: pass points with labels, a box, or both.")
+    clip = partial(clip_to_frame, width=width, height=height, normalized=not normalize_coords)
+    coords = clip("points", coords)
     if box is not None:
-        corners = _box(box)
-        _check_inside("box", corners, extent)
-        coords = torch.cat([corners, coords])
-        values = torch.cat([torch.tensor(BOX_LABELS, dtype=torch.int32), values])
-    return Clicks(coords=coords / extent * image_size, labels=values)
+        corners = clip("box", check_box(to_numbers("box", box)))
+        coords = np.concatenate([check_box(corners), coords])  # again: an edge may be all that lay inside
+        values = np.concatenate([np.array(BOX_LABELS, np.int32), values])
+    extent = torch.tensor([width, height] if normalize_coords else [1, 1], dtype=torch.float32)
+    scaled = torch.from_numpy(coords.astype(np.float32)) / extent * image_size
+    return Clicks(coords=scaled, labels=torch.from_numpy(values))
 
 
 def merge_clicks(old: Clicks, new: Clicks) -> Clicks:
@@ -78,41 +98,33 @@ def _tensor(name: str, value: Any) -> Tensor:
         ) from None
 
 
-def _points(points: Any, labels: Any) -> tuple[Tensor, Tensor]:
-    coords, values = _tensor("points", points), _tensor("labels", labels)
+def _points(points: Any, labels: Any) -> tuple[Array, Array]:
+    """Return points [P, 2] and their labels [P], int32, without padding."""
+    coords, values = to_numbers("points", points), to_numbers("labels", labels)
     if coords.ndim == 3 and coords.shape[0] == 1:
         coords = coords[0]
     if values.ndim == 2 and values.shape[0] == 1:
         values = values[0]
-    if coords.ndim != 2 or coords.shape[1] != 2:
+    if coords.size == 0 and values.size == 0:
+        return np.zeros((0, 2)), np.zeros(0, np.int32)
+    if coords.dtype.kind == "b" or coords.ndim != 2 or coords.shape[1] != 2:
         raise PromptError(f"points must be a list of (x, y) pairs, shape [P, 2]; got shape {list(coords.shape)}.")
     if values.ndim != 1 or len(values) != len(coords):
         raise PromptError(f"labels must be one per point: {len(coords)} points, labels of shape {list(values.shape)}.")
-    wrong = [v for v in values.tolist() if v not in (0, 1)]
-    if wrong:
-        raise PromptError(f"labels must be 1 (positive) or 0 (negative); got {wrong[0]:g}.")
-    return coords, values.int()
-
-
-def _box(box: Any) -> Tensor:
-    corners = _tensor("box", box).flatten()
-    if corners.shape != (4,):
-        raise PromptError(f"box must be four numbers x0, y0, x1, y1; got {corners.numel()}.")
-    x0, y0, x1, y1 = corners.tolist()
-    if x1 <= x0 or y1 <= y0:
+    wrong = values[~np.isin(values, LABELS)]
+    if len(wrong):
         raise PromptError(
-            f"box is empty or inverted: x0={x0:g}, y0={y0:g}, x1={x1:g}, y1={y1:g}; x0 < x1, y0 < y1 is meant."
+            "labels must be 1 (positive) or 0 (negative), 2 and 3 for the corners of a box, or -1 for padding; "
+            f"got {shown(wrong[0])}."
         )
-    return corners.view(2, 2)
+    kept = values != PADDING
+    return coords[kept], values[kept].astype(np.int32)
 
 
-def _check_inside(name: str, coords: Tensor, extent: Tensor) -> None:
-    if not coords.isfinite().all():
-        raise PromptError(f"{name} contains NaN or infinite values.")
-    outside = coords[((coords < 0) | (coords > extent)).any(dim=1)]
-    if len(outside):
-        x, y = outside[0].tolist()
-        width, height = extent.tolist()
-        raise PromptError(
-            f"{name}: ({x:g}, {y:g}) lies outside the frame, which is {width:g} wide and {height:g} high."
-        )
+def _take_corners(coords: Array, values: Array) -> tuple[Array, Array, Array]:
+    """Return the clicks [P, 2], their labels [P], and the corners [2, 2] of the box that was among them."""
+    corners = values >= BOX_LABELS[0]
+    if sorted(values[corners].tolist()) != list(BOX_LABELS):
+        raise PromptError("labels 2 and 3 are the two corners of one box: give each of them once.")
+    box = np.concatenate([coords[values == label] for label in BOX_LABELS])
+    return coords[~corners], values[~corners], box

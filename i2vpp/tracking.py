@@ -208,8 +208,8 @@ class Tracker:
         device = self.model.device
         records = [track.records.get(frame_idx) for track in state.tracks.values()]
         side = self.model.image_size // 4
-        nothing = torch.full((1, 1, side, side), ABSENT_LOGIT, device=device)
-        unknown = torch.full((1,), torch.nan, device=device)
+        nothing = torch.full((1, 1, side, side), ABSENT_LOGIT, dtype=torch.float32, device=device)
+        unknown = torch.full((1,), torch.nan, dtype=torch.float32, device=device)
         logits = [nothing if r is None else self._mask(r) for r in records] or [nothing[:0]]
         scores = [unknown if r is None else r.object_score.to(device) for r in records] or [unknown[:0]]
         ious = [unknown if r is None else r.iou.to(device) for r in records] or [unknown[:0]]

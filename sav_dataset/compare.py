@@ -10,7 +10,6 @@ together: it holds the mean difference over other videos of this kind with 95 % 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `sav_dataset` is no installed package
 
 from i2vpp.errors import I2VPPError
+from i2vpp.utils.parser import Parser
 from sav_dataset.names import some
 from sav_dataset.report import markdown
 from sav_dataset.results import MEASURES, Evaluation, read_evaluation
@@ -196,7 +196,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m sav_dataset.compare", description="Compare two evaluations object by object: B minus A."
     )
     parser.add_argument("a", type=Path, metavar="A.json", help="written by sav_evaluator.py --json")

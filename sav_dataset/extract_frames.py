@@ -10,7 +10,6 @@ interruption. Videos that cannot be decoded are listed at the end, and the exit 
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import sys
@@ -23,6 +22,7 @@ from PIL import Image
 
 from i2vpp.errors import VideoError
 from i2vpp.session.decoder import VideoFile
+from i2vpp.utils.parser import Parser
 from sav_dataset.parallel import run_jobs
 
 PARTIAL = ".partial-"
@@ -85,7 +85,7 @@ def find_jobs(videos: Path, output: Path, *, every: int, quality: int) -> list[J
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m sav_dataset.extract_frames", description="Extract the frames of SA-V's training videos."
     )
     parser.add_argument("videos", type=Path, help="folder of mp4 files, at any depth, or one of them")

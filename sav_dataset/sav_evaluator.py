@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `sav_dataset`
 
 from i2vpp.errors import I2VPPError
 from i2vpp.evaluation.metrics import TOLERANCE
+from i2vpp.utils.parser import Parser
 from i2vpp.utils.suggest import did_you_mean
 from sav_dataset.groups import attribute_table, read_attributes, read_categories, read_seen, seen_table
 from sav_dataset.layouts import LAYOUTS, Layout, pair
@@ -182,9 +183,7 @@ def _usable_cores() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="Score predicted masks: J, F and J&F as the benchmarks SA-V and DAVIS define them."
-    )
+    parser = Parser(description="Score predicted masks: J, F and J&F as the benchmarks SA-V and DAVIS define them.")
     add = parser.add_argument
     add("--gt_root", type=Path, required=True, help="folder of the videos' true masks")
     add("--pred_root", type=Path, required=True, help="folder of the videos' predicted masks")

@@ -10,7 +10,6 @@ The annotations are JSON beside the video (training set), or PNG masks in `Annot
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from tqdm import tqdm
 
 from i2vpp.errors import I2VPPError
 from i2vpp.utils.files import atomic_write
+from i2vpp.utils.parser import Parser
 from i2vpp.utils.visualize import contact_sheet, overlay
 from i2vpp.utils.writers import OverlayWriter
 from sav_dataset.png_video import PngVideo
@@ -122,9 +122,7 @@ def _frame_number(video: SavVideo | PngVideo, t: int) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sav_dataset.visualize", description="Show the annotations of an SA-V video."
-    )
+    parser = Parser(prog="python -m sav_dataset.visualize", description="Show the annotations of an SA-V video.")
     parser.add_argument("video", type=Path, help="mp4 file or folder of frames")
     parser.add_argument("--annotations", type=Path, help="JSON file, or folder of JSON files or of PNG masks")
     kind = parser.add_mutually_exclusive_group()

@@ -21,6 +21,7 @@ from i2vpp.commands.track import ModelChoice
 from i2vpp.errors import I2VPPError
 from i2vpp.evaluation.protocol import GivenObject, PromptProtocol
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
+from i2vpp.utils.parser import Parser
 from test_pvs.measure import Meter
 from test_pvs.options import (
     Run,
@@ -166,7 +167,7 @@ def _length(one: SavObject) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m test_pvs.infer",
         usage="%(prog)s --data DIR -o OUT [options]",
         description=__doc__,

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import torch
 
-from i2vpp.build_i2vpp import best_device, build_i2vpp, choose_dtype
+from i2vpp.build_i2vpp import best_device, build_i2vpp, choose_device, choose_dtype
 from i2vpp.checkpoint_files import DEMO, find_checkpoint
-from i2vpp.commands.track import ModelChoice, build_predictor, parse_device
+from i2vpp.commands.track import ModelChoice, build_predictor
 from i2vpp.errors import I2VPPError
 from i2vpp.evaluation.protocol import PromptProtocol
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
+from i2vpp.utils.notices import plain_warnings
 from i2vpp.utils.signals import Terminated, exit_status
 from test_pvs.record import HIDDEN, Ledger
 from test_pvs.submit import CLUSTERS, ArrayJob, Cluster, command_line, submit
@@ -82,7 +83,7 @@ def model_choice(arguments: argparse.Namespace) -> ModelChoice:
         CheckpointError: there is no such checkpoint.
     """
     device = arguments.device or best_device().type
-    dtype = str(choose_dtype(arguments.dtype, parse_device(device))).removeprefix("torch.")
+    dtype = str(choose_dtype(arguments.dtype, choose_device(device))).removeprefix("torch.")
     seed = () if arguments.seed is None else (f"model.selection.seed={arguments.seed}",)
     return ModelChoice(
         config=arguments.config,
@@ -138,10 +139,11 @@ def run_command(
     except SystemExit as end:  # argparse has printed help, or what is wrong
         return int(end.code or 0)
     try:
-        run = prepare(arguments)
-        if arguments.use_cluster:
-            return _submit(arguments, ArrayJob(command=name, arguments=command_line(argv)))
-        return _execute(run, arguments)
+        with plain_warnings():
+            run = prepare(arguments)
+            if arguments.use_cluster:
+                return _submit(arguments, ArrayJob(command=name, arguments=command_line(argv)))
+            return _execute(run, arguments)
     except (I2VPPError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return EXIT_ERROR

@@ -161,8 +161,8 @@ def test_no_prompts_take_the_mask_back(session):
         (7, 0, CLICK, NotFoundError, "there is no object 7"),
         (1, 6, CLICK, NotFoundError, "there is no frame 6; the video has frames 0 to 5"),
         (1, -1, CLICK, NotFoundError, "there is no frame -1"),
-        (1, 0, Prompts(points=((70.0, 1.0, 1),)), PromptError, r"point \(70, 1\) lies outside the frame"),
-        (1, 0, Prompts(box=(1.0, 1.0, 9.0, 49.0)), PromptError, "box"),
+        (1, 0, Prompts(points=((70.0, 1.0, 1),)), PromptError, r"points: \(70, 1\) lies outside the frame"),
+        (1, 0, Prompts(box=(1.0, 1.0, 9.0, 51.0)), PromptError, "box"),
     ],
 )
 def test_a_prompt_that_makes_no_sense_changes_nothing(session, obj_id, frame, prompts, error, message):

@@ -435,9 +435,19 @@ BAD_EDITS = [
     (lambda edit: edit.set_prompts(2, 0, CLICK), "there is no object 2"),
     (lambda edit: edit.set_mask(1, FRAMES, square(2)), "no frame 40; frames are 0 to 39"),
     (lambda edit: edit.set_prompts(1, -1, CLICK), "no frame -1"),
-    (lambda edit: edit.set_prompts(1, 0, Prompts(points=((33.0, 1.0, 1),))), r"point \(33, 1\) lies outside .* 32 x"),
-    (lambda edit: edit.set_prompts(1, 0, Prompts(box=(0, 0, 5, 25))), r"box \(5, 25\) lies outside"),
+    (lambda edit: edit.set_prompts(1, 0, Prompts(points=((34.5, 1.0, 1),))), r"points: \(34.5, 1\) lies outside"),
+    (lambda edit: edit.set_prompts(1, 0, Prompts(box=(0, 0, 5, 27))), r"box: \(5, 27\) lies outside"),
 ]  # fmt: skip
+
+
+def test_prompts_just_outside_of_the_frame_are_moved_to_its_edge(annotation: Annotation) -> None:
+    with annotation.edit("Add") as edit:
+        edit.add_object()
+    outside = Prompts(points=((34.0, -0.5, 1), (3.0, 4.0, 0)), box=(-2.0, 0.0, 5.0, 25.5))
+    with annotation.edit("Prompt") as edit:
+        edit.set_prompts(1, 0, outside)
+    inside = Prompts(points=((32.0, 0.0, 1), (3.0, 4.0, 0)), box=(0.0, 0.0, 5.0, 24.0))
+    assert annotation.prompts() == {1: {0: inside}}
 
 
 @pytest.mark.parametrize(("bad", "message"), BAD_EDITS)

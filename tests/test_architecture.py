@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data.frame_folders": {"errors", "utils"},
     "utils": {"structures", "errors"},
     "annotate": {"structures", "session", "data", "utils", "errors", "i2vpp_video_predictor"},
-    "evaluation": {"structures", "session", "errors", "i2vpp_video_predictor"},
+    "evaluation": {"structures", "session", "utils", "errors", "i2vpp_video_predictor"},
 }
 # part of i2vpp -> the only packages beside the standard library that it may import
 THIRD_PARTY: dict[str, set[str]] = {"errors": set(), "structures": {"torch"}}

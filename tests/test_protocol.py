@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from i2vpp.errors import PromptError
 from i2vpp.evaluation.protocol import PromptProtocol, bounding_box
 
 SIZE = (12, 16)
@@ -61,6 +63,15 @@ def test_a_box_reaches_to_the_far_edge_of_the_last_pixel() -> None:
 @pytest.mark.parametrize("name", ["mask", "0c", "c", "-1c", "3", "GM", ""])
 def test_other_names_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"allowed: gm \(true mask\), bb \(bounding box\), <n>c"):
+        PromptProtocol(name)
+
+
+@pytest.mark.parametrize(("name", "hint"), [
+    ("mask", "; did you mean 'gm'? allowed: gm"), ("Box", "; did you mean 'bb'?"), (3, "; did you mean '3c'?"),
+    ("zz", "; allowed: gm"), (None, "; allowed: gm"),
+])  # fmt: skip
+def test_unknown_protocols(name: Any, hint: str) -> None:
+    with pytest.raises(PromptError, match=f"^unknown prompt protocol {name!r}{re.escape(hint)}"):
         PromptProtocol(name)
 
 

@@ -11,6 +11,7 @@ from i2vpp.data.frame_folders import natural_key
 from i2vpp.errors import FrameDecodeError, VideoError
 from i2vpp.session.video import LiveSource, open_source
 from media import number_of, numbered_frame, numbers, read_all
+from models import default_dtype
 
 
 def test_missing_file(tmp_path):
@@ -135,17 +136,46 @@ def test_image_files_of_16_bits(tmp_path):
     [
         (RGB.astype(np.int32), r"frame 0 of .* has dtype int32; allowed: .*uint8 or float in \[0, 1\]"),
         (RGB.astype(np.float32), "holds floats from 0 to 59"),
+        (
+            np.full_like(RGB, 1, dtype=np.float32) + np.float32(2e-7),
+            "holds floats from 1.0000002 to 1.0000002",
+        ),
         (np.full_like(RGB, np.nan, dtype=float), "holds floats from nan to nan"),
         (np.zeros((4, 5, 4), np.uint8), r"has shape \[4, 5, 4\]; allowed: "),
         (np.zeros((0, 5, 3), np.uint8), r"has shape \[0, 5, 3\]"),
         (torch.zeros(1, 3, 4, 5), r"has shape \[1, 3, 4, 5\]"),
         (None, "is of type NoneType; allowed: an image path"),
     ],
-    ids=["dtype", "range", "nan", "rgba", "empty", "batch", "none"],
+    ids=["dtype", "range", "just outside", "nan", "rgba", "empty", "batch", "none"],
 )
 def test_frames_that_are_refused(frame, message):
     with pytest.raises(VideoError, match=message):
         open_source([frame])[0]
+
+
+@pytest.mark.parametrize("frame", [
+    RGB[:, ::-1][:, ::-1], RGB[::-1].copy()[::-1], np.asfortranarray(RGB),
+    torch.from_numpy(RGB).bfloat16() / 255, torch.from_numpy(RGB).permute(2, 0, 1).bfloat16() / 255,
+    torch.from_numpy(RGB).half() / 255, torch.from_numpy(RGB).double().requires_grad_() / 255,
+    (RGB / 255).astype(">f4"), (RGB / 255).astype(">f8")[:, ::-1][:, ::-1], np.float16(RGB / 255),
+    np.longdouble(RGB / 255),
+], ids=str)  # fmt: skip
+def test_frames_of_any_strides_byte_order_and_float_type(frame):
+    with default_dtype(torch.float64):
+        source = open_source([frame])
+        np.testing.assert_array_equal(source[0], RGB)
+        assert source[0].dtype == np.uint8
+        assert source[0].flags.c_contiguous
+
+
+def test_a_stack_of_bfloat16():
+    stack = torch.from_numpy(np.stack([RGB] * 2)).permute(0, 3, 1, 2).bfloat16() / 255
+    np.testing.assert_array_equal(open_source(stack)[1], RGB)
+
+
+def test_a_sparse_tensor_is_refused():
+    with pytest.raises(VideoError, match=r"frame 0 of .* cannot be read from a tensor"):
+        open_source([torch.from_numpy(GREY).float().to_sparse()])[0]
 
 
 @pytest.mark.parametrize("stack", [np.stack([RGB] * 2), torch.from_numpy(np.stack([RGB] * 2)).permute(0, 3, 1, 2)])
@@ -244,5 +274,5 @@ def test_live_stream_checks_frames_when_they_arrive():
     with pytest.raises(VideoError, match="frame 1 of the live stream is of type int"):
         source.append(1)
     assert len(source) == 1
-    with pytest.raises(VideoError, match="keep = 0"):
+    with pytest.raises(VideoError, match="keep must be a whole number from 1 on; got 0"):
         LiveSource(keep=0)

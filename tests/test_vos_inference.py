@@ -249,7 +249,7 @@ def test_chosen_videos_of_a_list(checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--dataset", "davis2018"], "argument --dataset: invalid choice: 'davis2018' (choose from"),
+        (["--dataset", "davis2018"], "argument --dataset: invalid choice: 'davis2018'; did you mean 'davis2017'?"),
         (["--dataset", "mose"], "--dataset mose needs --data, and no --images, --annotations or --list"),
         (["--dataset", "mose", "--data", "{}", "--list", "x"], "--dataset mose needs --data, and no --images"),
         (["--dataset", "mose", "--data", "{}/none"], "the folder of MOSE, {}/none, does not exist"),

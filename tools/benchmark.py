@@ -19,8 +19,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this clone's i2vpp, whatever is installed
 
 from benchmarking.cases import Case, Settings
@@ -37,10 +35,12 @@ from benchmarking.tables import (
     name_case,
 )
 
-from i2vpp.build_i2vpp import best_device
+from i2vpp.build_i2vpp import best_device, choose_device
 from i2vpp.cli import DTYPES
 from i2vpp.config import load_config
 from i2vpp.errors import I2VPPError
+from i2vpp.utils.parser import Parser
+from i2vpp.utils.suggest import did_you_mean
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
 
@@ -137,7 +137,7 @@ def _status(results: Sequence[dict[str, Any]]) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser; options with several values take comma lists and may be repeated."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     which = parser.add_argument_group("combinations (comma lists, repeatable)")
     which.add_argument("--config", action="append", help="names or paths of model configs (i2vpp-infer)")
     which.add_argument("--image-size", action="append", help="sides of the network's input (the config's)")
@@ -202,9 +202,9 @@ def _cases(arguments: argparse.Namespace, settings: Settings) -> list[Case]:
     objects = _numbers("--objects", arguments.objects, least=1) or [1]
     for dtype in dtypes:
         if dtype is not None and dtype not in DTYPES:
-            raise ValueError(f"--dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")
+            raise ValueError(f"--dtype: unknown dtype {dtype!r}; {did_you_mean(dtype, DTYPES)}")
     for device in devices:
-        _check_device(device)
+        choose_device(device)
     cases = [
         Case(config=config, device=device, dtype=dtype, objects=count, image_size=size)
         for device, config, size, dtype, count in itertools.product(devices, configs, sizes, dtypes, objects)
@@ -223,17 +223,6 @@ def _numbers(option: str, lists: list[str] | None, *, least: int) -> list[int]:
         if not text.isdecimal() or int(text) < least:
             raise ValueError(f"{option} must be integers of {least} or more; got {text!r}")
     return [int(text) for text in _split(lists)]
-
-
-def _check_device(name: str) -> None:
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"--device must be cpu, cuda, cuda:N or mps; got {name!r}") from None
-    counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-    if (device.index or 0) >= counts.get(device.type, 0):
-        there = [f"{kind} ({count})" for kind, count in counts.items() if count]
-        raise ValueError(f"--device: there is no {name!r} here; there are {', '.join(there)}")
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from benchmarking.tables import format_table
 from i2vpp.build_i2vpp import best_device
 from i2vpp.errors import I2VPPError
 from i2vpp.utils.machine import device_name, peak_memory
+from i2vpp.utils.parser import Parser
 from training.config import TrainConfig
 from training.distributed import Ranks
 from training.launch import check_launch, plan_launch
@@ -232,7 +233,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-c", "--config", metavar="RECIPE",
                         help=f"recipe with its data, by path or name (made-up clips, all else as {BASE})")  # fmt: skip
     parser.add_argument("--override", metavar="KEY=VALUE", action="append", default=[],

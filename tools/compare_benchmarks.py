@@ -23,6 +23,8 @@ from benchmarking.report import read_report, short_commit
 from benchmarking.results import IDENTITY
 from benchmarking.tables import name_case
 
+from i2vpp.utils.parser import Parser
+
 EXIT_FAILED = 1
 
 
@@ -54,7 +56,7 @@ def describe(report: dict[str, Any]) -> str:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("before", metavar="OLD.json", type=Path)
     parser.add_argument("after", metavar="NEW.json", type=Path)
     parser.add_argument("--ignore", metavar="KEY", action="append", default=[], choices=IDENTITY,

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `training` is
 from i2vpp.data.frame_folders import natural_key
 from i2vpp.errors import I2VPPError
 from i2vpp.utils.files import atomic_write
+from i2vpp.utils.parser import Parser
 from training.config import SourceConfig
 from training.dataset.build import FILE_SOURCES, build_source
 from training.dataset.errors import NoDataError
@@ -93,9 +94,7 @@ def make_list(arguments: argparse.Namespace, argv: Sequence[str]) -> Path:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="make_file_lists", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="make_file_lists", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=sorted(FILE_SOURCES), help="kind of the source, as in a recipe")
     parser.add_argument("--images", required=True, metavar="FOLDER", help="as in a recipe")
     parser.add_argument("--annotations", metavar="PATH", help="as in a recipe; default: beside the images")

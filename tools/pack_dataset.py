@@ -35,6 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `training` is
 
 from i2vpp.errors import I2VPPError
 from i2vpp.utils.files import atomic_write, remove_leftovers
+from i2vpp.utils.parser import Parser
 from i2vpp.utils.visualize import davis_palette
 from training.config import SourceConfig
 from training.dataset.build import FILE_SOURCES, build_source
@@ -269,9 +270,7 @@ def pack(arguments: argparse.Namespace, packing: Packing) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="pack_dataset", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="pack_dataset", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("-c", "--config", metavar="FILE", help="recipe: all sources that consist of files are packed")
     what.add_argument("--kind", choices=sorted(FILE_SOURCES), help="kind of the one source that is packed")

@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `test_pvs` is
 
 from i2vpp.errors import I2VPPError
 from i2vpp.utils.files import remove_leftovers
+from i2vpp.utils.parser import Parser
 from sav_dataset.parallel import run_jobs
 from test_pvs.mask_info import SUFFIX, Mask, write_mask_info
 from test_pvs.sav import ANNOTATIONS
@@ -136,9 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="save_gt_mask", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="save_gt_mask", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--data", type=Path, metavar="DIR", help=f"SA-V val or test set; it holds {ANNOTATIONS}")
     where.add_argument("--annotations", type=Path, metavar="DIR", help="folder of <video>/<object>/<frame>.png")

@@ -22,6 +22,7 @@ from benchmarking.report import CHECKOUT, read_report, short_commit
 from benchmarking.tables import format_table, mebibytes, name_config
 
 from i2vpp.utils.files import atomic_write
+from i2vpp.utils.parser import Parser
 
 BEGIN, END = "<!-- speed table: begin -->", "<!-- speed table: end -->"
 EXIT_FAILED = 1
@@ -84,7 +85,7 @@ def replace_between(text: str, new: str, name: str) -> str:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", metavar="RESULTS.json", type=Path, nargs="+")
     parser.add_argument("--into", metavar="FILE", type=Path, default=CHECKOUT / "README.md", help="(%(default)s)")
     parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if the table is another one")

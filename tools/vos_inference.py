@@ -21,6 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `test_pvs` is no installed package
 
+from i2vpp.utils.parser import Parser
 from test_pvs import infer
 from test_pvs.benchmarks import BENCHMARKS, VosVideos, open_benchmark, open_folder
 from test_pvs.options import (
@@ -112,9 +113,7 @@ def _length(videos: VosVideos, name: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="vos_inference", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="vos_inference", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     data = parser.add_argument_group("data")
     data.add_argument("--dataset", required=True, choices=[*BENCHMARKS, SAV, FOLDER], help="which benchmark")
     data.add_argument("--data", type=Path, metavar="DIR", help="where the benchmark is unpacked; for SA-V: sav_test")

@@ -12,7 +12,6 @@ import shutil
 import signal
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from i2vpp.config import ModelConfig
 from i2vpp.errors import CheckpointError
 from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.utils.files import atomic_write
+from i2vpp.utils.notices import warn_user
 from training.ema import EMA
 from training.utils.disk import writing
 
@@ -248,14 +248,13 @@ def restore(saved: SavedRun, learner: Learner, *, config: str, rank: int = 0, wo
 
     changed = changed_keys(saved.config, config)
     if changed and rank == 0:
-        warnings.warn(f"{saved.path} is resumed with another config: {'; '.join(changed)}", stacklevel=2)
+        warn_user(f"{saved.path} is resumed with another config: {'; '.join(changed)}")
     if len(saved.random_states) == world_size:
         _set_random_state(saved.random_states[rank], next(learner.model.parameters()).device)
     elif rank == 0:
-        warnings.warn(
+        warn_user(
             f"{saved.path} was written by {len(saved.random_states)} processes and is resumed by {world_size}: the run "
-            "goes on, but not bit-identically, and its place in the epoch is approximate",
-            stacklevel=2,
+            "goes on, but not bit-identically, and its place in the epoch is approximate"
         )
     return saved.state
 

@@ -15,12 +15,13 @@ from pathlib import Path
 
 from i2vpp.checkpoint import inspect_checkpoint
 from i2vpp.errors import I2VPPError
+from i2vpp.utils.parser import Parser
 from training.checkpoint import DTYPES, export_weights
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m training.export", description=__doc__,
+    parser = Parser(prog="python -m training.export", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("checkpoint", type=Path, help="a file, a folder with model.safetensors, or a name")
     parser.add_argument("out", type=Path, help="the file to write: .pt or .safetensors")

@@ -32,6 +32,7 @@ from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.prompts import BOX_LABELS
 from i2vpp.session.frames import MEAN, STD
 from i2vpp.structures import Prompt
+from i2vpp.utils.parser import Parser
 from training.dataset.clips import AnnotatedVideo
 from training.dataset.coco import CocoImages
 from training.dataset.files import FileSource, read_items
@@ -141,7 +142,7 @@ def _objects(photo: AnnotatedVideo) -> Iterator[NDArray[np.bool_]]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m training.image_validation", description=__doc__,
+    parser = Parser(prog="python -m training.image_validation", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("checkpoint", help="path or name of a checkpoint")
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder with more/duts_tr500 and coco128")

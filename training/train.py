@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 
 from i2vpp.errors import I2VPPError
+from i2vpp.utils.notices import plain_warnings
+from i2vpp.utils.parser import Parser
 from training.config import TrainConfig
 from training.launch import CLUSTERS, TRAINER, Plan, check_launch, describe, launch, launch_checks, plan_launch
 from training.recipes import load_recipe
@@ -27,6 +29,7 @@ exit status: 0 done, 1 the run failed, 2 wrong usage, config or machine, 130 int
 """
 
 
+@plain_warnings()
 def main(argv: Sequence[str] | None = None, *, target: str = TRAINER) -> int:
     """Run the command and return its exit status; `target` is the function that every process calls."""
     try:
@@ -65,7 +68,7 @@ def _dry_run(config: TrainConfig, plan: Plan) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command; options win over the recipe's `cluster` section."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m training.train",
         usage="%(prog)s -c RECIPE [options] [key=value ...]",
         description="Train SAM-I2V++ by a recipe.",

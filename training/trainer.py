@@ -23,6 +23,8 @@ from i2vpp.build_i2vpp import best_device
 from i2vpp.errors import ConfigError
 from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.utils.files import atomic_write
+from i2vpp.utils.machine import parse_device
+from i2vpp.utils.notices import plain_warnings
 from training.checkpoint import (
     FILE,
     Interrupts,
@@ -75,7 +77,7 @@ def run(config: TrainConfig, ranks: Ranks) -> None:
         I2VPPError: of the kind that says what is wrong with the recipe, the data or the start.
     """
     device = pick_device(config.run.device, ranks)
-    with process_group(ranks, device):
+    with plain_warnings(silent=not ranks.is_main), process_group(ranks, device):
         Trainer(config, ranks, device).fit()
 
 
@@ -85,7 +87,7 @@ def pick_device(name: str, ranks: Ranks) -> torch.device:
     Raises:
         ConfigError: there is no such device.
     """
-    device = best_device() if name == "auto" else torch.device(name)
+    device = best_device() if name == "auto" else parse_device(name)
     if device.type == "cuda":
         if ranks.local_rank >= torch.cuda.device_count():
             raise ConfigError(

@@ -104,7 +104,7 @@ class Edit:
     def set_prompts(self, obj_id: int, frame: int, prompts: Prompts) -> None:
         """Set all prompts of an object on a frame; empty ones delete them. The mask is left as it is."""
         self._check_key(obj_id, frame)
-        prompts.check_inside(self._extent.height, self._extent.width)
+        prompts = prompts.inside(self._extent.height, self._extent.width)
         value = json.dumps(prompts.to_json()) if prompts else None
         old = self._sql("SELECT value FROM prompts WHERE object = ? AND frame = ?", (obj_id, frame)).fetchone()
         if value != (old[0] if old else None):

@@ -181,8 +181,8 @@ class _CocoWriter:
     def add(self, frame: int, masks: Mapping[int, StoredMask]) -> None:
         if masks:
             stack = torch.from_numpy(np.stack([mask.decode(*self._size) for mask in masks.values()]))
-            scores = torch.tensor([mask.score for mask in masks.values()])
-            ious = torch.tensor([mask.iou for mask in masks.values()])
+            scores = torch.tensor([mask.score for mask in masks.values()], dtype=torch.float32)
+            ious = torch.tensor([mask.iou for mask in masks.values()], dtype=torch.float32)
             self._file.add(FrameResult(frame, list(masks), stack[:, None], scores, ious))
 
     def close(self) -> None:

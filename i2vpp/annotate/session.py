@@ -218,7 +218,7 @@ class VideoSession:
         if info.locked:
             raise PromptError(f"{info.name} is locked; unlock it first")
         self.store.check_revision(revision)  # stale requests must not cost a run of the network
-        prompts.check_inside(self.height, self.width)
+        prompts = prompts.inside(self.height, self.width)
         old = self.store.prompts().get(obj_id, {}).get(frame, Prompts())
         stays = prompts.imported and not (prompts.points or prompts.box)
         prompts = replace(prompts, imported=old.imported and stays)

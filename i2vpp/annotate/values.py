@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from i2vpp.annotate.masks import Mask, Stroke, covered, decode_runs, encode_runs, runs_area
 from i2vpp.errors import PromptError
+from i2vpp.utils.values import check_box, clip_to_frame, shown
 
 NAN = float("nan")
 MAX_NAME = 100
@@ -63,14 +66,25 @@ class Prompts:
             imported=_flag("imported", fields.get("imported", False)),
         )
 
-    def check_inside(self, height: int, width: int) -> None:
-        """Raise PromptError if a point or the box leaves a frame of that size in pixels."""
-        places = [("point", x, y) for x, y, _ in self.points]
-        if self.box is not None:
-            places += [("box", *self.box[:2]), ("box", *self.box[2:])]
-        for name, x, y in places:
-            if not (0 <= x <= width and 0 <= y <= height):
-                raise PromptError(f"{name} ({x:g}, {y:g}) lies outside the frame, which is {width} x {height} pixels")
+    def inside(self, height: int, width: int) -> Prompts:
+        """Return the prompts with points and box in a frame of that size in pixels.
+
+        What leaves it by up to `OVERSHOOT` pixels is moved to its edge.
+
+        Raises:
+            PromptError: something is further out.
+        """
+        points = np.array([point[:2] for point in self.points]).reshape(-1, 2)
+        kept = clip_to_frame("points", points, width=width, height=height)
+        box = self.box
+        if box is not None:
+            corners = clip_to_frame("box", np.array(box).reshape(2, 2), width=width, height=height)
+            x0, y0, x1, y1 = check_box(corners).flatten().tolist()
+            box = x0, y0, x1, y1
+        labels = [label for _, _, label in self.points]
+        return replace(
+            self, points=tuple((x, y, label) for (x, y), label in zip(kept.tolist(), labels, strict=True)), box=box
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,14 +218,14 @@ def _numbers(name: str, value: Any, form: str) -> list[float]:
 def _point(name: str, value: Any) -> tuple[float, float, int]:
     x, y, label = _numbers(name, value, "x, y, label")
     if label not in (0, 1):
-        raise PromptError(f"the label of {name} must be 1 (add) or 0 (remove); got {label:g}")
+        raise PromptError(f"the label of {name} must be 1 (add) or 0 (remove); got {shown(label)}")
     return x, y, int(label)
 
 
 def _box(value: Any) -> tuple[float, float, float, float]:
     x0, y0, x1, y1 = _numbers("box", value, "x0, y0, x1, y1")
     if x1 <= x0 or y1 <= y0:
-        raise PromptError(f"box must have x0 < x1 and y0 < y1; got {x0:g}, {y0:g}, {x1:g}, {y1:g}")
+        raise PromptError(f"box must have x0 < x1 and y0 < y1; got {', '.join(map(shown, value))}")
     return x0, y0, x1, y1
 
 
@@ -222,7 +236,7 @@ def _stroke(name: str, value: Any) -> Stroke:
     if not points:
         raise PromptError(f"{name}.points must hold at least one point")
     if radius <= 0:
-        raise PromptError(f"{name}.radius must be positive; got {radius:g}")
+        raise PromptError(f"{name}.radius must be positive; got {shown(radius)}")
     line = [_numbers(f"{name}.points[{i}]", point, "x, y") for i, point in enumerate(points)]
     return Stroke(
         points=tuple((x, y) for x, y in line), radius=radius, erase=_flag(f"{name}.erase", fields.get("erase"))

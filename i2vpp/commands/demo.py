@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from i2vpp.build_i2vpp import best_device
+from i2vpp.build_i2vpp import choose_device
 from i2vpp.commands.prompts import ObjectPrompt
-from i2vpp.commands.track import ModelChoice, Span, Summary, build_predictor, parse_device, track
+from i2vpp.commands.track import ModelChoice, Span, Summary, build_predictor, track
 from i2vpp.utils.visualize import contact_sheet, draw_prompt, overlay
 from i2vpp.utils.writers import MaskWriter, OutputChoice, write_png
 
@@ -36,7 +36,7 @@ def run_demo(model: ModelChoice, folder: Path, *, num_frames: int | None = None,
     """
     if model.checkpoint is None and model.config is None:
         model = replace(model, config=UNTRAINED_CONFIG)
-    elif model.config is None and (parse_device(model.device) if model.device else best_device()).type == "cpu":
+    elif model.config is None and choose_device(model.device).type == "cpu":
         model = replace(model, overrides=(*CPU_CONFIG, *model.overrides))
     span = Span(start_frame=0, max_frames=None if num_frames is None else num_frames - 1)
     with as_file(files("i2vpp") / "assets" / CLIP) as clip:

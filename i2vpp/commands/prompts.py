@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _MOST_SHOWN = 100  # characters of a value in a message
+LABELS = (-1, 0, 1, 2, 3)
 JSON_KEYS = ("frame", "object", "points", "labels", "box", "mask")
 MAX_GREY_OBJECTS = 32
 """A grey mask with more values than this has soft edges rather than that many objects."""
@@ -148,9 +149,10 @@ def _json_prompt(entry: Any, folder: Path) -> list[ObjectPrompt]:
     obj_id = _json_integer(entry, "object", default=1, least=1)
     points = tuple((x, y) for x, y in (_json_floats(point, "points", 2) for point in _json_list(entry, "points")))
     labels = tuple(_json_list(entry, "labels")) if "labels" in entry else (1,) * len(points)
-    if len(labels) != len(points) or any(label not in (0, 1) or isinstance(label, bool) for label in labels):
+    if len(labels) != len(points) or any(type(label) is not int or label not in LABELS for label in labels):
         raise PromptError(
-            f"labels must hold 1 (positive) or 0 (negative) for each of {len(points)} points, got {labels}"
+            f"labels must hold 1 (positive) or 0 (negative) for each of {len(points)} points, 2 and 3 for the corners "
+            f"of a box, or -1 for padding; got {labels}"
         )
     corners = _json_box(entry["box"]) if "box" in entry else None
     if "mask" not in entry:

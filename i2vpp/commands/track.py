@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from i2vpp.build_i2vpp import build_i2vpp_video_predictor
+from i2vpp.build_i2vpp import build_i2vpp_video_predictor, choose_device
 from i2vpp.commands.prompts import ObjectPrompt
 from i2vpp.errors import I2VPPError, UntrainedWarning
 from i2vpp.utils.signals import Terminated
@@ -90,8 +90,7 @@ class Summary:
 
 def build_predictor(model: ModelChoice) -> Any:
     """Build the predictor; without a checkpoint its weights are drawn from a fixed seed."""
-    if model.device is not None:
-        parse_device(model.device)
+    choose_device(model.device)
     if model.compile:
         _show_compilation()
     with torch.random.fork_rng(devices=[]), ExitStack() as stack:
@@ -122,22 +121,6 @@ def _show_compilation() -> None:
     log.setLevel(logging.INFO)
     if not any(isinstance(handler, _Notices) for handler in log.handlers):
         log.addHandler(_Notices())
-
-
-def parse_device(name: str) -> torch.device:
-    """Return a device by its name.
-
-    Raises:
-        I2VPPError: there is no such device, or this machine has none.
-    """
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise I2VPPError(f"unknown device {name!r}; there are cpu, cuda, cuda:1, mps and the like") from error
-    missing_cuda = device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
-    if missing_cuda or (device.type == "mps" and not torch.backends.mps.is_available()):
-        raise I2VPPError(f"this machine has no device {name!r} that PyTorch can use")
-    return device
 
 
 def check_folder(folder: Path, *, overwrite: bool) -> None:

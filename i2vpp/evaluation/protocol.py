@@ -11,11 +11,14 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from i2vpp.errors import PromptError
 from i2vpp.evaluation.clicks import Click, central_click, correcting_click
 from i2vpp.evaluation.metrics import jaccard
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.session.state import InferenceState
 from i2vpp.structures import FrameResult
+from i2vpp.utils.suggest import nearest_word
+from i2vpp.utils.values import whole_number
 
 Mask: TypeAlias = "NDArray[np.bool_]"
 
@@ -40,15 +43,17 @@ class PromptProtocol:
         name: `gm` (the true mask), `bb` (its bounding box) or `<n>c` (n clicks).
 
     Raises:
-        ValueError: another name.
+        PromptError: another name.
     """
 
     name: str
 
     def __post_init__(self) -> None:
-        if self.name not in ("gm", "bb") and not re.fullmatch(r"[1-9]\d*c", self.name):
-            raise ValueError(
-                f"unknown prompt protocol {self.name!r}; allowed: gm (true mask), bb (bounding box), "
+        if self.name not in ("gm", "bb") and not re.fullmatch(r"[1-9]\d*c", str(self.name), re.ASCII):
+            near = nearest_word(self.name, PUBLISHED, cutoff=0.6)
+            hint = "" if near is None else f"did you mean {near!r}? "
+            raise PromptError(
+                f"unknown prompt protocol {self.name!r}; {hint}allowed: gm (true mask), bb (bounding box), "
                 "<n>c (n clicks, such as 3c)"
             )
 
@@ -73,10 +78,10 @@ class PromptProtocol:
             truth: the true mask [H, W], not empty, at the video's size.
 
         Raises:
-            ValueError: an empty mask, from which neither a box nor a click can be made.
+            PromptError: an empty mask, from which neither a box nor a click can be made.
         """
         if not truth.any():
-            raise ValueError(f"object {obj_id} has no pixel on frame {frame_idx}; prompt it where it exists")
+            raise PromptError(f"object {obj_id} has no pixel on frame {frame_idx}; prompt it where it exists")
         if self.name == "gm":
             predictor.add_new_mask(state, frame_idx, obj_id, truth)
         elif self.name == "bb":
@@ -99,7 +104,7 @@ class PromptProtocol:
         """
         joining: defaultdict[int, list[GivenObject]] = defaultdict(list)
         for one in given:
-            joining[one.frame_idx].append(one)
+            joining[whole_number("frame_idx", one.frame_idx, least=0)].append(one)
 
         def join(frame_idx: int) -> None:
             for one in joining.get(frame_idx, ()):

@@ -148,7 +148,8 @@ def attend_in_tiles(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None)
     out = q.new_empty(len(q), v.shape[1])
     with torch.autocast(q.device.type, enabled=False):
         for queries, means in zip(q.split(rows), out.split(rows), strict=True):
-            sums, weights = torch.zeros(len(queries), v.shape[1]), torch.zeros(len(queries), 1)
+            sums = torch.zeros(len(queries), v.shape[1], dtype=torch.float32)
+            weights = torch.zeros(len(queries), 1, dtype=torch.float32)
             for start in range(0, len(k), columns):
                 some = slice(start, start + columns)
                 tile = logits[: len(queries) * len(k[some])].view(len(queries), -1)

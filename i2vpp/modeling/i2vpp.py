@@ -92,6 +92,7 @@ class I2VPP(nn.Module):
         self.no_mem_pos_enc = learned(1, 1, WIDTH)  # in every checkpoint, read by nothing
         self.no_obj_ptr = learned(1, WIDTH)
         self.no_obj_embed_spatial = learned(1, MEMORY_WIDTH)
+        self.float()  # whatever torch's default dtype is
 
     @property
     def device(self) -> torch.device:
@@ -251,11 +252,11 @@ class I2VPP(nn.Module):
         )
         pointer = self.decode(plain, Prompt(mask=self.mask_downsample(mask).float()), multimask=False).pointer
         visible = (mask > 0.5).flatten(1).any(dim=1)
-        iou = torch.ones(batch, device=mask.device)
+        iou = torch.ones(batch, dtype=torch.float32, device=mask.device)
         return MaskPrediction(
             logits=logits,
             iou=iou,
-            object_score=torch.where(visible, -MEMORY_MASK_BIAS, MEMORY_MASK_BIAS),
+            object_score=torch.where(visible, iou, -iou) * -MEMORY_MASK_BIAS,
             pointer=torch.where(visible[:, None], pointer, self.no_obj_ptr),
             candidates=logits,
             candidate_ious=iou[:, None],

@@ -69,8 +69,8 @@ class FrameStore:
         self._capacity = capacity
         self._prefetch = prefetch
         self._threads = threads
-        self._mean = torch.tensor(MEAN, device=device).view(3, 1, 1)
-        self._std = torch.tensor(STD, device=device).view(3, 1, 1)
+        self._mean = torch.tensor(MEAN, dtype=torch.float32, device=device).view(3, 1, 1)
+        self._std = torch.tensor(STD, dtype=torch.float32, device=device).view(3, 1, 1)
         self._lock = threading.Lock()
         self._frames: OrderedDict[int, Future[Tensor]] = OrderedDict()  # uint8 [3, S, S], the latest used last
         self._normalised: dict[int, Tensor] = {}  # [3, S, S], parts of the latest clip
@@ -94,7 +94,8 @@ class FrameStore:
         if t < 0:
             raise IndexError(f"frame {t}: indices start at 0")
         self._look_ahead(t)
-        clip = torch.empty(1, 3, 3, self._image_size, self._image_size, device=self._device)
+        side = self._image_size
+        clip = torch.empty(1, 3, 3, side, side, dtype=torch.float32, device=self._device)
         held = dict(self._normalised)
         indices = clip_indices(t)
         for part, i in zip(clip[0].unbind(dim=1), indices, strict=True):
@@ -111,6 +112,11 @@ class FrameStore:
         """Announce the clips that will be asked for, in order; nothing else is read in the background."""
         self._announced = upcoming
         self._look_ahead(None)
+
+    @property
+    def device(self) -> torch.device:
+        """Where clips are made."""
+        return self._device
 
     @property
     def num_bytes(self) -> int:

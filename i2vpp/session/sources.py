@@ -17,6 +17,7 @@ from PIL import Image
 
 from i2vpp.errors import FrameDecodeError, VideoError
 from i2vpp.session.grey import GreyScale, is_deep
+from i2vpp.utils.values import shown, to_array, whole_number
 
 FrameLike: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray | torch.Tensor"
 """What is accepted as one frame: an image file or an image; see `to_rgb`."""
@@ -157,7 +158,7 @@ def to_rgb(frame: FrameLike, name: str, grey: GreyScale | None = None) -> np.nda
     if isinstance(frame, Image.Image):
         return _image_to_rgb(frame, grey or GreyScale(name))
     if isinstance(frame, torch.Tensor):
-        return _array_to_rgb(frame.detach().cpu().numpy(), name)
+        return _array_to_rgb(_tensor_to_array(frame, name), name)
     if isinstance(frame, np.ndarray):
         return _array_to_rgb(frame, name)
     raise VideoError(f"{name} is of type {type(frame).__name__}; allowed: {FRAME_TYPES}")
@@ -177,6 +178,14 @@ def _image_to_rgb(image: Image.Image, grey: GreyScale) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
+def _tensor_to_array(tensor: torch.Tensor, name: str) -> np.ndarray:
+    try:
+        array: np.ndarray = to_array(tensor)
+    except (TypeError, RuntimeError) as error:  # a sparse one, for example
+        raise VideoError(f"{name} cannot be read from a tensor ({error}); allowed: {FRAME_TYPES}") from None
+    return array
+
+
 def _array_to_rgb(array: np.ndarray, name: str) -> np.ndarray:
     if array.ndim == 2:
         array = np.stack([array] * 3, axis=-1)
@@ -190,7 +199,7 @@ def _array_to_rgb(array: np.ndarray, name: str) -> np.ndarray:
         raise VideoError(f"{name} has dtype {array.dtype}; allowed: {FRAME_TYPES}")
     low, high = array.min(), array.max()
     if not (low >= 0 and high <= 1):  # also catches NaN
-        raise VideoError(f"{name} holds floats from {low:g} to {high:g}; allowed: {FRAME_TYPES}")
+        raise VideoError(f"{name} holds floats from {shown(low)} to {shown(high)}; allowed: {FRAME_TYPES}")
     return np.ascontiguousarray((array * 255).round().astype(np.uint8))
 
 
@@ -328,8 +337,7 @@ class LiveSource(FrameSource):
 
     def __init__(self, *, keep: int = 3, name: str = "the live stream") -> None:
         super().__init__(name)
-        if keep < 1:
-            raise VideoError(f"keep = {keep}; a live stream must keep at least 1 frame")
+        keep = whole_number("keep", keep, least=1, error=VideoError)
         self._newest: deque[np.ndarray] = deque(maxlen=keep)
         self._grey = GreyScale(name)
         self._count = 0

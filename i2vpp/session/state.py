@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -17,15 +17,16 @@ from i2vpp.errors import PromptError, SessionError
 from i2vpp.memory.bank import MemoryBank
 from i2vpp.memory.selection import MemorySelector, Moment
 from i2vpp.memory.similarity import SimilarityTable
+from i2vpp.session import sam2_keys
 from i2vpp.session.frames import FrameStore
 from i2vpp.session.records import FrameRecord, RecordArchive
 from i2vpp.session.video import FrameSource
 from i2vpp.structures import FrameFeatures
+from i2vpp.utils.values import whole_number
 
 __all__ = ["Clicks", "FrameRecord", "InferenceState", "MemoryUse", "ObjectTrack"]
 
 FEATURE_CAPACITY = 4
-SAM2_NAMES = ("obj_ids", "num_frames", "video_height", "video_width")
 
 
 @dataclass(kw_only=True)
@@ -39,6 +40,11 @@ class Clicks:
 
     coords: Tensor
     labels: Tensor
+
+    @property
+    def has_box(self) -> bool:
+        """Whether the first two points are a box's corners."""
+        return bool((self.labels >= 2).any())
 
 
 @dataclass(kw_only=True)
@@ -127,10 +133,25 @@ class InferenceState:
         self.close()
 
     def __getitem__(self, name: str) -> Any:
-        """Look up one of the names that SAM 2's users know: the attributes below."""
-        if name not in SAM2_NAMES:
-            raise KeyError(f"{name!r}; a session answers to {', '.join(SAM2_NAMES)}")
-        return getattr(self, name)
+        """Look up one of the names that SAM 2's users know; see docs/sam2.md."""
+        return sam2_keys.answer(self, name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in sam2_keys.ANSWERED
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sam2_keys.ANSWERED)
+
+    def __setitem__(self, name: str, value: object) -> None:
+        raise SessionError(f"{name!r} cannot be set: a session is changed by the predictor's methods only.")
+
+    def keys(self) -> list[str]:
+        """Return the names that `state[name]` answers to."""
+        return list(self)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return `state[name]`, or the default if the session does not answer to that name."""
+        return self[name] if name in self else default
 
     @property
     def obj_ids(self) -> list[int]:
@@ -159,25 +180,22 @@ class InferenceState:
 
     def frame(self, frame_idx: int) -> np.ndarray:
         """Return a frame as uint8 RGB [H, W, 3]."""
-        self.check_open()
-        return self.source[frame_idx]
+        return self.source[self.check_frame(frame_idx)]
 
     def check_open(self) -> None:
         """Raise SessionError if the session is closed."""
         if self._closed:
             raise SessionError("This session is closed; start a new one with predictor.init_state(video).")
 
-    def check_frame(self, frame_idx: int) -> None:
-        """Raise PromptError if the video has no such frame."""
+    def check_frame(self, frame_idx: int, *, name: str = "frame_idx") -> int:
+        """Return a frame's index as Python's int, or raise PromptError, with the argument's name, if there is none."""
         self.check_open()
-        if not isinstance(frame_idx, int | np.integer) or frame_idx < 0:
-            raise PromptError(f"frame_idx must be a whole number from 0 on; got {frame_idx!r}.")
+        frame_idx = whole_number(name, frame_idx, least=0)
         try:
-            self.source.check(int(frame_idx))
+            self.source.check(frame_idx)
         except IndexError:
-            raise PromptError(
-                f"frame_idx={frame_idx} is past the end: the video has {self.num_frames} frames."
-            ) from None
+            raise PromptError(f"{name}={frame_idx} is past the end: the video has {self.num_frames} frames.") from None
+        return frame_idx
 
     @property
     def bad_frames(self) -> list[int]:
@@ -194,6 +212,7 @@ class InferenceState:
 
     def track(self, obj_id: int) -> ObjectTrack:
         """Return an object, or raise PromptError if there is none of that id."""
+        obj_id = whole_number("obj_id", obj_id)
         if obj_id not in self.tracks:
             raise PromptError(f"There is no object {obj_id!r} in this session; known objects: {self.obj_ids}.")
         return self.tracks[obj_id]

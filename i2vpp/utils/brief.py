@@ -16,6 +16,7 @@ def brief(value: object) -> str:
     if isinstance(value, int) and value.bit_length() > 1024:
         return f"an integer of {value.bit_length()} bits"
     try:
-        return _REPR.repr(value)
+        text = _REPR.repr(value)
     except (ValueError, RecursionError):  # such an integer, inside a list or mapping
         return f"a {type(value).__name__}"
+    return " ".join(text.split()) if "\n" in text else text  # arrays and tensors are written in rows

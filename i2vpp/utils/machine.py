@@ -10,8 +10,31 @@ from pathlib import Path
 
 import torch
 
+from i2vpp.errors import ConfigError
+from i2vpp.utils.brief import brief
+from i2vpp.utils.suggest import did_you_mean
+
+DEVICES = ("cpu", "cuda", "mps")
+"""What messages name; others that PyTorch knows are taken, too."""
+
 GLIBC_KEEP = {-1: 2**30, -4: 0}
 """For `mallopt`: M_TRIM_THRESHOLD, bytes free at the top that are kept; M_MMAP_MAX, blocks that are mapped singly."""
+
+
+def parse_device(device: str | int | torch.device) -> torch.device:
+    """Return a device by its name, or a GPU by its number, whether or not this machine has it.
+
+    Raises:
+        ConfigError: it is no device.
+    """
+    try:
+        found = torch.device(f"cuda:{device}" if isinstance(device, int) else device)
+    except (RuntimeError, TypeError, ValueError):
+        found = None
+    if found is None or found.type == "meta":
+        kind = str(device).partition(":")[0]
+        raise ConfigError(f"unknown device {brief(device)}; {did_you_mean(kind, DEVICES)}")
+    return found
 
 
 def device_name(device: torch.device) -> str:

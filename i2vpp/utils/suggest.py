@@ -5,6 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+SYNONYMS = {
+    "gpu": "cuda",
+    "nvidia": "cuda",
+    "metal": "mps",
+    "fp16": "float16",
+    "half": "float16",
+    "bf16": "bfloat16",
+    "fp32": "float32",
+    "float": "float32",
+    "single": "float32",
+    "full": "float32",
+    "double": "float32",
+    "float64": "float32",
+    "test": "eval",
+    "val": "eval",
+    "infer": "eval",
+    "inference": "eval",
+    "predict": "eval",
+    "mask": "gm",
+    "box": "bb",
+    "click": "1c",
+    "clicks": "3c",
+}
+"""Words that others use for ours, and that spelling alone does not lead to."""
+
 
 def did_you_mean(word: object, allowed: Iterable[str], *, cutoff: float = 0.5) -> str:
     """Return the end of an error message about an unknown word.
@@ -15,8 +40,23 @@ def did_you_mean(word: object, allowed: Iterable[str], *, cutoff: float = 0.5) -
         cutoff: how similar a word must be to be suggested, between 0 and 1.
 
     Returns:
-        `did you mean 'cuda'?` where a valid word is similar, otherwise `allowed: cpu, cuda, mps`.
+        `did you mean 'cuda'?` where a valid word is similar or means the same, otherwise `allowed: cpu, cuda, mps`.
+    """
+    words = list(allowed)
+    near = nearest_word(word, words, cutoff=cutoff)
+    return f"allowed: {', '.join(words)}" if near is None else f"did you mean {near!r}?"
+
+
+def nearest_word(word: object, allowed: Iterable[str], *, cutoff: float = 0.5) -> str | None:
+    """Return the valid word that is meant by, or most similar to, an unknown one; None if there is none near.
+
+    Args:
+        word: what the user wrote; upper and lower case are alike.
+        allowed: the valid words.
+        cutoff: how similar a word must be, between 0 and 1.
     """
     words = {name.lower(): name for name in allowed}
-    near = get_close_matches(str(word).lower(), words, 1, cutoff)
-    return f"did you mean {words[near[0]]!r}?" if near else f"allowed: {', '.join(words.values())}"
+    text = str(word).lower()
+    meant = SYNONYMS.get(text)
+    near = [meant] if meant in words else get_close_matches(text, words, 1, cutoff)
+    return words[near[0]] if near else None

@@ -10,7 +10,6 @@ import abc
 import json
 import os
 import re
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from i2vpp.data.frame_folders import list_frames, natural_key
 from i2vpp.errors import VideoError
 from i2vpp.session.grey import GreyScale
 from i2vpp.session.sources import GREY_SAMPLES, to_rgb
+from i2vpp.utils.notices import warn_user
 from training.dataset.clips import AnnotatedVideo, Source, problems_of
 from training.dataset.errors import DataError, NoDataError
 
@@ -223,15 +223,13 @@ class FileSource(abc.ABC):
         self.names = [item for item in there if (include is None or item in include) and item not in exclude]
         self.missing = sorted((include or frozenset()).difference(there), key=natural_key)
         if self.missing:
-            warnings.warn(
+            warn_user(
                 f"source {name!r}: {len(self.missing)} of {len(include or ())} items to include are not in {where} and "
-                f"are left out: {_some(self.missing)}; it holds {_some(there) or 'nothing'}",
-                stacklevel=2,
+                f"are left out: {_some(self.missing)}; it holds {_some(there) or 'nothing'}"
             )
         if self.problems:
-            warnings.warn(
-                f"source {name!r}: {len(self.problems)} broken entries of {where} are left out: {_some(self.problems)}",
-                stacklevel=2,
+            warn_user(
+                f"source {name!r}: {len(self.problems)} broken entries of {where} are left out: {_some(self.problems)}"
             )
 
     def __len__(self) -> int:

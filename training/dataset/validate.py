@@ -21,6 +21,8 @@ from tqdm import tqdm
 
 from i2vpp.errors import ConfigError, I2VPPError
 from i2vpp.utils.files import atomic_write
+from i2vpp.utils.notices import plain_warnings
+from i2vpp.utils.parser import Parser
 from training.config import SourceConfig, TrainConfig
 from training.dataset.build import KINDS, PROCEDURAL, build_source
 from training.dataset.clips import AnnotatedVideo, Source, problems_of
@@ -177,6 +179,7 @@ def _check(video: AnnotatedVideo, source: str) -> Report:
 # ---- the command
 
 
+@plain_warnings()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     try:
@@ -206,7 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m training.dataset.validate",
         description="Read every annotated image and mask of a dataset and list every broken item.",
         epilog="exit status: 0 all is well, 1 something is broken, 2 wrong usage, 130 interrupted",

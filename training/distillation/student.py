@@ -38,6 +38,7 @@ from i2vpp.config import ModelConfig
 from i2vpp.errors import I2VPPError
 from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.session.frames import MEAN, STD
+from i2vpp.utils.parser import Parser
 from training.checkpoint import Interrupts, SaveClock
 from training.config import OptimizerConfig, StartConfig
 from training.dataset.clips import AnnotatedVideo
@@ -293,7 +294,7 @@ def distance(embedding: Tensor, target: Tensor, channels: Channels) -> Tensor:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m training.distillation.student", description=__doc__,
+    parser = Parser(prog="python -m training.distillation.student", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     add = parser.add_argument
     add("--embeddings", type=Path, nargs="+", required=True, help="folders that the teacher wrote")

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from i2vpp.errors import I2VPPError
 from i2vpp.session.frames import MEAN, STD
+from i2vpp.utils.parser import Parser
 from training.dataset.errors import NoDataError
 from training.dataset.files import list_images, read_image, read_items
 from training.distillation.embeddings import EmbeddingWriter
@@ -80,7 +81,7 @@ def _session(model: Path) -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m training.distillation.teacher", description=__doc__,
+    parser = Parser(prog="python -m training.distillation.teacher", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("--model", type=Path, required=True, help="the encoder, ONNX")
     parser.add_argument("--images", type=Path, nargs="+", required=True, help="folders, searched recursively")

@@ -100,7 +100,7 @@ def replace_unstable(logits: Tensor, ious: Tensor) -> tuple[Tensor, Tensor]:
     first = logits[:, 0].flatten(1)
     inner = (first > STABILITY_DELTA).sum(1)
     outer = (first > -STABILITY_DELTA).sum(1)
-    stable = (outer == 0) | (inner >= STABILITY_THRESHOLD * outer)
+    stable = (outer == 0) | (inner >= STABILITY_THRESHOLD * outer.float())
     chosen = torch.where(stable, 0, 1 + ious[:, 1:].argmax(1))
     rows = torch.arange(len(chosen), device=chosen.device)
     return logits[rows, chosen][:, None], ious[rows, chosen][:, None]

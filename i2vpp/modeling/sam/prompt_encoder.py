@@ -43,7 +43,7 @@ class PromptEncoder(nn.Module):
         coords, labels = prompt.coords, prompt.labels
         if coords is None or labels is None:  # no click counts as one padding point
             device = self.not_a_point_embed.weight.device
-            coords = torch.zeros(batch, 1, 2, device=device)
+            coords = torch.zeros(batch, 1, 2, dtype=torch.float32, device=device)
             labels = torch.full((batch, 1), PADDING_LABEL, device=device)
         coords = F.pad(coords, (0, 0, 0, 1))
         labels = F.pad(labels, (0, 1), value=PADDING_LABEL)[..., None]  # [B, P + 1, 1]

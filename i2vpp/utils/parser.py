@@ -1,0 +1,66 @@
+"""The parser of all commands: argparse's, which also says what an unknown word was probably meant to be."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Sequence
+from itertools import takewhile
+from typing import Any, NoReturn
+
+from i2vpp.utils.suggest import did_you_mean, nearest_word
+
+
+class Parser(argparse.ArgumentParser):
+    """An `argparse.ArgumentParser` with hints for unknown options, choices and subcommands.
+
+    Words such as -0.5,3,20,30 are values, not options: coordinates may lie a little outside of a frame.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._negative_number_matcher = re.compile(r"-\.?\d")
+        self._given: Sequence[str] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """See argparse; an unknown option is an error of the subcommand that it was given to."""
+        return self._parse(super().parse_known_args, args, namespace)
+
+    def parse_known_intermixed_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """See argparse, and `parse_known_args`."""
+        return self._parse(super().parse_known_intermixed_args, args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message, with what the first unknown option was probably meant to be, and exit."""
+        name = self._unknown_option()
+        options = [option.removeprefix("--") for option in self._option_string_actions if option.startswith("--")]
+        near = None if name is None else nearest_word(name.removeprefix("--"), options)
+        hint = "" if near is None else f"; did you mean '--{near}'?"
+        super().error(f"{message}{hint}")
+
+    def _parse(
+        self, parse: Callable[[Sequence[str], Any], tuple[Any, list[str]]], args: Sequence[str] | None, namespace: Any
+    ) -> tuple[Any, list[str]]:
+        self._given = sys.argv[1:] if args is None else list(args)
+        found, extras = parse(self._given, namespace)
+        if self._unknown_option() is not None:
+            self.error(f"unrecognized arguments: {' '.join(extras)}")
+        return found, extras
+
+    def _unknown_option(self) -> str | None:
+        """Return the first long option that this parser does not have; those behind a subcommand are not its own."""
+        words = takewhile(lambda word: word != "--", self._given)
+        if self._subparsers is not None:
+            words = takewhile(lambda word: word.startswith("-"), words)
+        for word in words:
+            name = word.partition("=")[0]
+            known = any(option.startswith(name) for option in self._option_string_actions)
+            if name.startswith("--") and " " not in name and not known:
+                return name
+        return None
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            hint = did_you_mean(value, map(str, action.choices))
+            raise argparse.ArgumentError(action, f"invalid choice: {value!r}; {hint}")

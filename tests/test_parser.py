@@ -1,0 +1,83 @@
+"""Unknown options, choices and subcommands: each command says what was probably meant."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from i2vpp import cli
+from i2vpp.utils.parser import Parser
+from training import train
+
+REPO = Path(__file__).resolve().parent.parent
+
+
+def parser() -> Parser:
+    parser = Parser(prog="tool")
+    parser.add_argument("paths", nargs="*")
+    parser.add_argument("--override", action="append")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument("--level", type=int, choices=(1, 2))
+    parser.add_argument("--box", "-b")
+    return parser
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["--overide"], "unrecognized arguments: --overide; did you mean '--override'?"),
+    (["--overide=x=1"], "unrecognized arguments: --overide=x=1; did you mean '--override'?"),
+    (["--BOX"], "unrecognized arguments: --BOX; did you mean '--box'?"),
+    (["--zzz"], "unrecognized arguments: --zzz\n"),
+    (["--dtype", "fp16"], "argument --dtype: invalid choice: 'fp16'; did you mean 'float16'?"),
+    (["--dtype", "bf16"], "argument --dtype: invalid choice: 'bf16'; did you mean 'bfloat16'?"),
+    (["--dtype", "x"], "argument --dtype: invalid choice: 'x'; allowed: float32, bfloat16, float16"),
+    (["--level", "3"], "argument --level: invalid choice: 3; allowed: 1, 2"),
+])  # fmt: skip
+@pytest.mark.parametrize("intermixed", [False, True])
+def test_hints(words: list[str], message: str, intermixed: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    parse = parser().parse_intermixed_args if intermixed else parser().parse_args
+    with pytest.raises(SystemExit) as end:
+        parse(words)
+    assert end.value.code == 2
+    assert f"tool: error: {message}" in capsys.readouterr().err
+
+
+def test_right_words_are_parsed_as_ever() -> None:
+    found = parser().parse_args(["--over", "a=1", "-b", "-0.5,3,20,30", "--override=b=2", "x", "--", "--y"])
+    assert (found.override, found.box, found.paths) == (["a=1", "b=2"], "-0.5,3,20,30", ["x", "--y"])
+    assert parser().parse_args(["--box", "-.5,1"]).box == "-.5,1"
+    assert parser().parse_intermixed_args(["x", "--box", "-3,1", "y"]).paths == ["x", "y"]
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["trak", "v"], "i2vpp: error: argument COMMAND: invalid choice: 'trak'; did you mean 'track'?"),
+    (["track", "v", "-o", "o", "--overide", "x=1"],
+     "i2vpp track: error: unrecognized arguments: --overide x=1; did you mean '--override'?"),
+    (["track", "v", "--ouput", "o"], "arguments are required: -o/--output; did you mean '--output'?"),
+    (["track", "v", "-o", "o", "--dtype", "half"], "argument --dtype: invalid choice: 'half'; did you mean 'float16'?"),
+    (["info", "x", "--jsn"], "i2vpp info: error: unrecognized arguments: --jsn; did you mean '--json'?"),
+    (["--vresion"], "did you mean '--version'?"),
+    (["info", "x", "y"], "i2vpp: error: unrecognized arguments: y\n"),
+])  # fmt: skip
+def test_the_command(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(words) == cli.EXIT_USAGE
+    assert message in capsys.readouterr().err
+
+
+def test_training(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(["-c", "i2vpp-smoke", "run.epochs=1", "--dry-rn", "run.seed=1"]) == train.EXIT_USAGE
+    assert "did you mean '--dry-run'?" in capsys.readouterr().err
+
+
+def test_all_commands_use_it() -> None:
+    """Each place that makes a parser makes this one."""
+    folders = ("i2vpp", "training", "sav_dataset", "test_pvs", "tools")
+    made = {
+        file.relative_to(REPO).as_posix()
+        for folder in folders
+        for file in (REPO / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("ArgumentParser")
+    }
+    assert not made
