@@ -158,9 +158,9 @@ class InferenceState:
         return self.source.fps
 
     def frame(self, frame_idx: int) -> np.ndarray:
-        """Return a frame as uint8 RGB [H, W, 3]."""
+        """Return a frame as uint8 RGB [H, W, 3]; it is the caller's, who may draw on it."""
         self.check_open()
-        return self.source[frame_idx]
+        return self.source[frame_idx].copy()
 
     def check_open(self) -> None:
         """Raise SessionError if the session is closed."""
