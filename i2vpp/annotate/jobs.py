@@ -154,7 +154,8 @@ class JobRunner:
 
     def _run(self, job: Job, task: Callable[[Job], dict[str, Any]]) -> None:
         job.begin()
-        state, error, result = "failed", "an error in the program; the server's log tells more", None
+        state, result = "failed", None
+        error: str | None = "an error in the program; the server's log tells more"
         try:
             result = None if job.stopping else task(job)
             state, error = "cancelled" if job.stopping else "done", None
