@@ -81,7 +81,7 @@ class CompiledRunner(Runner):
         return Found(*self._find(features.embedding, features.position, *stacked))
 
     def _follow_model(self) -> None:
-        if self._place != _place(self.model):
+        if self._place.data_ptr() != self.model.no_mem_embed.data_ptr() or self._place.device != self.model.device:
             self._reset()
 
     def _reset(self) -> None:
@@ -89,7 +89,9 @@ class CompiledRunner(Runner):
         model = self.model
         if self._backend == INDUCTOR:
             check_machine(model.device)
-        self._place = _place(model)
+        # One of the weights where it lies now. Its storage is held: after a move to another device and back, the weight
+        # cannot lie there again by chance while others, which CUDA graphs read where they were, do not.
+        self._place = model.no_mem_embed.detach()
 
         def encode(clip: Tensor) -> tuple[Tensor, ...]:
             features = model.encode(clip)
@@ -161,11 +163,6 @@ class _Compiled:
             raise CompilationError(f"PyTorch could not compile {what}: {reason}; mend that {ADVICE}") from error
         log.info("compiled %s in %.0f s", what, time.perf_counter() - begin)
         return outputs
-
-
-def _place(model: I2VPP) -> tuple[torch.device, int]:
-    """Return what changes when a model is moved to another device or converted."""
-    return model.device, model.no_mem_embed.data_ptr()
 
 
 def fill_up(recall: Recall) -> Recall:

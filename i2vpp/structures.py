@@ -99,13 +99,6 @@ class FrameMemory:
             self, values=("B M h w", self.values), foreground=("B h w", self.foreground), pointer=("B D", self.pointer)
         )
 
-    def copy_(self, other: FrameMemory) -> FrameMemory:
-        """Take over the values of `other`, which has the same shapes, without allocating; for a memory nobody reads."""
-        self.values.copy_(other.values)
-        self.foreground.copy_(other.foreground)
-        self.pointer.copy_(other.pointer)
-        return self
-
     def to(self, device: torch.device) -> FrameMemory:
         """Return the same memory on `device`."""
         return FrameMemory(

@@ -243,7 +243,7 @@ class Tracker:
         return self.model.condition(features, self.model.read_memory([recall]))
 
     def _similarity(self, state: InferenceState, frame_idx: int) -> Similarity:
-        """Return what a selector asks about a frame; objects that ask for the same frames share the answer."""
+        """Return what a selector asks about a frame; it is worked out once for all objects that ask the same."""
 
         @cache
         def answer(frames: tuple[int, ...]) -> np.ndarray:
@@ -251,7 +251,7 @@ class Tracker:
                 self._compare(state, frame_idx, f)
             return state.similarity.get(frame_idx, frames)
 
-        return lambda frames: answer(tuple(frames))
+        return lambda frames: answer(tuple(frames)).copy()  # selectors add noise to it, or sort it
 
     def _recall(self, state: InferenceState, track: ObjectTrack, moment: Moment, similarity: Similarity) -> Recall:
         selection: Selection = state.selector.select(moment, list(track.bank.conditioning), track.bank, similarity)

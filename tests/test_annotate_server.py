@@ -164,7 +164,7 @@ def test_the_list_tells_of_progress_in_open_and_closed_videos(page, client):
 
 def test_the_list_tells_what_network_there_is(client, predictor):
     model = until(lambda: "loading" not in (model := client.get("/api/library").json()["model"]) and model)
-    assert model == {"checkpoint": "tiny.pt", "device": "cpu", "dtype": "float32", "image_size": 64}
+    assert model == {"revision": 1, "checkpoint": "tiny.pt", "device": "cpu", "dtype": "float32", "image_size": 64}
 
 
 def test_a_thumbnail_is_small_and_opens_nothing(page, client):
@@ -471,10 +471,10 @@ def test_a_busy_video_is_not_closed_for_another(videos, tmp_path, predictor):
 def test_a_video_that_is_being_closed_opens_again_when_its_store_is_free(page, predictor):
     page.prompt(CLICK)
     gate = Gate(predictor, free=1)
-    answers: list[Any] = []
+    answers: dict[str, Any] = {}
     asks = [
-        threading.Thread(target=lambda: answers.append(page.send("close"))),
-        threading.Thread(target=lambda: answers.append(page.get(page.url))),
+        threading.Thread(target=lambda: answers.update(closed=page.send("close"))),
+        threading.Thread(target=lambda: answers.update(state=page.get(page.url))),
     ]
     try:
         page.change("propagate", start=0)
@@ -482,13 +482,13 @@ def test_a_video_that_is_being_closed_opens_again_when_its_store_is_free(page, p
         for ask in asks:
             ask.start()
             time.sleep(0.2)
-        assert answers == [], "the network is still in its step"
+        assert not answers, "the network is still in its step"
     finally:
         gate.open()
     for ask in asks:
         ask.join(PATIENCE)
-    assert [answer.status_code for answer in answers] == [200, 200]
-    assert answers[1].json()["job"] is None
+    assert (answers["closed"].status_code, answers["state"].status_code) == (200, 200)
+    assert answers["state"].json()["job"] is None
     assert page.look("timeline").json()["objects"]["1"]["frames"] == [0, 1]
 
 

@@ -12,6 +12,7 @@ import sys
 import sysconfig
 import threading
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -196,6 +197,23 @@ def test_copies_and_moves_follow_their_own_model(played: Played) -> None:
     other.model._apply(lambda tensor: tensor.clone())  # as `to` does: other storage
     assert torch.equal(runner.encode(clip).embedding, found)
     assert runner._encode is not encode
+
+
+@torch.no_grad()
+def test_a_model_that_comes_back_does_not_lie_where_it_lay() -> None:
+    """Where it lay stays taken until that is noticed."""
+    model = small_model()
+    numbers = model.no_mem_embed.detach().numpy().copy()
+    model.no_mem_embed.data, storage = torch.from_numpy(numbers), weakref.ref(numbers)
+    del numbers
+    runner = CompiledRunner(model, backend="eager")
+    encode = runner._encode
+    model._apply(lambda tensor: tensor.clone())
+    model._apply(lambda tensor: tensor.clone())
+    assert storage() is not None
+    runner._follow_model()
+    assert runner._encode is not encode
+    assert storage() is None
 
 
 @pytest.mark.slow

@@ -420,7 +420,7 @@ def held_by_stream(predictor: I2VPPVideoPredictor, at: tuple[int, ...]) -> list[
 
 
 def test_a_stream_holds_the_same_at_any_time(predictor: I2VPPVideoPredictor) -> None:
-    """From twice the window on, when all of the bank's storage has been used again."""
+    """From the frame on at which all windows are full."""
     early, first, *later = held_by_stream(predictor, (16, 25, 26, 40, 59))
     assert early[0] == first[0]
     assert later == [first] * 3
@@ -442,7 +442,7 @@ def test_memory_of_a_session_is_what_the_documentation_says(predictor: I2VPPVide
             predictor.track_frame(state, i)
         use = state.memory_use()
         kept = 1 + WINDOW + 1  # the prompted frame, the window and the present frame
-        assert use.memories == 2 * (kept + 1) * memory  # and the storage of the next one
+        assert use.memories == 2 * kept * memory
         assert use.records == 2 * (kept * record + (30 - kept) * compact)
         assert use.similarity == (WINDOW + 1) * 1024 * CELLS + 29 * 4 * WINDOW
         assert use.total == use.memories + use.records + use.similarity + use.features + use.frames
@@ -452,7 +452,7 @@ def test_memory_of_a_session_is_what_the_documentation_says(predictor: I2VPPVide
 
 
 def test_a_session_may_leave_inference_mode(predictor: I2VPPVideoPredictor) -> None:
-    """Storage that is used again is written to in either mode."""
+    """Keys that are held are replaced in either mode."""
     with predictor.init_state(FRAMES) as state, predictor.init_state(FRAMES) as plain:
         for one in (state, plain):
             add_objects(predictor, one, 1)

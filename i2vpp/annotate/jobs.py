@@ -36,6 +36,7 @@ class Job:
         self.error: str | None = None
         self.result: dict[str, Any] | None = None
         self._stop = threading.Event()
+        self._number = time.time_ns() // 1000
         self._begun: float | None = None
         self._latest = 0.0
 
@@ -74,6 +75,7 @@ class Job:
         fps = self.done / seconds if self.done >= MIN_STEPS and seconds else None
         left = None if fps is None or self.total is None else (self.total - self.done) / fps
         return {
+            "number": self._number,
             "kind": self.kind,
             "label": self.label,
             "done": self.done,
@@ -90,6 +92,9 @@ class Job:
 class JobRunner:
     """Runs the jobs of one video, one at a time.
 
+    Every state of a job that is shown has a revision. Answers and events go different ways to a page, and a page takes
+    nothing older than what it has. Revisions only grow, also from one runner to the next of the same video.
+
     Args:
         tell: is given the job whenever it changes.
         ended: called when one has ended.
@@ -101,16 +106,18 @@ class JobRunner:
         self._ended = ended
         self._problems = problems
         self._job: Job | None = None
-        self._lock = threading.Lock()
+        self._shown: dict[str, Any] | None = None  # never written to: another thread may be sending it
+        self._revision = time.time_ns() // 1000  # a video that is opened again later begins with a larger one
+        self._lock = threading.RLock()
 
     @property
     def busy(self) -> bool:
         """Whether a job is running, or waiting for its worker."""
-        return self._job is not None and self._job.running
+        return self._shown is not None and self._shown["state"] == "running"
 
     def to_json(self) -> dict[str, Any] | None:
-        """Return the latest job, ended or not; None before the first."""
-        return None if self._job is None else self._job.to_json()
+        """Return the latest job, ended or not, with its revision; None before the first."""
+        return self._shown
 
     def start(self, job: Job, workers: Workers, task: Callable[[Job], dict[str, Any]]) -> None:
         """Run a task that returns the job's result.
@@ -122,36 +129,48 @@ class JobRunner:
             if self._job is not None and self._job.running:
                 raise BusyError(f"{self._job.label} is running; cancel it, or wait for its end")
             self._job = job
-        self._tell(job.to_json())
+            self._show(job)
         workers.submit(self._run, job, task)
 
     def step(self, job: Job, done: int, total: int | None = None) -> None:
         """Take note of progress, and tell it."""
-        job.step(done, total)
-        self._tell(job.to_json())
+        with self._lock:
+            job.step(done, total)
+            self._show(job)
 
     def stop(self, *kinds: str) -> None:
         """Ask the running job to end after its present step; only if it is of one of the kinds, if any are given."""
-        job = self._job
-        if job is not None and job.running and (not kinds or job.kind in kinds):
-            job.stop()
-            self._tell(job.to_json())
+        with self._lock:
+            job = self._job
+            if job is not None and job.running and (not kinds or job.kind in kinds):
+                job.stop()
+                self._show(job)
+
+    def _show(self, job: Job) -> None:
+        """Tell a job's present state; under the lock, so that states are told in the order of their revisions."""
+        self._revision += 1
+        self._shown = {**job.to_json(), "revision": self._revision}
+        self._tell(self._shown)
 
     def _run(self, job: Job, task: Callable[[Job], dict[str, Any]]) -> None:
         job.begin()
+        state, result = "failed", None
+        error: str | None = "an error in the program; the server's log tells more"
         try:
             result = None if job.stopping else task(job)
-            job.end("cancelled" if job.stopping else "done", result=result)
-        except EXPECTED as error:
-            if job.stopping:
-                job.end("cancelled")
-            else:
-                log.warning("%s failed: %s", job.label, error)
-                job.end("failed", error=self._problems.words(error))
+            state, error = "cancelled" if job.stopping else "done", None
+        except EXPECTED as problem:
+            state, error = "cancelled", None
+            if not job.stopping:
+                log.warning("%s failed: %s", job.label, problem)
+                state, error = "failed", self._problems.words(problem)
         except BaseException:
             log.exception("%s failed", job.label)
-            job.end("failed", error="an error in the program; the server's log tells more")
             raise
         finally:
-            self._ended()
-            self._tell(job.to_json())
+            try:
+                self._ended()
+            finally:
+                with self._lock:  # in one: the next job begins only when the end of this one has been told
+                    job.end(state, error=error, result=result)
+                    self._show(job)

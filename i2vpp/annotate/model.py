@@ -59,14 +59,15 @@ class Model:
             raise ModelError(f"there is no network: {error}") from error
 
     def describe(self) -> dict[str, Any]:
-        """Return what pages show of the model."""
+        """Return what pages show of the model, with a revision that is larger once it is no longer loading."""
         if not self._future.done():
-            return {"loading": True}
+            return {"revision": 0, "loading": True}
         try:
             predictor = self.predictor()
         except ModelError as error:
-            return {"error": str(error)}
+            return {"revision": 1, "error": str(error)}
         return {
+            "revision": 1,
             "checkpoint": self._checkpoint,
             "device": str(predictor.device),
             "dtype": str(predictor.dtype).removeprefix("torch."),

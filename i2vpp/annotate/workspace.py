@@ -103,7 +103,7 @@ class Workspace:
     def describe_model(self) -> dict[str, Any]:
         """Return what pages show of the network."""
         about = self.model.describe()
-        return {"error": self.problems.hide(about["error"])} if "error" in about else about
+        return {**about, "error": self.problems.hide(about["error"])} if "error" in about else about
 
     # ---- open videos
 

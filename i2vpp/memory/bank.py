@@ -14,9 +14,8 @@ from i2vpp.structures import FrameMemory, PointerEntry, Recall, SpatialEntry
 class MemoryBank:
     """Memories of one object by frame: prompted frames stay, tracked frames may be evicted.
 
-    An evicted frame still counts as tracked: it can be selected, and is then rebuilt by a function of the caller's. Its
-    storage takes the next memory: blocks that stay, scattered among the short-lived ones of every frame, would keep the
-    allocator from ever giving memory back, and a long stream would seem to grow.
+    An evicted frame still counts as tracked: it can be selected, and is then rebuilt by a function of the caller's.
+    A memory shares storage with what it was made from, such as the pointer of a record; so none is ever written to.
 
     Args:
         device: where memories are kept; default: where they are made.
@@ -27,7 +26,6 @@ class MemoryBank:
         self.conditioning: dict[int, FrameMemory] = {}
         self._tracked: dict[int, FrameMemory] = {}
         self._evicted: set[int] = set()
-        self._spare: FrameMemory | None = None
 
     def __contains__(self, frame_idx: object) -> bool:
         """Whether the frame is tracked (a prompted frame is not)."""
@@ -39,18 +37,12 @@ class MemoryBank:
     def put(self, frame_idx: int, memory: FrameMemory, *, prompted: bool) -> None:
         """Keep a memory, replacing what was known of the frame."""
         self.drop(frame_idx)
-        memory = memory if self.device is None else memory.to(self.device)
-        if self._spare is not None:
-            with torch.inference_mode():  # where all storage may be written to, also what was made under it
-                memory = self._spare.copy_(memory)
-            self._spare = None
         store = self.conditioning if prompted else self._tracked
-        store[frame_idx] = memory
+        store[frame_idx] = memory if self.device is None else memory.to(self.device)
 
     def tensors(self) -> list[Tensor]:
-        """All that is held, and the storage that waits for the next memory."""
-        spare = [] if self._spare is None else [self._spare]
-        memories = [*self.conditioning.values(), *self._tracked.values(), *spare]
+        """All that is held."""
+        memories = [*self.conditioning.values(), *self._tracked.values()]
         return [x for memory in memories for x in (memory.values, memory.foreground, memory.pointer)]
 
     def drop(self, frame_idx: int) -> None:
@@ -63,7 +55,7 @@ class MemoryBank:
         """Let go of the tracked memories more than `window` frames away from `frame_idx`; return their frames."""
         far = [f for f in self._tracked if abs(f - frame_idx) > window]
         for f in far:
-            self._spare = self._tracked.pop(f)
+            del self._tracked[f]
         self._evicted.update(far)
         return far
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -24,15 +25,33 @@ def to_tokens(x: Tensor) -> Tensor:
     return x.flatten(2).transpose(1, 2)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Made:
+    """What was made from weights.
+
+    Args:
+        version: of the weights, and the dtype that the results were rounded to.
+        weights: as they were, in their storage. It stays as long as this does: other weights cannot come to lie where
+            these lay and be taken for them.
+        results: the tensors.
+    """
+
+    version: tuple[torch.dtype | None, list[tuple[int, int]]]
+    weights: tuple[Tensor, ...]
+    results: tuple[Tensor, ...]
+
+
 class FromWeights:
     """Tensors computed from weights alone, computed again only when one of the weights has changed.
 
-    Where they cannot be kept they are computed anew every time.
+    Where they cannot be kept they are computed anew every time. Threads may use it at the same time.
     """
 
     def __init__(self) -> None:
-        self._made_from: tuple[torch.dtype | None, list[tuple[int, int]]] | None = None
-        self._kept: tuple[Tensor, ...] = ()
+        self._made: _Made | None = None
+
+    def __reduce__(self) -> tuple[type[FromWeights], tuple[()]]:
+        return FromWeights, ()  # copies and pickles have other weights, in other places
 
     def __call__(self, compute: Callable[[], tuple[Tensor, ...]], *weights: Tensor) -> tuple[Tensor, ...]:
         """Return what `compute` makes of the weights, and rounds as autocast would where that is on."""
@@ -41,12 +60,14 @@ class FromWeights:
         device = weights[0].device.type
         rounds = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
         autocast = torch.get_autocast_dtype(device) if rounds else None
-        made_from = (autocast, [(w.data_ptr(), w._version) for w in weights])
-        if made_from != self._made_from:
+        version = (autocast, [(w.data_ptr(), w._version) for w in weights])
+        made = self._made  # read once: another thread may put its own there, of another dtype, at any moment
+        if made is None or made.version != version:
             with torch.inference_mode(False), torch.no_grad():  # of use in any mode
-                self._kept = tuple(x if autocast is None else x.to(autocast) for x in compute())
-            self._made_from = made_from
-        return self._kept
+                results = tuple(x if autocast is None else x.to(autocast) for x in compute())
+                made = _Made(version=version, weights=tuple(w.detach() for w in weights), results=results)
+            self._made = made
+        return made.results
 
     @staticmethod
     def can_be_kept() -> bool:

@@ -112,7 +112,7 @@ def _shrink(places: Sequence[tuple[dict[int, FrameRecord], int]]) -> _Leaving:
     whole = [records[f] for records, f in places]
     masks = torch.cat([record.decoded for record in whole])
     columns = [
-        torch.cat([record.pointer for record in whole]),  # a copy: the bank uses its storage again
+        torch.cat([record.pointer for record in whole]),
         torch.cat([record.iou for record in whole])[:, None],
         torch.cat([record.object_score for record in whole])[:, None],
     ]

@@ -179,8 +179,9 @@ class InferenceState:
         return self.source.fps
 
     def frame(self, frame_idx: int) -> np.ndarray:
-        """Return a frame as uint8 RGB [H, W, 3]."""
-        return self.source[self.check_frame(frame_idx)]
+        """Return a frame as uint8 RGB [H, W, 3]; it is the caller's, who may draw on it."""
+        self.check_open()
+        return self.source[self.check_frame(frame_idx)].copy()
 
     def check_open(self) -> None:
         """Raise SessionError if the session is closed."""

@@ -4,6 +4,7 @@ import { ApiError, call, videoPath } from "./api.js";
 import { debounce } from "./dom.js";
 import { clearMasks, masksChanged } from "./masks.js";
 import { frames } from "./frames.js";
+import { forgetNews, newest } from "./news.js";
 import { dropNotices, notify } from "./notices.js";
 import { NO_PROMPTS, app, emit, goTo, isEmpty, jobRunning, objects, promptKey, promptsOf, select, selectedObject } from "./state.js";
 
@@ -46,13 +47,19 @@ function change(method, rest, body = {}) {
   });
 }
 
-/** Take over a state from the server, unless a newer one is here. */
+/** The newest state of a video and the newest of its job: each may have come in another message. */
+function latest(state) {
+  const job = newest(`job ${state.id}`, state.job?.revision ?? -1, state.job);
+  return { ...newest(`state ${state.id}`, state.revision, state), job };
+}
+
+/** Take over a state from the server, and of what is older there the newer that is known. */
 export function receive(state) {
-  if (!app.video || state.id !== app.video.id || state.revision < app.video.revision) return;
-  const changed = state.revision !== app.video.revision;
-  if (offer && state.revision !== offer.revision) offer.close();
-  app.video = state;
-  if (changed) {
+  if (!app.video || state.id !== app.video.id) return;
+  const before = app.video.revision;
+  app.video = latest(state);
+  if (offer && app.video.revision !== offer.revision) offer.close();
+  if (app.video.revision !== before) {
     masksChanged();
     refreshTimeline();
   }
@@ -61,12 +68,46 @@ export function receive(state) {
   emit("job");
 }
 
+/** An event of the server: a video's job goes on or has ended. */
+export function receiveJob(id, job) {
+  const latestJob = newest(`job ${id}`, job.revision, job);
+  if (app.video?.id !== id) return;
+  app.video = { ...app.video, job: latestJob };
+  emit("job");
+}
+
+/** An event of the server: a video has this revision now, or null if it was closed. */
+export function receiveRevision(id, revision) {
+  if (revision !== null) newest(`revision ${id}`, revision, revision);
+  catchUp(id);
+}
+
+/** Fetch the state of the open video if there is a newer one, after all that is under way, which may bring it. */
+function catchUp(id) {
+  const behind = () => app.video?.id === id && app.video.revision < newest(`revision ${id}`, -1, -1);
+  if (!behind()) return;
+  enqueue(async () => {
+    if (behind()) receive(await call("GET", videoPath(id)));
+  });
+}
+
+let notes = []; // masks that events told of and no timeline has yet: {revision, enter(timeline)}
+
+/** Enter what an event told into the timeline; one that is older and comes later does not take it away. */
+export function noteInTimeline(revision, enter) {
+  notes.push({ revision, enter });
+  enter(app.timeline);
+  emit("timeline");
+}
+
 export const refreshTimeline = debounce(async () => {
   const { id } = app.video ?? {};
   if (!id) return;
   try {
     const answer = await call("GET", videoPath(id, "/timeline"));
-    if (app.video?.id !== id) return;
+    if (app.video?.id !== id || newest(`timeline ${id}`, answer.revision, answer) !== answer) return;
+    notes = notes.filter(({ revision }) => revision > answer.revision);
+    for (const { enter } of notes) enter(answer.objects);
     app.timeline = answer.objects;
     emit("timeline");
   } catch (error) {
@@ -74,25 +115,19 @@ export const refreshTimeline = debounce(async () => {
   }
 }, TIMELINE_WAIT);
 
-/** Fetch the state of the open video again, after all that is under way. */
-export function refresh() {
-  const id = app.video?.id;
-  return enqueue(async () => {
-    if (app.video?.id === id) receive(await call("GET", videoPath(id)));
-  });
-}
-
 /** Open a video of the library at a frame. */
 export function openVideo(id, frame = 0) {
   return enqueue(async () => {
-    const state = await call("POST", videoPath(id, "/open"));
+    const state = latest(await call("POST", videoPath(id, "/open")));
     frames.clear();
     clearMasks();
     dropNotices();
     Object.assign(app, { video: state, timeline: {}, frame: Math.min(frame, state.frames - 1), selected: null, marker: null, playing: false });
     app.pending.clear();
+    notes = [];
     app.selected = state.objects[0]?.id ?? null;
     for (const change of ["video", "state", "selection", "frame", "job"]) emit(change);
+    catchUp(id);
     refreshTimeline();
     loadLibrary();
     return state;
@@ -102,20 +137,26 @@ export function openVideo(id, frame = 0) {
 /** The server is back, perhaps a new one: open the video again and take over whatever it has. */
 export function resume() {
   const id = app.video?.id;
+  forgetNews();
   loadLibrary();
   if (!id) return Promise.resolve(null);
   return enqueue(async () => {
     const state = await call("POST", videoPath(id, "/open"));
-    app.video = { ...app.video, revision: -1 };
     frames.failures.clear();
     receive(state);
+    catchUp(id);
     return state;
   });
 }
 
+let asked = 0; // for the list of videos: the answer to a later question is the newer one
+
 export async function loadLibrary() {
+  asked += 1;
+  const turn = asked;
   try {
-    app.library = await call("GET", "/api/library");
+    const { videos, model } = await call("GET", "/api/library");
+    app.library = { videos: newest("library", turn, videos), model: newest("model", model.revision, model) };
     emit("library");
   } catch (error) {
     if (error instanceof ApiError) report(error);
@@ -238,21 +279,19 @@ export const importMasks = (folder, prompts) => startJob("/import", { folder, pr
 function startJob(rest, body) {
   const { id } = app.video;
   return enqueue(async () => {
-    const answer = await call("POST", videoPath(id, rest), body);
-    const job = answer.job ?? answer; // a state with its job, or the job alone
-    if (app.video?.id === id) {
-      app.video = { ...app.video, job };
-      emit("job");
-    }
-    return job;
+    const state = await call("POST", videoPath(id, rest), body);
+    receive(state);
+    return state.job;
   });
 }
 
 /** Jump to the next frame that looks wrong; after the last one the server starts again at the beginning. */
 export async function nextDoubtful() {
   if (!app.video) return;
+  const { id } = app.video;
   try {
-    const { frame } = await call("GET", videoPath(app.video.id, `/doubtful?after=${app.frame}`));
+    const { frame } = await call("GET", videoPath(id, `/doubtful?after=${app.frame}`));
+    if (app.video?.id !== id) return;
     if (frame === null) notify("info", "No doubtful frames: scores are high and areas change smoothly wherever there are masks.");
     else if (frame === app.frame) notify("info", "This is the only doubtful frame.");
     else if (frame < app.frame) notify("info", "No doubtful frame after this one: started again at the beginning.");

@@ -1,17 +1,18 @@
 // The page's start: wires the parts together and listens to the server.
 
-import { loadLibrary, openVideo, redo, refresh, refreshTimeline, resume, undo } from "./actions.js";
+import { loadLibrary, openVideo, receiveJob, receiveRevision, redo, refreshTimeline, resume, undo } from "./actions.js";
 import { call, listen } from "./api.js";
 import { byId, debounce, setText } from "./dom.js";
 import { startDialogs } from "./dialogs.js";
 import { KEYS, startKeys } from "./keys.js";
 import { choose, lastFrame, showLibrary, startLibrary } from "./library.js";
 import { masksChanged } from "./masks.js";
+import { newest } from "./news.js";
 import { banner } from "./notices.js";
 import { startObjects } from "./objects.js";
 import { startPlayback } from "./playback.js";
 import { startPointer } from "./pointer.js";
-import { receiveJob, receiveMask, startPropagate } from "./propagate.js";
+import { receiveMask, startPropagate } from "./propagate.js";
 import { fit, startStage, view, zoomBy } from "./stage.js";
 import { startTimeline } from "./timeline.js";
 import { app, emit, isEmpty, keep, on, selectedObject, setView } from "./state.js";
@@ -93,14 +94,14 @@ const keepPlace = debounce(() => {
 }, 250);
 
 function received(event) {
-  if (event.type === "model" && app.library) {
-    app.library.model = event.model;
+  if (event.type === "model") {
+    const model = newest("model", event.model.revision, event.model);
+    if (!app.library) return; // it will be shown with the list
+    app.library.model = model;
     emit("library");
-  }
-  if (event.id !== app.video?.id) return;
-  if (event.type === "mask") receiveMask(event);
-  else if (event.type === "job") receiveJob(event.job);
-  else if (event.type === "video" && event.revision > app.video.revision) refresh();
+  } else if (event.type === "job") receiveJob(event.id, event.job);
+  else if (event.type === "video") receiveRevision(event.id, event.revision);
+  else if (event.type === "mask" && event.id === app.video?.id) receiveMask(event);
 }
 
 let bannerTimer = 0;

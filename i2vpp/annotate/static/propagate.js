@@ -1,6 +1,6 @@
 // The panel that starts a propagation, and the bar of whatever job is running.
 
-import { cancel, propagate, refreshTimeline } from "./actions.js";
+import { cancel, noteInTimeline, propagate, refreshTimeline } from "./actions.js";
 import { byId, count, duration, el, placeOf, setText } from "./dom.js";
 import { masksChanged } from "./masks.js";
 import { notify } from "./notices.js";
@@ -85,12 +85,13 @@ function showJob() {
   setText(byId("job-speed"), job.seconds_left === null ? speed : `${speed} · ${duration(job.seconds_left)} left`);
 }
 
-/** An event of the server: the job went on or ended. */
-export function receiveJob(job) {
-  const was = app.video.job;
-  app.video = { ...app.video, job };
-  emit("job");
-  if (job.state === "running" || (was && was.state !== "running" && was.kind === job.kind)) return;
+let told = null; // number of the latest job whose end the person knows of
+
+/** Tell of a job's end, once, whatever brought the news. */
+function tellEnd() {
+  const job = app.video?.job ?? null;
+  if (!job || job.state === "running" || job.number === told) return;
+  told = job.number;
   app.following = false;
   refreshTimeline();
   if (job.state === "failed") notify("error", `${job.label} failed: ${job.error}. What was done before is kept.`);
@@ -100,9 +101,16 @@ export function receiveJob(job) {
   else if (job.kind === "propagate") notify("info", `Propagated over ${count(job.done, "frame")}.`);
 }
 
-/** Enter a mask into the timeline, which is kept in the order of frames. */
-function note(id, frame, values) {
-  const known = (app.timeline[id] ??= { frames: [], area: [], score: [], iou: [] });
+/** Another video is open: what ended there before is no news. */
+function meetVideo() {
+  const job = app.video?.job ?? null;
+  if (job && job.state !== "running") told = job.number;
+  chosen.clear();
+}
+
+/** Enter a mask into a timeline, which is kept in the order of frames. */
+function enter(timeline, id, frame, values) {
+  const known = (timeline[id] ??= { frames: [], area: [], score: [], iou: [] });
   const at = placeOf(known.frames, frame);
   const there = known.frames[at] === frame ? 1 : 0;
   known.frames.splice(at, there, frame);
@@ -110,10 +118,11 @@ function note(id, frame, values) {
 }
 
 /** An event of the server: a frame's masks were stored. */
-export function receiveMask({ frame, objects: found }) {
+export function receiveMask({ frame, revision, objects: found }) {
   masksChanged(frame);
-  for (const [id, [area, score, iou]] of Object.entries(found)) note(id, frame, { area, score, iou });
-  emit("timeline");
+  noteInTimeline(revision, (timeline) => {
+    for (const [id, [area, score, iou]] of Object.entries(found)) enter(timeline, id, frame, { area, score, iou });
+  });
   if (app.following && !app.playing && jobRunning()) goTo(frame);
   else if (frame === app.frame) emit("frame");
 }
@@ -131,7 +140,8 @@ export function startPropagate() {
   byId("cancel").addEventListener("click", cancel);
   for (const name of ["video", "state", "frame"]) on(name, showChoice);
   for (const name of ["video", "state", "job"]) on(name, showJob);
-  on("video", () => chosen.clear());
+  on("video", meetVideo);
+  on("job", tellEnd);
   showChoice();
   showJob();
 }
