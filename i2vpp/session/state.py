@@ -180,7 +180,6 @@ class InferenceState:
 
     def frame(self, frame_idx: int) -> np.ndarray:
         """Return a frame as uint8 RGB [H, W, 3]; it is the caller's, who may draw on it."""
-        self.check_open()
         return self.source[self.check_frame(frame_idx)].copy()
 
     def check_open(self) -> None:
