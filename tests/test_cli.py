@@ -680,7 +680,7 @@ def test_download(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytes
     assert cli.main(["download", "all", "--folder", str(tmp_path)]) == 0
     printed = capsys.readouterr()
     assert printed.out == f"{tmp_path / 'a.pt'}\n{tmp_path / 'b.pt'}\n"
-    assert "i2vpp: tinysam.pth: its SHA-256 is the known one" in printed.err
+    assert "i2vpp: tinysam.pth: no SHA-256 is known to compare it with" in printed.err
 
 
 def test_an_unknown_download(capsys: pytest.CaptureFixture[str]) -> None:
