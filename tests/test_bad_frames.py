@@ -60,7 +60,7 @@ def test_no_good_frame_at_all(tmp_path):
 
 
 def test_the_choice_is_checked(predictor, tmp_path):
-    with pytest.raises(I2VPPError, match="on_bad_frame='ignore' is unknown; allowed: 'raise', 'repeat', 'skip'"):
+    with pytest.raises(I2VPPError, match="on_bad_frame='ignore' is unknown; allowed: raise, repeat, skip"):
         predictor.init_state(FRAMES, on_bad_frame="ignore")
     assert cli.ON_BAD_FRAME == ON_BAD_FRAME
 

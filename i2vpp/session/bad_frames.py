@@ -9,6 +9,8 @@ import numpy as np
 
 from i2vpp.errors import FrameDecodeError, I2VPPError, VideoError
 from i2vpp.session.sources import FrameSource
+from i2vpp.utils.brief import brief
+from i2vpp.utils.suggest import did_you_mean
 
 OnBadFrame: TypeAlias = Literal["raise", "repeat", "skip"]
 """What happens at a frame that cannot be decoded: FrameDecodeError is raised, the frame before is shown instead, or
@@ -28,7 +30,7 @@ def tolerate(source: FrameSource, on_bad_frame: str) -> FrameSource:
         I2VPPError: `on_bad_frame` is none of the choices.
     """
     if on_bad_frame not in ON_BAD_FRAME:
-        raise I2VPPError(f"on_bad_frame={on_bad_frame!r} is unknown; allowed: {', '.join(map(repr, ON_BAD_FRAME))}")
+        raise I2VPPError(f"on_bad_frame={brief(on_bad_frame)} is unknown; {did_you_mean(on_bad_frame, ON_BAD_FRAME)}")
     return source if on_bad_frame == "raise" else TolerantSource(source, skips=on_bad_frame == "skip")
 
 

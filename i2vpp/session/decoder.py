@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import struct
 import threading
-import warnings
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from i2vpp.session.decoding import decode as _decode
 from i2vpp.session.packets import Announced, Packet, PacketReader, announced, avi_numbers, count_lost
 from i2vpp.session.sources import FrameSource
 from i2vpp.session.timeline import PATIENCE, Timeline
+from i2vpp.utils.notices import warn_user
 
 CACHE_BYTES = 256 * 2**20
 """Decoded frames kept after a jump: tracking backwards then decodes each group of pictures once, not once per frame."""
@@ -379,10 +379,9 @@ class VideoFile(FrameSource):
             return
         self._warned = True
         if timeline.is_cut:
-            warnings.warn(
+            warn_user(
                 f"{self.name} is cut off: it ends after {len(timeline)} frames, before what its header announces; "
-                "copy or record it again if you need the rest",
-                stacklevel=2,
+                "copy or record it again if you need the rest"
             )
 
     def _is_strictness_to_blame(self) -> bool:

@@ -249,6 +249,7 @@ class FrameList(FrameSource):
     def close(self) -> None:
         """Let go of the frames."""
         self._frames = ()
+        self._grey = GreyScale(self.name)  # the old one refers to this source, which would outlive its last user
 
 
 class FrameIterator(FrameSource):
@@ -304,6 +305,7 @@ class FrameIterator(FrameSource):
         with self._lock:
             self._iterator = None
             self._fetched.clear()
+            self._grey = GreyScale(self.name)  # see `FrameList.close`
 
     def _fetch(self) -> bool:
         """Fetch one more frame; False at the end. A failure of the iterator is final: it is raised on each attempt."""
