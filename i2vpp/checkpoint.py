@@ -173,7 +173,7 @@ def load_checkpoint(model: nn.Module, path: CheckpointSource, *, image_size: int
     state = checkpoint.state()
     info = _describe(checkpoint, state, expected)
     if not info.fits:
-        raise CheckpointError(_misfit(info, state, expected, info.kind))
+        raise CheckpointError(*_misfit(info, state, expected, info.kind))
     check_values(state, own, info.path)
     if image_size is not None and info.image_size not in (None, image_size):
         warn_user(
@@ -291,7 +291,7 @@ def import_image_model(model: nn.Module, path: CheckpointSource) -> list[str]:
     }
     info = _describe(checkpoint, mapped, expected)
     if not info.fits:
-        raise CheckpointError(_misfit(info, mapped, expected, _kind(state), wanted="tinysam/mobilesam"))
+        raise CheckpointError(*_misfit(info, mapped, expected, _kind(state), wanted="tinysam/mobilesam"))
     check_values(mapped, own, info.path)
     _warn_unchecked(info)
     model.load_state_dict(mapped, strict=False)
@@ -318,7 +318,7 @@ def load_parts(model: nn.Module, path: CheckpointSource) -> list[str]:
     expected = {name: shape for name, shape in _shapes(own).items() if name in state}
     info = _describe(checkpoint, state, expected)
     if not info.fits:
-        raise CheckpointError(_misfit(info, state, expected, _kind(state)))
+        raise CheckpointError(*_misfit(info, state, expected, _kind(state)))
     check_values(state, own, info.path)
     _warn_unchecked(info)
     model.load_state_dict(state, strict=False)
@@ -404,8 +404,8 @@ def _misfit(
     kind: str,
     *,
     wanted: str = "i2vpp",
-) -> str:
-    """Message that lists what does not fit, a line for each sort, and what the file may be instead."""
+) -> list[str]:
+    """Lines of a message that lists what does not fit, one for each sort, and what the file may be instead."""
     found = _shapes(state)
     sorts = {
         "missing": [f"{name} {list(expected[name])}" for name in info.missing],
@@ -421,4 +421,4 @@ def _misfit(
             lines.append(f"  {len(entries)} {sort}: {', '.join(entries[:_LISTED])}{more}")
     if kind != wanted and kind in _HINTS:
         lines.append(_HINTS[kind])
-    return "\n".join(lines)
+    return lines

@@ -98,22 +98,23 @@ def download(name: str, folder: str | PathLike[str] = "checkpoints") -> Path:
     except (OSError, http.client.HTTPException, DownloadError) as error:
         kept = f"\n{part} is kept: the next try goes on from there" if part.exists() else ""
         raise DownloadError(
-            f"cannot fetch {source.file}: {error}{kept}\n"
-            f"By hand: fetch it from {' or '.join(source.places)} and save it as {target.absolute()}"
+            f"cannot fetch {source.file}: {error}{kept}",
+            f"By hand: fetch it from {' or '.join(source.places)} and save it as {target.absolute()}",
         ) from error
     return target
 
 
 def download_all(folder: str | PathLike[str] = "checkpoints") -> list[Path]:
     """Fetch all checkpoints; where some fail, the others are fetched before the error is raised."""
-    paths, problems = [], []
+    paths: list[Path] = []
+    problems: list[str] = []
     for name in SOURCES:
         try:
             paths.append(download(name, folder))
         except DownloadError as error:
-            problems.append(str(error))
+            problems += error.args
     if problems:
-        raise DownloadError("\n".join(problems))
+        raise DownloadError(*problems)
     return paths
 
 

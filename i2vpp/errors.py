@@ -1,8 +1,23 @@
 """The exceptions that users of i2vpp may want to catch."""
 
+import unicodedata
+
+_UNSEEN = {"Cc", "Cs", "Zl", "Zp"}  # control characters, halves of surrogate pairs, ends of lines and paragraphs
+
 
 class I2VPPError(Exception):
-    """Base of all errors raised on purpose for bad input."""
+    """Base of all errors raised on purpose for bad input; every argument is a line of the message, most have one.
+
+    Names of files and values that messages quote may hold anything: what would end the line, or steer a terminal, is
+    written as in a Python string.
+    """
+
+    def __str__(self) -> str:
+        return "\n".join(_one_line(str(line)) for line in self.args)
+
+
+def _one_line(text: str) -> str:
+    return "".join(repr(c)[1:-1] if unicodedata.category(c) in _UNSEEN else c for c in text)
 
 
 class ConfigError(I2VPPError, ValueError):

@@ -153,8 +153,8 @@ def _score_all(items: Sequence[Item], num_processes: int | None, progress: bool)
             else:
                 results.append(result)
     if problems:
-        more = f"\n... and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
-        raise DataError("\n".join(problems[:NAMED]) + more)
+        more = [f"... and {len(problems) - NAMED} more"] if len(problems) > NAMED else []
+        raise DataError(*problems[:NAMED], *more)
     return results
 
 
