@@ -612,7 +612,7 @@ def raising(error: BaseException) -> Call:
     (raising(KeyError("x")), "KeyError: 'x'"),
     (raising(RecursionError("deep")), "RecursionError: deep"),
     (raising(I2VPPError("")), "without words"),
-    (raising(I2VPPError("two\nlines")), "several lines"),
+    (raising(I2VPPError("one", "two")), "several lines"),
     (raising(I2VPPError("x" * 2000)), "2000 characters"),
     (raising(SystemExit(3)), "exit status 3"),
     (lambda: bytearray(2**40), "MemoryError"),
