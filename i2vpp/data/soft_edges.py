@@ -1,0 +1,87 @@
+"""Telling masks with soft edges from maps of object ids: both have several values, but in different places.
+
+Blur, resizing and JPEG put values between an object and the background that stand for no object. In a map of ids a
+pixel hardly ever has a value strictly between those of its two neighbours in a row or a column: that takes an object of
+one pixel's width with a lower id on one side and a higher one on the other. At a soft edge nearly all pixels are so.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.integer[Any]]
+
+MANY_BETWEEN = 0.25
+"""Share of the objects' outermost pixels whose value lies between their neighbours', from which edges are soft."""
+
+SOME_BETWEEN = 0.15
+"""The same where MOSTLY_BETWEEN of the values are hardly ever anything else."""
+
+MOSTLY_BETWEEN = 0.25
+
+SMALL_IDS = 16
+"""Below this a single value in between is an object, such as 1 around 2; soft edges have larger values."""
+
+NOISE = 16
+"""JPEG changes the values near an edge by up to about this much, and few of them lie between their neighbours."""
+
+
+def has_soft_edges(pixels: Pixels) -> bool:
+    """Return whether the values of a mask come from smoothed edges, so that they are no object ids.
+
+    Args:
+        pixels: [H, W] values or [H, W, 3] colours; 0 is the background.
+    """
+    planes = pixels.reshape(*pixels.shape[:2], -1).astype(np.int32)
+    foreground = planes.any(axis=2)
+    if not foreground.any():
+        return False
+    rows, columns = (slice(max(0, i.min() - 1), i.max() + 2) for i in np.nonzero(foreground))
+    planes, foreground = planes[rows, columns], foreground[rows, columns]
+    between, outermost = _neighbours(planes)
+    codes = (planes << (8 * np.arange(planes.shape[2]))).sum(axis=2) if planes.shape[2] > 1 else planes[..., 0]
+    values, index, counts = np.unique(codes[foreground], return_inverse=True, return_counts=True)
+    if len(values) < 2:
+        return False
+    passed = np.bincount(index.ravel()[between[foreground]], minlength=len(values))
+    share = between[foreground].sum() / outermost[foreground].sum()
+    mostly = (passed >= counts / 2).mean()
+    if share >= MANY_BETWEEN or (share >= SOME_BETWEEN and mostly >= MOSTLY_BETWEEN):
+        return bool(planes.max() >= SMALL_IDS or (passed > 0).sum() > 1)
+    return _is_noise(values, counts, planes[..., 0], outermost) if planes.shape[2] == 1 else False
+
+
+def _neighbours(planes: Pixels) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return where a value lies strictly between those before and behind it, and where it differs from any of them."""
+    between, outermost = np.zeros((2, *planes.shape[:2]), bool)
+    for axis in (0, 1):
+        steps = np.sign(np.diff(np.moveaxis(planes, axis, 0), axis=0))
+        passing = ((steps[:-1] == steps[1:]) & (steps[1:] != 0)).any(axis=2)
+        np.moveaxis(between, axis, 0)[1:-1] |= passing
+        edge = steps.any(axis=2)
+        for part in (slice(1, None), slice(None, -1)):
+            np.moveaxis(outermost, axis, 0)[part] |= edge
+    return between, outermost
+
+
+def _is_noise(values: Pixels, counts: Pixels, grey: Pixels, outermost: NDArray[np.bool_]) -> bool:
+    """Whether nearly all values are close to 0 or to the highest one, and lie along edges, as in JPEG of good quality.
+
+    Args:
+        values: all but 0, in order.
+        counts: of their pixels.
+        grey: [H, W] the mask.
+        outermost: [H, W] where it differs from a neighbour.
+    """
+    highest = values[-1]
+    low, high = values <= NOISE, (values >= highest - NOISE) & (values < highest)
+    near = low | high
+    if highest < 128 or near.sum() < 3 or not low.any() or not high.any():
+        return False
+    if counts[near].sum() + counts[-1] < 0.9 * counts.sum():
+        return False
+    where = ((grey > 0) & (grey <= NOISE)) | ((grey >= highest - NOISE) & (grey < highest))
+    return bool(outermost[where].mean() >= 0.8)
