@@ -9,7 +9,7 @@ cut at half the maximum where it is said which object the image shows.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,7 @@ from i2vpp.utils.visualize import davis_palette
 __all__ = [
     "BACKGROUND",
     "IGNORED",
+    "Coding",
     "FrameSize",
     "Mask",
     "SoftEdgesError",
@@ -46,6 +47,21 @@ ONLY_OBJECT = 1
 """Id of an object that a mask shows without saying which it is."""
 
 MOST_COLOURS = IGNORED - 1
+GREY = 0x010101
+"""Code of the darkest grey: that of a colour is red * 65536 + green * 256 + blue."""
+
+
+@dataclass
+class Coding:
+    """What all masks of a video together say about their values; None as long as no mask has asked.
+
+    Args:
+        colours: ids by colour (red * 65536 + green * 256 + blue); empty where no mask has colours.
+        only_255: no mask has another value than 255 beside 0.
+    """
+
+    colours: dict[int, int] | None = None
+    only_255: bool | None = None
 
 
 class VideoMasks:
@@ -58,12 +74,21 @@ class VideoMasks:
         files: all masks of the video.
         lone_255: 255 is object 1 where no mask has another value beside 0; False leaves it as it is.
         like: masks of the same video; colours are then read as there.
+        coding: of an earlier reader of the same files, which need not be looked through again.
     """
 
-    def __init__(self, files: Iterable[Path], *, lone_255: bool = True, like: VideoMasks | None = None) -> None:
+    def __init__(
+        self,
+        files: Iterable[Path],
+        *,
+        lone_255: bool = True,
+        like: VideoMasks | None = None,
+        coding: Coding | None = None,
+    ) -> None:
         self._files = tuple(files)
         self._lone_255 = lone_255
         self._like = like
+        self._coding = coding or Coding()
 
     def ids(self, path: Path, size: FrameSize | None = None) -> Values:
         """Read the object ids [H, W] of a mask; 0 is the background, 255 "ignore".
@@ -84,18 +109,29 @@ class VideoMasks:
         image.check_hard()
         colours = self.colours if image.rgb else {}
         if colours:
-            codes = image.codes if image.pixels.ndim == 3 else image.pixels.astype(np.int32) * 0x010101
+            codes = image.codes if image.pixels.ndim == 3 else image.pixels.astype(np.int32) * GREY
             found, index = np.unique(codes, return_inverse=True)
-            return np.array([self._id(code, image) for code in found.tolist()], np.uint8)[index].reshape(image.shape)
-        if self._lone_255 and image.values == [IGNORED] and self._only_255:
+            ids = np.array([_id(code, colours, image) for code in found.tolist()], np.uint8)
+            return ids[index].reshape(image.shape)
+        if self._lone_255 and image.values == [IGNORED] and self.only_255:
             return (image.pixels == IGNORED).astype(np.uint8) * ONLY_OBJECT
         return image.pixels
 
-    @cached_property
+    @property
     def colours(self) -> dict[int, int]:
-        """Ids by colour (red * 65536 + green * 256 + blue); empty where no mask of the video has colours."""
-        if self._like is not None and self._like.colours:
-            return self._like.colours
+        """See `Coding`."""
+        if self._coding.colours is None:
+            self._coding.colours = (self._like and self._like.colours) or self._find_colours()
+        return self._coding.colours
+
+    @property
+    def only_255(self) -> bool:
+        """See `Coding`."""
+        if self._coding.only_255 is None:
+            self._coding.only_255 = all(read_mask_image(path).values in ([], [IGNORED]) for path in self._files)
+        return self._coding.only_255
+
+    def _find_colours(self) -> dict[int, int]:
         coloured = False
         found: set[int] = set()
         for path in self._files:
@@ -104,7 +140,7 @@ class VideoMasks:
             image = read_mask_image(path)
             image.check_hard()
             coloured = coloured or image.pixels.ndim == 3
-            found.update(image.values if image.pixels.ndim == 3 else (value * 0x010101 for value in image.values))
+            found.update(image.values if image.pixels.ndim == 3 else (value * GREY for value in image.values))
             if len(found) > MOST_COLOURS:
                 raise DataError(f"mask {path}: more than {MOST_COLOURS} colours are too many for one object each")
         if not coloured:
@@ -114,15 +150,11 @@ class VideoMasks:
             return palette
         return {BACKGROUND: BACKGROUND, **{colour: obj_id for obj_id, colour in enumerate(sorted(found), 1)}}
 
-    def _id(self, colour: int, image: MaskImage) -> int:
-        obj_id = self.colours.get(colour)
-        if obj_id is None:
-            raise DataError(f"mask {image.name} has the colour #{colour:06x}, which no true mask of its video has")
-        return obj_id
 
-    @cached_property
-    def _only_255(self) -> bool:
-        return all(read_mask_image(path).values in ([], [IGNORED]) for path in self._files)
+def _id(colour: int, colours: dict[int, int], image: MaskImage) -> int:
+    if colour not in colours:
+        raise DataError(f"mask {image.name} has the colour #{colour:06x}, which no true mask of its video has")
+    return colours[colour]
 
 
 def read_objects(path: Path, obj_id: int | None = None) -> dict[int, Mask]:

@@ -36,7 +36,7 @@ def has_soft_edges(pixels: Pixels) -> bool:
         pixels: [H, W] values or [H, W, 3] colours; 0 is the background.
     """
     planes = pixels.reshape(*pixels.shape[:2], -1).astype(np.int32)
-    foreground = planes.any(axis=2)
+    foreground: NDArray[np.bool_] = np.asarray(planes.any(axis=2))
     if not foreground.any():
         return False
     rows, columns = (slice(max(0, i.min() - 1), i.max() + 2) for i in np.nonzero(foreground))
