@@ -16,7 +16,7 @@ from training.config import ClipConfig, SourceConfig
 from training.dataset.build import KINDS, build_source
 from training.dataset.clips import Source, problems_of
 from training.dataset.errors import DataError, NoDataError
-from training.dataset.files import list_files, read_image, read_index_mask, read_items
+from training.dataset.files import list_files, read_image, read_items
 from training.dataset.rle import LazyMasks
 from training.dataset.sampling import draw_clip
 from training.dataset.validate import validate_source
@@ -123,23 +123,6 @@ def test_annotations_that_lie_elsewhere_must_be_named(davis: Path, tmp_path: Pat
 
 
 # ---- files
-
-
-def test_masks_of_any_mode_are_read_as_numbers(tmp_path: Path) -> None:
-    grey = np.where(SQUARE, 7, 0).astype(np.uint8)
-    wide = np.where(SQUARE, 700, 0).astype(np.uint16)
-    for name, image, expected in (
-        ("grey", Image.fromarray(grey), grey),
-        ("rgb", Image.fromarray(np.stack([grey] * 3, -1)), grey),
-        ("bits", Image.fromarray(SQUARE), SQUARE.astype(int)),
-        ("wide", Image.fromarray(wide), wide),
-    ):
-        image.save(tmp_path / f"{name}.png")
-        np.testing.assert_array_equal(read_index_mask(tmp_path / f"{name}.png"), expected, err_msg=name)
-    colour = np.stack([grey, grey, grey + 1], -1)
-    Image.fromarray(colour).save(tmp_path / "colour.png")
-    with pytest.raises(DataError, match=r"colour\.png is a colour image; masks must be palette or grey"):
-        read_index_mask(tmp_path / "colour.png")
 
 
 def test_the_orientation_of_a_camera_is_ignored(tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ class MaskImage:
         if len(self.values) > 1 and not self.soft:
             named = ", ".join(map(str, self.values[:NAMED])) + (", ..." if len(self.values) > NAMED else "")
             what = f"{len(self.values)} colours" if self.pixels.ndim == 3 else f"the values {named} beside 0"
-            raise DataError(f"mask {self.name} has {what}; it must be of one object, with one value")
+            raise DataError(f"mask {self.name} holds {what}; it must be of one object, with one value")
         return self.one_object()
 
 
