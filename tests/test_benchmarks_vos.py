@@ -166,7 +166,7 @@ def test_own_folders_without_a_video(tmp_path):
             {"1": SQUARE, "2": SQUARE},
             r"no frame in .*/images/v for 1 masks in .*/masks/v, the first is 2\.p",
         ),
-        (("0", "1"), {"0": SQUARE * 0, "1": SQUARE * 255}, r"video v: no object in its masks, such as .*0\.png"),
+        (("0", "1"), {"0": SQUARE * 0, "1": SQUARE * 0}, r"video v: no object in its masks, such as .*0\.png"),
         (("0", "1"), {"0": np.ones((HEIGHT, WIDTH + 1))}, r"mask .*0\.png is 9 x 6 pixels, but its image .* is 8 x 6"),
     ],
 )

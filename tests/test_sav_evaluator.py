@@ -252,7 +252,7 @@ def test_all_broken_files_are_named_in_one_message(sav):
         f"{WIDTH} x {HEIGHT}"
     )
     assert lines[1].startswith(f"mask {several} has the values 1, 2")
-    assert lines[2].startswith(f"cannot read the image {torn}")
+    assert lines[2].startswith(f"cannot read the mask {torn}")
 
 
 def test_layouts_that_differ(sav, tmp_path):

@@ -172,7 +172,7 @@ def test_palette_images_have_an_object_for_each_value(tmp_path: Path) -> None:
 def test_image_mask_pairs_that_do_not_pair(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         write_image(tmp_path / "images" / f"{name}.jpg")
-    write_mask(tmp_path / "ground_truth_mask" / "a.png", np.full((HEIGHT, WIDTH), 100), "L")
+    write_mask(tmp_path / "ground_truth_mask" / "a.png", np.zeros((HEIGHT, WIDTH)), "L")
     write_mask(tmp_path / "ground_truth_mask" / "b.png", np.ones((3, 4)), "L")
     source = build("image_mask", tmp_path / "images")
     with pytest.raises(DataError, match=r"no object in the annotation of .*a\.jpg"):

@@ -39,7 +39,7 @@ def break_all(videos: Path) -> list[tuple[str, str]]:
     (annotations / "d").mkdir()
     for t in range(2):
         write_image(videos / "e" / f"{t}.jpg")
-        write_mask(annotations / "e" / f"{t}.png", np.where(SQUARE, 255, 0))
+        write_mask(annotations / "e" / f"{t}.png", np.zeros((HEIGHT, WIDTH)))
     return [
         ("a", "cannot read the image"),
         ("a", "1.png is 9 x 6 pixels, but its image"),
