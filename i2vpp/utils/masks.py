@@ -9,7 +9,7 @@ from torch import Tensor
 FILLED_LOGIT = 0.1
 HALF = 0.5
 NOTHING = 1e-4
-"""A share of a cell so small comes from rounding: one pixel of 8192 x 4096 is twenty times as much of 256 x 256 cells."""
+"""A smaller share of a cell comes from rounding: a pixel of 8192 x 4096 is twenty times as much of 256 x 256 cells."""
 
 
 def fill_holes(logits: Tensor, max_area: int) -> Tensor:
