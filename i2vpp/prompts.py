@@ -82,7 +82,7 @@ def parse_mask(mask: Any, *, height: int, width: int) -> Tensor:
         PromptError: it does not fit.
     """
     found = parse_mask_array(mask, height=height, width=width)
-    return torch.from_numpy(np.ascontiguousarray(found)).float()[None, None]
+    return torch.from_numpy(found.astype(np.float32))[None, None]
 
 
 def _tensor(name: str, value: Any) -> Tensor:

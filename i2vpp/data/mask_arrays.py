@@ -11,6 +11,7 @@ from PIL import Image
 from i2vpp.data.mask_images import BACKGROUND, WHITE, Mask, mask_image
 from i2vpp.errors import DataError, PromptError
 
+_NO_NUMBERS = "mask must be numbers (a list, NumPy array or tensor) or a PIL image"
 _SMALL_FLOATS = ("torch.bfloat16", "torch.float8_e4m3fn", "torch.float8_e5m2")
 
 
@@ -75,9 +76,12 @@ def _numbers(value: Any) -> NDArray[Any]:
         if array.dtype.kind == "O" and all(isinstance(entry, bool | int | float | np.number) for entry in array.flat):
             array = array.astype(np.float64)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise PromptError(
-            f"mask must be numbers (a list, NumPy array or tensor); got {value!r:.100} ({error})."
-        ) from None
+        raise PromptError(f"{_NO_NUMBERS}; got {_in_short(value)} ({str(error).splitlines()[0]})") from None
     if array.dtype.kind not in "biuf":
-        raise PromptError(f"mask must be numbers (a list, NumPy array or tensor); got {value!r:.100}.")
+        raise PromptError(f"{_NO_NUMBERS}; got {_in_short(value)}")
     return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _in_short(value: Any) -> str:
+    """Return the beginning of a value's spelling, in one line."""
+    return f"{' '.join(repr(value).split()):.100}"

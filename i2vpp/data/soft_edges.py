@@ -51,7 +51,7 @@ def has_soft_edges(pixels: Pixels) -> bool:
     mostly = (passed >= counts / 2).mean()
     if share >= MANY_BETWEEN or (share >= SOME_BETWEEN and mostly >= MOSTLY_BETWEEN):
         return bool(planes.max() >= SMALL_IDS or (passed > 0).sum() > 1)
-    return _is_noise(values, counts, planes[..., 0], outermost) if planes.shape[2] == 1 else False
+    return any(_is_noise(plane, outermost) for plane in np.moveaxis(planes, 2, 0))
 
 
 def _neighbours(planes: Pixels) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -59,7 +59,8 @@ def _neighbours(planes: Pixels) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     between, outermost = np.zeros((2, *planes.shape[:2]), bool)
     for axis in (0, 1):
         steps = np.sign(np.diff(np.moveaxis(planes, axis, 0), axis=0))
-        passing = ((steps[:-1] == steps[1:]) & (steps[1:] != 0)).any(axis=2)
+        both = steps[:-1] * steps[1:]  # 1 where a channel goes on in the same direction, -1 where it turns
+        passing = (both > 0).any(axis=2) & (both >= 0).all(axis=2)
         np.moveaxis(between, axis, 0)[1:-1] |= passing
         edge = steps.any(axis=2)
         for part in (slice(1, None), slice(None, -1)):
@@ -67,21 +68,18 @@ def _neighbours(planes: Pixels) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     return between, outermost
 
 
-def _is_noise(values: Pixels, counts: Pixels, grey: Pixels, outermost: NDArray[np.bool_]) -> bool:
+def _is_noise(channel: Pixels, outermost: NDArray[np.bool_]) -> bool:
     """Whether nearly all values are close to 0 or to the highest one, and lie along edges, as in JPEG of good quality.
 
     Args:
-        values: all but 0, in order.
-        counts: of their pixels.
-        grey: [H, W] the mask.
-        outermost: [H, W] where it differs from a neighbour.
+        channel: [H, W] the mask, or one of its colours.
+        outermost: [H, W] where the mask differs from a neighbour.
     """
-    highest = values[-1]
-    low, high = values <= NOISE, (values >= highest - NOISE) & (values < highest)
+    highest = channel.max()
+    low, high = (channel > 0) & (channel <= NOISE), (channel >= highest - NOISE) & (channel < highest)
     near = low | high
-    if highest < 128 or near.sum() < 3 or not low.any() or not high.any():
+    if highest < 128 or not low.any() or not high.any() or len(np.unique(channel[near])) < 3:
         return False
-    if counts[near].sum() + counts[-1] < 0.9 * counts.sum():
+    if np.count_nonzero(near | (channel == highest)) < 0.9 * np.count_nonzero(channel):
         return False
-    where = ((grey > 0) & (grey <= NOISE)) | ((grey >= highest - NOISE) & (grey < highest))
-    return bool(outermost[where].mean() >= 0.8)
+    return bool(outermost[near].mean() >= 0.8)
