@@ -26,6 +26,7 @@ from i2vpp.data.mask_images import (
     read_mask_image,
     resize_ids,
 )
+from i2vpp.data.soft_edges import MOST_COLOURS
 from i2vpp.errors import DataError
 from i2vpp.utils.visualize import davis_palette
 
@@ -46,7 +47,6 @@ __all__ = [
 ONLY_OBJECT = 1
 """Id of an object that a mask shows without saying which it is."""
 
-MOST_COLOURS = IGNORED - 1
 GREY = 0x010101
 """Code of the darkest grey: that of a colour is red * 65536 + green * 256 + blue."""
 

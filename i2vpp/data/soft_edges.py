@@ -25,6 +25,9 @@ MOSTLY_BETWEEN = 0.25
 SMALL_IDS = 16
 """Below this a single value in between is an object, such as 1 around 2; soft edges have larger values."""
 
+MOST_COLOURS = 254
+"""Objects of a mask with a colour each; more come from smoothing or JPEG."""
+
 NOISE = 16
 """JPEG changes the values near an edge by up to about this much, and few of them lie between their neighbours."""
 
@@ -46,6 +49,8 @@ def has_soft_edges(pixels: Pixels) -> bool:
     values, index, counts = np.unique(codes[foreground], return_inverse=True, return_counts=True)
     if len(values) < 2:
         return False
+    if planes.shape[2] > 1 and len(values) > MOST_COLOURS:
+        return True
     passed = np.bincount(index.ravel()[between[foreground]], minlength=len(values))
     share = between[foreground].sum() / outermost[foreground].sum()
     mostly = (passed >= counts / 2).mean()
