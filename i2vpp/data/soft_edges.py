@@ -23,7 +23,7 @@ SOME_BETWEEN = 0.15
 MOSTLY_BETWEEN = 0.25
 
 SMALL_IDS = 16
-"""Below this a single value in between is an object, such as 1 around 2; soft edges have larger values."""
+"""Below this a single value in between is an object, such as 1 around 2, as is a single colour; edges have more."""
 
 MOST_COLOURS = 254
 """Objects of a mask with a colour each; more come from smoothing or JPEG."""
@@ -55,7 +55,8 @@ def has_soft_edges(pixels: Pixels) -> bool:
     share = between[foreground].sum() / outermost[foreground].sum()
     mostly = (passed >= counts / 2).mean()
     if share >= MANY_BETWEEN or (share >= SOME_BETWEEN and mostly >= MOSTLY_BETWEEN):
-        return bool(planes.max() >= SMALL_IDS or (passed > 0).sum() > 1)
+        grey = planes.shape[2] == 1 and planes.max() >= SMALL_IDS
+        return bool(grey or (passed > 0).sum() > 1)
     return any(_is_noise(plane, outermost) for plane in np.moveaxis(planes, 2, 0))
 
 
@@ -64,8 +65,7 @@ def _neighbours(planes: Pixels) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     between, outermost = np.zeros((2, *planes.shape[:2]), bool)
     for axis in (0, 1):
         steps = np.sign(np.diff(np.moveaxis(planes, axis, 0), axis=0))
-        both = steps[:-1] * steps[1:]  # 1 where a channel goes on in the same direction, -1 where it turns
-        passing = (both > 0).any(axis=2) & (both >= 0).all(axis=2)
+        passing = (steps[:-1] * steps[1:] > 0).any(axis=2)
         np.moveaxis(between, axis, 0)[1:-1] |= passing
         edge = steps.any(axis=2)
         for part in (slice(1, None), slice(None, -1)):
