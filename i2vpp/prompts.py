@@ -85,15 +85,6 @@ def parse_mask(mask: Any, *, height: int, width: int) -> Tensor:
     return torch.from_numpy(found.astype(np.float32))[None, None]
 
 
-def _tensor(name: str, value: Any) -> Tensor:
-    try:
-        return torch.as_tensor(value).detach().cpu().float()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise PromptError(
-            f"{name} must be numbers (a list, NumPy array or tensor); got {value!r:.100} ({error})."
-        ) from None
-
-
 def _points(points: Any, labels: Any) -> tuple[Array, Array]:
     """Return points [P, 2] and their labels [P], int32, without padding."""
     coords, values = to_numbers("points", points), to_numbers("labels", labels)

@@ -10,9 +10,7 @@ from PIL import Image
 
 from i2vpp.data.mask_images import BACKGROUND, WHITE, Mask, mask_image
 from i2vpp.errors import DataError, PromptError
-
-_NO_NUMBERS = "mask must be numbers (a list, NumPy array or tensor) or a PIL image"
-_SMALL_FLOATS = ("torch.bfloat16", "torch.float8_e4m3fn", "torch.float8_e5m2")
+from i2vpp.utils.values import to_numbers
 
 
 def parse_mask_array(mask: Any, *, height: int, width: int) -> Mask:
@@ -37,7 +35,7 @@ def parse_mask_array(mask: Any, *, height: int, width: int) -> Mask:
         except DataError as error:
             raise PromptError(str(error)) from None
     else:
-        array = _numbers(mask)
+        array = to_numbers("mask", mask)
     if array.size != height * width or [n for n in array.shape if n != 1] != [n for n in (height, width) if n != 1]:
         raise PromptError(
             f"mask must have the video's size [height, width] = [{height}, {width}]; got {list(array.shape)}."
@@ -64,24 +62,3 @@ def _object_of(values: NDArray[Any]) -> Mask:
         f"mask holds floats from {low:g} to {high:g}; allowed: booleans, integers (not 0 is the object), floats in "
         "[0, 1] (cut at 0.5), logits (some are negative; cut at 0)."
     )
-
-
-def _numbers(value: Any) -> NDArray[Any]:
-    """Return numbers of any kind as an array of booleans, integers or floats in this machine's byte order."""
-    try:
-        if hasattr(value, "detach"):  # a tensor; NumPy lacks some of its types, such as bfloat16
-            value = value.detach().cpu().to_dense() if value.is_sparse else value.detach().cpu()
-            value = (value.float() if str(value.dtype) in _SMALL_FLOATS else value).numpy()
-        array = np.asarray(value)
-        if array.dtype.kind == "O" and all(isinstance(entry, bool | int | float | np.number) for entry in array.flat):
-            array = array.astype(np.float64)
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise PromptError(f"{_NO_NUMBERS}; got {_in_short(value)} ({str(error).splitlines()[0]})") from None
-    if array.dtype.kind not in "biuf":
-        raise PromptError(f"{_NO_NUMBERS}; got {_in_short(value)}")
-    return array.astype(array.dtype.newbyteorder("="), copy=False)
-
-
-def _in_short(value: Any) -> str:
-    """Return the beginning of a value's spelling, in one line."""
-    return f"{' '.join(repr(value).split()):.100}"
