@@ -34,7 +34,7 @@ MEMORY_CELLS_PER_BATCH = 2**17  # 4 objects at 1024 pixels: larger batches need 
 PREVIOUS_LOGIT_LIMIT = 32.0
 ADOPTED_LOGITS = (-10.0, 10.0)
 """Logits of background and object in a mask that the user gave, see `I2VPP.adopt_mask`."""
-SMALL_AREA = 256  # cells of the mask logits: 16 of the image features
+SMALL_AREA = 64  # cells of the mask logits: 4 of the image features
 MOST_OF_IT = 0.9  # of the pixels of a mask
 
 

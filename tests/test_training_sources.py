@@ -125,6 +125,19 @@ def test_annotations_that_lie_elsewhere_must_be_named(davis: Path, tmp_path: Pat
 # ---- files
 
 
+def test_palette_videos_are_read_by_the_rule_of_masks(davis: Path) -> None:
+    folder = davis.parent.parent / "Annotations" / "480p" / "bear"
+    for name, colour in (("2", (200, 9, 9)), ("10", (9, 200, 9))):
+        Image.fromarray((SQUARE[..., None] * np.array(colour)).astype(np.uint8)).save(folder / f"{name}.png")
+    video = build("palette", davis)[0]
+    assert [list(video.masks(t)) for t in range(2)] == [[2], [1]]
+    for path in folder.glob("*.png"):
+        write_mask(path, SQUARE * 255)
+    masks = build("palette", davis)[0].masks(1)
+    assert list(masks) == [1], "255 is the object where there is no other"
+    np.testing.assert_array_equal(masks[1], SQUARE)
+
+
 def test_the_orientation_of_a_camera_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "turned.jpg"
     exif = Image.Exif()

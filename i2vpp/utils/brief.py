@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from reprlib import Repr
 
-_REPR = Repr()
-_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 200  # characters
-
 LONGEST = 200
 """Characters of a value in a message."""
+
+_REPR = Repr()
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = LONGEST
 
 
 def brief(value: object) -> str:
