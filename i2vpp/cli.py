@@ -299,8 +299,7 @@ def run_track(arguments: argparse.Namespace) -> int:
     predictor = track.build_predictor(_model_choice(arguments))
     tolerance = {} if arguments.on_bad_frame == "raise" else {"on_bad_frame": arguments.on_bad_frame}
     with predictor.init_state(arguments.video, **tolerance) as state:
-        size = {"height": state.video_height, "width": state.video_width}
-        prompts = prompt_args.fit_masks(prompts, **size, resize=arguments.resize_masks)
+        prompts = prompt_args.fit_masks(prompts, state.video_height, state.video_width, resize=arguments.resize_masks)
         summary = track.track(
             predictor, state, prompts, arguments.output, choice=choice, span=span, quiet=arguments.quiet
         )

@@ -229,7 +229,7 @@ def read_mask(file: MaskFile) -> list[ObjectPrompt]:
     ]
 
 
-def fit_masks(prompts: Iterable[ObjectPrompt], *, height: int, width: int, resize: bool) -> list[ObjectPrompt]:
+def fit_masks(prompts: Iterable[ObjectPrompt], height: int, width: int, *, resize: bool) -> list[ObjectPrompt]:
     """Return prompts whose masks have the size of the video.
 
     Args:
