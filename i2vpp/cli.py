@@ -144,7 +144,8 @@ def _add_track(commands: Any) -> None:
     _repeatable(what, "--negative", prompt_args.negative_point, prompt_args.POINT_FORM, "a click beside the object")
     _repeatable(what, "--box", prompt_args.box, prompt_args.BOX_FORM, "a box around the object")
     _repeatable(what, "--mask", prompt_args.mask_file, prompt_args.MASK_FORM,
-                "a mask image: with an object, the pixels that are not 0; else one object per pixel value")  # fmt: skip
+                "a mask image: with an object, all that it shows; else one object per value or colour")  # fmt: skip
+    what.add_argument("--resize-masks", action="store_true", help="resize masks whose size is not that of the video")
     what.add_argument("--prompts", metavar="FILE.json", type=Path, help="a file of prompts, described below")
 
     where = parser.add_argument_group("which frames")
@@ -298,6 +299,7 @@ def run_track(arguments: argparse.Namespace) -> int:
     predictor = track.build_predictor(_model_choice(arguments))
     tolerance = {} if arguments.on_bad_frame == "raise" else {"on_bad_frame": arguments.on_bad_frame}
     with predictor.init_state(arguments.video, **tolerance) as state:
+        prompts = prompt_args.fit_masks(prompts, state.video_height, state.video_width, resize=arguments.resize_masks)
         summary = track.track(
             predictor, state, prompts, arguments.output, choice=choice, span=span, quiet=arguments.quiet
         )

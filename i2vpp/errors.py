@@ -28,6 +28,10 @@ class CheckpointError(I2VPPError, ValueError):
     """A checkpoint that is missing, unreadable or does not fit the network."""
 
 
+class DataError(I2VPPError):
+    """A file or an item of a dataset is missing, broken or does not fit; the message names the file."""
+
+
 class VideoError(I2VPPError, ValueError):
     """A video source that cannot be opened or decoded."""
 

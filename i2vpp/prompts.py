@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from i2vpp.data.mask_arrays import parse_mask_array
 from i2vpp.errors import PromptError
 from i2vpp.session.state import Clicks
 from i2vpp.utils.values import Array, check_box, clip_to_frame, shown, to_numbers
@@ -70,32 +71,18 @@ def merge_clicks(old: Clicks, new: Clicks) -> Clicks:
 
 
 def parse_mask(mask: Any, *, height: int, width: int) -> Tensor:
-    """Check a mask and return it as float32 [1, 1, H, W] of 0 and 1.
+    """Check a mask and return it as float32 [1, 1, H, W] of 0 and 1; all zero declares the object absent.
 
     Args:
-        mask: [H, W] bool or numbers (non-zero = object), of the video's size; all zero declares the object absent.
+        mask: see `parse_mask_array`.
         height: of the video.
         width: of the video.
+
+    Raises:
+        PromptError: it does not fit.
     """
-    tensor = _tensor("mask", mask)
-    while tensor.ndim > 2 and tensor.shape[0] == 1:
-        tensor = tensor[0]
-    if tensor.shape != (height, width):
-        raise PromptError(
-            f"mask must have the video's size [height, width] = [{height}, {width}]; got {list(tensor.shape)}."
-        )
-    if not tensor.isfinite().all():
-        raise PromptError("mask contains NaN or infinite values.")
-    return (tensor != 0).float()[None, None]
-
-
-def _tensor(name: str, value: Any) -> Tensor:
-    try:
-        return torch.as_tensor(value).detach().cpu().float()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise PromptError(
-            f"{name} must be numbers (a list, NumPy array or tensor); got {value!r:.100} ({error})."
-        ) from None
+    found = parse_mask_array(mask, height=height, width=width)
+    return torch.from_numpy(found.astype(np.float32))[None, None]
 
 
 def _points(points: Any, labels: Any) -> tuple[Array, Array]:

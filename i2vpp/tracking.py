@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from i2vpp.memory.selection import Moment, Selection, Similarity
 from i2vpp.modeling.i2vpp import I2VPP
+from i2vpp.session.records import DrawnMask
 from i2vpp.session.state import Clicks, FrameRecord, InferenceState, ObjectTrack
 from i2vpp.structures import (
     ABSENT_LOGIT,
@@ -25,11 +27,15 @@ from i2vpp.structures import (
     Prompt,
     Recall,
 )
-from i2vpp.utils.masks import fill_holes
+from i2vpp.utils.masks import fill_holes, raise_small_parts
 
 OBJECTS_PER_BATCH = 16
 MEMORY_CELLS_PER_BATCH = 2**17  # 4 objects at 1024 pixels: larger batches need more memory and are no faster
 PREVIOUS_LOGIT_LIMIT = 32.0
+ADOPTED_LOGITS = (-10.0, 10.0)
+"""Logits of background and object in a mask that the user gave, see `I2VPP.adopt_mask`."""
+SMALL_AREA = 64  # cells of the mask logits: 4 of the image features
+MOST_OF_IT = 0.9  # of the pixels of a mask
 
 
 class Found(NamedTuple):
@@ -169,16 +175,20 @@ class Tracker:
         """Take a mask [1, 1, H, W] of 0 and 1, of any size, as the object's mask on a frame and remember it."""
         state.check_not_skipped(frame_idx)
         size = (self.model.image_size, self.model.image_size)
-        mask = mask.to(self.model.device)
+        mask = drawn = mask.to(self.model.device)
         if mask.shape[-2:] != size:
             resized = F.interpolate(mask, size, mode="bilinear", align_corners=False, antialias=True)
-            mask = (resized >= 0.5).float()
+            mask = (raise_small_parts(resized) >= 0.5).float()
         previous = track.records.get(frame_idx)
         with self.precision():
             features = self.features(state, frame_idx)
-            found = remember(self.model, features, self.model.adopt_mask(features, mask), prompted=True)
+            prediction = _with_small_parts(self.model.adopt_mask(features, mask))
+            found = remember(self.model, features, prediction, prompted=True)
         reverse = previous is not None and previous.reverse
         self._keep([track], frame_idx, found, prompted=True, reverse=reverse)
+        if _loses(found.logits, drawn > 0):
+            record = replace(track.records[frame_idx], drawn=DrawnMask.of(drawn[0, 0] > 0))
+            track.records[frame_idx] = record
 
     @torch.no_grad()
     def track(self, state: InferenceState, frame_idx: int, *, reverse: bool) -> None:
@@ -214,10 +224,14 @@ class Tracker:
         scores = [unknown if r is None else r.object_score.to(device) for r in records] or [unknown[:0]]
         ious = [unknown if r is None else r.iou.to(device) for r in records] or [unknown[:0]]
         size = (state.video_height, state.video_width)
+        masks = F.interpolate(torch.cat(logits), size, mode="bilinear", align_corners=False)
+        for record, mask in zip(records, masks, strict=True):
+            if record is not None and record.drawn is not None:
+                record.drawn.show(mask[0])
         return FrameResult(
             frame_idx=frame_idx,
             obj_ids=state.obj_ids,
-            masks=F.interpolate(torch.cat(logits), size, mode="bilinear", align_corners=False),
+            masks=masks,
             object_scores=torch.cat(scores),
             predicted_ious=torch.cat(ious),
             bad_frame=state.source.is_bad(frame_idx),
@@ -281,6 +295,26 @@ class Tracker:
                 pointer=one.pointer,
                 reverse=reverse,
             )
+
+
+def _with_small_parts(prediction: MaskPrediction) -> MaskPrediction:
+    """Return an adopted mask in whose logits the parts that are too small or thin for their grid are not lost."""
+    low, high = ADOPTED_LOGITS
+    coverage = (prediction.logits - low) / (high - low)
+    kept = raise_small_parts(coverage)
+    logits = torch.where(kept == coverage, prediction.logits, kept * (high - low) + low)
+    return replace(prediction, logits=logits, candidates=logits)
+
+
+def _loses(logits: Tensor, drawn: Tensor) -> bool:
+    """Whether logits [1, 1, 4h, 4w] are too coarse for a mask [1, 1, H, W] that they were made of."""
+    area = int(drawn.sum())
+    if not area:
+        return False
+    if area * logits.numel() < SMALL_AREA * drawn.numel():
+        return True
+    shown = F.interpolate(logits, drawn.shape[-2:], mode="bilinear", align_corners=False) > 0
+    return int((shown & drawn).sum()) < MOST_OF_IT * area
 
 
 def _batches(

@@ -8,16 +8,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from i2vpp.data.masks import Mask, read_object
 from training.dataset.errors import DataError
 from training.dataset.files import (
-    Mask,
-    check_size,
-    image_size,
+    frame_size,
     list_files,
     list_folders,
     list_images,
     read_image,
-    read_index_mask,
 )
 
 
@@ -69,13 +67,11 @@ class PngVideo:
     def masks(self, t: int) -> Mapping[int, Mask]:
         """Read the masks [H, W] of the objects that are present on annotated frame t, by object id."""
         found = {}
-        size = image_size(self._images[t])
+        size = frame_size(self._images[t])
         for obj_id, files in self._files.items():
             if (path := files.get(self._stems[t])) is None:
                 continue
-            mask = read_index_mask(path) > 0
-            height, width = mask.shape
-            check_size((height, width), of=f"mask {path}", image=self._images[t], image_size=size)
+            mask = read_object(path, size)
             if mask.any():
                 found[obj_id] = mask
         return found

@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `sav_dataset` is no installed package
 
+from i2vpp.data.masks import IGNORED
 from i2vpp.errors import I2VPPError
 from i2vpp.evaluation.metrics import TOLERANCE
 from i2vpp.utils.parser import Parser
@@ -48,7 +49,6 @@ from sav_dataset.rules import RULES, Rule, Scoring
 from sav_dataset.scoring import Item, Scored, score_or_problem
 from training.dataset.errors import DataError
 from training.dataset.files import read_items, require_folder
-from training.dataset.palette import IGNORED
 
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
 FRAMES_PER_PROCESS = 300

@@ -8,19 +8,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from i2vpp.data.masks import BACKGROUND, IGNORED, Mask, Values, VideoMasks
 from i2vpp.evaluation.metrics import ObjectScore, boundary_f, jaccard
 from sav_dataset.rules import Scoring
 from training.dataset.errors import DataError
-from training.dataset.files import Mask, read_index_mask
-from training.dataset.palette import BACKGROUND, IGNORED
-
-Values: TypeAlias = "NDArray[np.integer[Any]]"
 
 NAMED = 5  # values in a message
 BOTH_EMPTY = 100.0, 100.0
@@ -254,13 +252,21 @@ class PaletteVideo:
         return self._prediction(frame, truth) == int(obj), truth == int(obj)
 
     def _truth(self, frame: str) -> Values:
-        return self._merged(read_index_mask(self.truths[frame]))
+        return self._merged(self._true_masks.ids(self.truths[frame]))
 
     def _prediction(self, frame: str, truth: Values) -> Values:
         if (path := self.predictions.get(frame)) is None:
             return np.zeros_like(truth)
-        _check_size(pred := read_index_mask(path), path, truth, self.truths[frame])
+        _check_size(pred := self._predicted_masks.ids(path), path, truth, self.truths[frame])
         return self._merged(pred)
+
+    @cached_property
+    def _true_masks(self) -> VideoMasks:
+        return VideoMasks(self.truths.values(), lone_255=False)
+
+    @cached_property
+    def _predicted_masks(self) -> VideoMasks:
+        return VideoMasks(self.predictions.values(), lone_255=False, like=self._true_masks)
 
     def _merged(self, values: Values) -> Values:
         return (values != BACKGROUND).astype(np.uint8) if self.scoring.merge else values
@@ -272,7 +278,7 @@ def object_ids(values: Values) -> list[int]:
 
 
 def _read_binary(path: Path) -> Mask:
-    values = read_index_mask(path)
+    values = VideoMasks([path]).ids(path)
     mask = values != BACKGROUND
     if (values[mask] != values.max()).any():
         ids = ", ".join(map(str, np.unique(values[mask])[:NAMED]))

@@ -10,28 +10,24 @@ benchmarks (DAVIS) come with, are never used.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from i2vpp.data.frame_folders import IMAGE_SUFFIXES, natural_key
+from i2vpp.data.masks import BACKGROUND, IGNORED, VideoMasks
 from i2vpp.evaluation.protocol import GivenObject
 from training.dataset.errors import DataError, NoDataError
 from training.dataset.files import (
-    check_size,
-    image_size,
+    frame_size,
     list_files,
     list_folders,
     list_images,
-    read_index_mask,
     read_items,
     read_json,
     require_folder,
 )
-from training.dataset.palette import BACKGROUND, IGNORED
 
 MERGED_OBJECT = 1
 """Id of the only object where a benchmark takes all objects of a video for one."""
@@ -140,6 +136,7 @@ class VosVideo:
         annotations: masks by the name of their frame, in order.
         merged: all objects are one.
         required: names of the frames to write; None: all.
+        resize_masks: masks of another size than their frames are resized; otherwise they are refused.
     """
 
     name: str
@@ -147,6 +144,7 @@ class VosVideo:
     annotations: Mapping[str, Path]
     merged: bool = False
     required: frozenset[str] | None = None
+    resize_masks: bool = False
 
     @property
     def written(self) -> Mapping[int, str]:
@@ -166,24 +164,18 @@ class VosVideo:
         """
         found: dict[int, GivenObject] = {}
         indices = {name: i for i, name in enumerate(self.frames)}
+        masks = VideoMasks(self.annotations.values())
         for name, path in self.annotations.items():
-            values = self._read(path, self.frames[name])
-            for obj_id in {*np.unique(values).tolist()} - {BACKGROUND, IGNORED, *found}:
-                found[obj_id] = GivenObject(obj_id=obj_id, frame_idx=indices[name], mask=values == obj_id)
+            ids = masks.ids(path, replace(frame_size(self.frames[name]), resize=self.resize_masks))
+            if self.merged:  # DAVIS 2016 itself has 0 and 255, the copy inside DAVIS 2017 one value per object
+                ids = np.where(ids != BACKGROUND, MERGED_OBJECT, BACKGROUND)
+            for obj_id in {*np.unique(ids).tolist()} - {BACKGROUND, IGNORED, *found}:
+                found[obj_id] = GivenObject(obj_id=obj_id, frame_idx=indices[name], mask=ids == obj_id)
         if not found:
             raise DataError(
                 f"video {self.name}: no object in its masks, such as {next(iter(self.annotations.values()))}"
             )
         return sorted(found.values(), key=lambda given: (given.frame_idx, given.obj_id))
-
-    def _read(self, path: Path, frame: Path) -> NDArray[np.integer[Any]]:
-        """Read the object ids [H, W] of a mask."""
-        values = read_index_mask(path)
-        height, width = values.shape
-        check_size((height, width), of=f"mask {path}", image=frame, image_size=image_size(frame))
-        if self.merged:  # DAVIS 2016 itself has 0 and 255, the copy inside DAVIS 2017 one value per object
-            return np.where(values != BACKGROUND, MERGED_OBJECT, BACKGROUND)
-        return values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,11 +194,13 @@ class VosVideos:
         folders: by the video's name, in order.
         merged: all objects of a video are one.
         required: names of the frames to write, by the video's name; None: all.
+        resize_masks: see `VosVideo`.
     """
 
     folders: Mapping[str, Folders]
     merged: bool = False
     required: Mapping[str, frozenset[str]] | None = None
+    resize_masks: bool = False
 
     def open(self, name: str) -> VosVideo:
         """List the files of a video.
@@ -233,7 +227,14 @@ class VosVideos:
                     f"{where.images} lacks {len(absent)} frames that the benchmark's meta.json requires, the first is "
                     f"{absent[0]}"
                 )
-        return VosVideo(name=name, frames=frames, annotations=masks, merged=self.merged, required=required)
+        return VosVideo(
+            name=name,
+            frames=frames,
+            annotations=masks,
+            merged=self.merged,
+            required=required,
+            resize_masks=self.resize_masks,
+        )
 
 
 def open_benchmark(benchmark: Benchmark, root: Path, split: str | None = None) -> VosVideos:

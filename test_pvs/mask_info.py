@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i2vpp.utils.files import atomic_write
+from i2vpp.data.mask_arrays import parse_mask_array
 from training.dataset.errors import DataError
 
 Mask: TypeAlias = "NDArray[np.bool_]"
@@ -84,7 +85,7 @@ def _mask(entry: Any, where: str) -> Mask:
     mask = masks[0]
     if not isinstance(mask, np.ndarray) or mask.ndim != 2 or 0 in mask.shape:
         raise ValueError(f"the mask of {where} must be an array [H, W]; got {_kind(mask)}")
-    return mask != 0
+    return parse_mask_array(mask, height=mask.shape[0], width=mask.shape[1])
 
 
 def _kind(value: Any) -> str:

@@ -13,17 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from i2vpp.data.frame_folders import IMAGE_SUFFIXES, natural_key
+from i2vpp.data.masks import Mask, read_object
 from test_pvs.mask_info import SUFFIX, read_mask_info
 from training.dataset.errors import DataError, NoDataError
 from training.dataset.files import (
-    Mask,
     list_files,
     list_folders,
     list_images,
-    read_index_mask,
     read_items,
     require_folder,
 )
@@ -91,14 +88,8 @@ class SavObject:
             raise DataError(f"{self.masks} holds no mask 00000.png")
         self._check_frames(list(files), frames)
         for frame, path in files.items():
-            values = read_index_mask(path)
-            if values.any():
-                if len(present := np.unique(values[values > 0])) > 1:
-                    raise DataError(
-                        f"mask {path} holds the values {', '.join(map(str, present[:SHOWN]))} beside 0; it must be of "
-                        "one object, with one value"
-                    )
-                return FirstMask(frame=frame, mask=values > 0, path=path)
+            if (mask := read_object(path)).any():
+                return FirstMask(frame=frame, mask=mask, path=path)
         return None
 
     def annotated(self, frames: Sequence[str]) -> set[str]:

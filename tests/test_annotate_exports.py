@@ -11,7 +11,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from i2vpp.annotate.errors import CancelledError, DiskFullError, MaskFolderError, StaleRevisionError
 from i2vpp.annotate.exports import KINDS, Footage, export
@@ -337,6 +337,42 @@ def test_binary_pngs_are_one_object(tmp_path: Path, mode: str) -> None:
             assert np.array_equal(annotation.masks(1)[1].decode(HEIGHT, WIDTH), small(1))
 
 
+def test_colours_are_objects_over_all_masks(tmp_path: Path) -> None:
+    colours = np.array([(0, 0, 0), (9, 200, 9), (200, 9, 9)], np.uint8)
+    for t, values in enumerate((small(0) * 2, large(1) * 1)):
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.fromarray(colours[values]).save(tmp_path / "masks" / f"{t:05d}.png")
+    with make(tmp_path) as annotation:
+        import_masks(annotation, tmp_path / "masks")
+        assert {t: {i: m.area > 0 for i, m in annotation.masks(t).items()} for t in (0, 1)} == {
+            0: {1: False, 2: True}, 1: {1: True, 2: False},
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_255_beside_others_is_an_object_if_it_has_a_name(tmp_path: Path, named: bool) -> None:
+    write(tmp_path / "masks" / "00000.png", np.where(small(0), 255, large(0) * 2))
+    if named:
+        looks = {"objects": {"255": {"name": "sky", "color": "#00ffff"}}}
+        (tmp_path / "masks" / "objects.json").write_text(json.dumps(looks))
+    with make(tmp_path) as annotation:
+        found = {info.id: info.name for info in import_masks(annotation, tmp_path / "masks").objects}
+        assert found == ({2: "Object 2", 255: "sky"} if named else {2: "Object 2"})
+
+
+def test_masks_with_soft_edges_are_cut_where_they_are_of_one_object(tmp_path: Path) -> None:
+    soft = Image.fromarray(small(0).astype(np.uint8) * 255).filter(ImageFilter.GaussianBlur(1))
+    for folder in ("davis", "sav/001"):
+        (tmp_path / folder).mkdir(parents=True)
+        soft.save(tmp_path / folder / "00000.png")
+    with make(tmp_path) as annotation:
+        with pytest.raises(MaskFolderError, match=r"davis/00000\.png has soft edges"):
+            import_masks(annotation, tmp_path / "davis")
+        import_masks(annotation, tmp_path / "sav")
+        mask = annotation.masks(0)[1].decode(HEIGHT, WIDTH)
+        assert np.mean(mask != small(0)) < 0.005
+
+
 def test_object_0_of_sav_takes_an_id_that_is_left(tmp_path: Path) -> None:
     for number in range(3):
         write(tmp_path / "sav" / f"{number:03d}" / "00000.png", rectangle(0, 16 * number))
@@ -391,7 +427,6 @@ BAD_FOLDERS = [
     (lambda folder: write(folder / "a.png", small(1)), r"masks/a.png is not named by a frame's index, 0 to 6;"),
     (lambda folder: write(folder / "00007.png", small(1)), "masks/00007.png is not named by a frame's index, 0 to 6"),
     (lambda folder: write(folder / "00001.png", small(1).T), "00001.png is 64 x 128 pixels, but the video is 128 x 64"),
-    (lambda folder: write(folder / "00001.png", small(1), "RGB"), "00001.png is a PNG of mode RGB; masks must be"),
     (lambda folder: write(folder / "00001.jpg", small(1), "L"), "00001.jpg is no PNG; masks must be PNGs"),
     (lambda folder: write(folder / "00001.png", 0 * small(1)), "all masks in .*masks are empty"),
 ]  # fmt: skip

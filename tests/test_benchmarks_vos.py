@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from conftest import REPO
 from data_files import HEIGHT, SQUARE, WIDTH, write_image, write_json, write_mask
@@ -53,6 +55,28 @@ def test_davis_2016_takes_all_objects_for_one(tmp_path, lists, values):
     (given,) = video.objects()
     assert (given.obj_id, given.frame_idx) == (1, 1)
     np.testing.assert_array_equal(given.mask, SQUARE | OTHER)
+
+
+def test_masks_of_another_size_are_resized_on_demand(tmp_path):
+    write_video(tmp_path, "images/v", "masks/v", **five((SQUARE * 3).repeat(2, 0).repeat(2, 1)))
+    videos = open_folder(tmp_path / "images", tmp_path / "masks")
+    with pytest.raises(DataError, match=r"mask .*\.png is 16 x 12 pixels, but its image .* is 8 x 6"):
+        videos.open("v").objects()
+    (given,) = replace(videos, resize_masks=True).open("v").objects()
+    assert given.obj_id == 3
+    np.testing.assert_array_equal(given.mask, SQUARE)
+
+
+def test_soft_edges_are_refused_and_255_alone_is_an_object(tmp_path):
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    soft = (255 - 36 * np.hypot(y - 3, x - 4)).clip(0, 255).astype(np.uint8)
+    write_video(tmp_path, "images/v", "masks/v", **five(SQUARE * 255))
+    (given,) = open_folder(tmp_path / "images", tmp_path / "masks").open("v").objects()
+    assert given.obj_id == 1
+    np.testing.assert_array_equal(given.mask, SQUARE)
+    Image.fromarray(soft).save(next((tmp_path / "masks" / "v").glob("*.png")))
+    with pytest.raises(DataError, match=r"mask .*\.png has soft edges"):
+        open_folder(tmp_path / "images", tmp_path / "masks").open("v").objects()
 
 
 def test_the_lists_of_the_first_davis(tmp_path):
@@ -166,7 +190,7 @@ def test_own_folders_without_a_video(tmp_path):
             {"1": SQUARE, "2": SQUARE},
             r"no frame in .*/images/v for 1 masks in .*/masks/v, the first is 2\.p",
         ),
-        (("0", "1"), {"0": SQUARE * 0, "1": SQUARE * 255}, r"video v: no object in its masks, such as .*0\.png"),
+        (("0", "1"), {"0": SQUARE * 0, "1": SQUARE * 0}, r"video v: no object in its masks, such as .*0\.png"),
         (("0", "1"), {"0": np.ones((HEIGHT, WIDTH + 1))}, r"mask .*0\.png is 9 x 6 pixels, but its image .* is 8 x 6"),
     ],
 )

@@ -18,7 +18,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
 
 import i2vpp.checkpoint
 import i2vpp.download
@@ -308,6 +308,40 @@ def test_mask_images_that_cannot_be_used(tmp_path: Path) -> None:
             read_mask(MaskFile(path=tmp_path / name))
 
 
+def test_mask_images_with_soft_edges(tmp_path: Path) -> None:
+    pixels = np.kron(disc(0, 1, HEIGHT // 2, WIDTH // 2), np.full((2, 2), 255)).astype(np.uint8)
+    path = tmp_path / "soft.png"
+    Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(1)).save(path)
+    with pytest.raises(
+        PromptError, match=r"soft\.png has soft edges, .* Or say which object it shows, by FILE"
+    ) as caught:
+        read_mask(MaskFile(path=path))
+    assert "\n" not in str(caught.value)
+    (found,) = read_mask(MaskFile(path=path, obj_id=3))
+    assert (found.obj_id, found.file) == (3, path)
+    assert found.mask is not None
+    assert np.mean(found.mask != (pixels > 0)) < 0.01
+
+
+def test_masks_of_another_size_are_named_or_resized(
+    run: Callable[..., int], predictor: FakePredictor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = disc(0, 1).astype(np.uint8) * 255
+    path = save_image(tmp_path / "large.png", whole.repeat(2, 0).repeat(2, 1), "L")
+    (tmp_path / "p.json").write_text(json.dumps([{"mask": "large.png", "object": 2}]))
+    for arguments in (["--mask", str(path)], ["--prompts", str(tmp_path / "p.json")]):
+        assert run(*arguments) == 1
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert f"mask {path} is {2 * WIDTH} x {2 * HEIGHT} pixels, but the video is {WIDTH} x {HEIGHT}" in said
+        assert said.endswith("--resize-masks resizes it")
+    assert not (tmp_path / "out").exists()
+    assert run("--mask", str(path), "--resize-masks") == 0
+    np.testing.assert_array_equal(predictor.calls[-1]["mask"], whole > 0)
+    turned = save_image(tmp_path / "turned.png", np.ascontiguousarray(whole.T), "L")
+    assert run("--mask", str(turned), "--resize-masks", "--overwrite") == 1
+    assert "which is no other size of the same picture" in capsys.readouterr().err
+
+
 def test_a_prompts_file(run: Callable[..., int], predictor: FakePredictor, tmp_path: Path) -> None:
     save_image(tmp_path / "cat.png", np.eye(HEIGHT, WIDTH, dtype=np.uint8) * 255, "L")
     entries = [
@@ -337,6 +371,16 @@ def test_a_prompts_file(run: Callable[..., int], predictor: FakePredictor, tmp_p
         ('[{"points": [1, 2]}]', r"points: expected \[x, y\], got 1"),
         ('[{"points": [["a", 2]]}]', r"points: expected \[x, y\] in numbers"),
         ('[{"points": 3}]', "points must be a list"),
+        ('[{"points": [[true, 2]]}]', r"points: expected \[x, y\] in numbers"),
+        ('[{"points": [[null, 2]]}]', r"points: expected \[x, y\] in numbers"),
+        ('[{"points": [[[1], 2]]}]', r"points: expected \[x, y\] in numbers"),
+        ('[{"points": null}]', "points must be a list, got null"),
+        ('[{"box": null}]', r"box: expected \[x0, y0, x1, y1\], got null"),
+        ('[{"mask": null}]', "mask must be the name of an image file, got null"),
+        ("null", "must hold a list of prompts, got "),
+        ("3", "must hold a list of prompts, got int"),
+        ("some text", "is not JSON"),
+        ("", "is not JSON"),
         ('[{"points": [[1, 2]], "labels": [1, 1]}]', "labels must hold 1 .* for each of 1 points"),
         ('[{"points": [[1, 2]], "labels": [4]}]', "labels must hold 1"),
         ('[{"points": [[1, 2]], "labels": [true]}]', "labels must hold 1"),

@@ -175,7 +175,7 @@ def test_what_is_wrong_with_one_object_is_reported_and_the_rest_is_done(infer, d
     assert "1 of 7 units made" in said and "6 failed; the same command tries them again:" in said
     for line in (
         f"disc/000: DataError: mask {annotation(data, 'disc', '000', 0)} holds the values 1, 2 beside 0",
-        f"disc/001: DataError: cannot read the image {annotation(data, 'disc', '001', 4)}",
+        f"disc/001: DataError: cannot read the mask {annotation(data, 'disc', '001', 4)}",
         "disc/002: DataError: the mask in",
         "is 128 x 48 pixels, but its image",
         "ring/001: DataError:",

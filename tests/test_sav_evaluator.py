@@ -116,6 +116,34 @@ def test_index_masks_hold_several_objects(tmp_path):
     assert found.settings["layout"] == "davis"
 
 
+def test_index_masks_in_colours(tmp_path):
+    truth = SQUARE + 2 * np.roll(SQUARE, 3, axis=1)
+    colours = np.array([(0, 0, 0), (9, 9, 200), (200, 9, 9)], np.uint8)
+    for root, values in (("gt", truth), ("pred", SQUARE * 2)):  # object 1 comes late: its colour is known all the same
+        for t, of_frame in enumerate((values, values, truth)):
+            (tmp_path / root / "v").mkdir(parents=True, exist_ok=True)
+            Image.fromarray(colours[of_frame]).save(tmp_path / root / "v" / f"{t:05d}.png")
+    assert {result.object: result.j for result in evaluate(tmp_path / "gt", tmp_path / "gt").objects} == {
+        "1": 100, "2": 100,
+    }  # fmt: skip
+    pred = write_davis(tmp_path / "indices", {"v": [truth] * 3})
+    assert evaluate(tmp_path / "gt", pred).j == 100
+    found = {result.object: result.j for result in evaluate(tmp_path / "gt", tmp_path / "pred").objects}
+    assert found["1"] == 0
+    assert found["2"] < 100
+
+
+@pytest.mark.parametrize("layout", ["davis", "sav"])
+@pytest.mark.parametrize("which", ["gt", "pred"])
+def test_soft_edges_are_no_objects(tmp_path, layout, which):
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    write, name, frame = (write_davis, "v", "00001") if layout == "davis" else (write_sav, "v/000", "00004")
+    gt, pred = (write(tmp_path / root, {name: [SQUARE * 1] * 3}) for root in ("gt", "pred"))
+    path = write_mask(tmp_path / which / name / f"{frame}.png", (255 - 36 * np.hypot(y - 3, x - 4)).clip(0, 255), "L")
+    with pytest.raises(DataError, match=rf"mask {path} has soft edges, .* grey values, which are no objects"):
+        evaluate(gt, pred)
+
+
 def test_255_is_no_object(tmp_path):
     truth = SQUARE + 255 * np.roll(SQUARE, 3, axis=1)
     gt = write_davis(tmp_path / "gt", {"v": [truth] * 3})
@@ -252,7 +280,7 @@ def test_all_broken_files_are_named_in_one_message(sav):
         f"{WIDTH} x {HEIGHT}"
     )
     assert lines[1].startswith(f"mask {several} has the values 1, 2")
-    assert lines[2].startswith(f"cannot read the image {torn}")
+    assert lines[2].startswith(f"cannot read the mask {torn}")
 
 
 def test_layouts_that_differ(sav, tmp_path):

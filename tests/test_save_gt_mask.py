@@ -69,7 +69,7 @@ def test_objects_that_cannot_be_read_are_listed_and_the_others_done(data, capsys
     assert "1 objects written" in said.out
     assert "error: not written: 3 objects" in said.err
     assert f"mask {masks}/sav_1/001/00004.png is 8 x 7 pixels, but its image" in said.err
-    assert f"cannot read the image {masks}/sav_2/003/00004.png" in said.err
+    assert f"cannot read the mask {masks}/sav_2/003/00004.png" in said.err
     assert f"the folder {masks}/sav_3/000 holds no mask" in said.err
     assert not (data / "mask_info" / "sav_2" / "003.npy").exists()
     (masks / "sav_2" / "003" / "00004.png").unlink()

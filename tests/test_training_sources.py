@@ -16,7 +16,7 @@ from training.config import ClipConfig, SourceConfig
 from training.dataset.build import KINDS, build_source
 from training.dataset.clips import Source, problems_of
 from training.dataset.errors import DataError, NoDataError
-from training.dataset.files import list_files, read_image, read_index_mask, read_items
+from training.dataset.files import list_files, read_image, read_items
 from training.dataset.rle import LazyMasks
 from training.dataset.sampling import draw_clip
 from training.dataset.validate import validate_source
@@ -125,21 +125,17 @@ def test_annotations_that_lie_elsewhere_must_be_named(davis: Path, tmp_path: Pat
 # ---- files
 
 
-def test_masks_of_any_mode_are_read_as_numbers(tmp_path: Path) -> None:
-    grey = np.where(SQUARE, 7, 0).astype(np.uint8)
-    wide = np.where(SQUARE, 700, 0).astype(np.uint16)
-    for name, image, expected in (
-        ("grey", Image.fromarray(grey), grey),
-        ("rgb", Image.fromarray(np.stack([grey] * 3, -1)), grey),
-        ("bits", Image.fromarray(SQUARE), SQUARE.astype(int)),
-        ("wide", Image.fromarray(wide), wide),
-    ):
-        image.save(tmp_path / f"{name}.png")
-        np.testing.assert_array_equal(read_index_mask(tmp_path / f"{name}.png"), expected, err_msg=name)
-    colour = np.stack([grey, grey, grey + 1], -1)
-    Image.fromarray(colour).save(tmp_path / "colour.png")
-    with pytest.raises(DataError, match=r"colour\.png is a colour image; masks must be palette or grey"):
-        read_index_mask(tmp_path / "colour.png")
+def test_palette_videos_are_read_by_the_rule_of_masks(davis: Path) -> None:
+    folder = davis.parent.parent / "Annotations" / "480p" / "bear"
+    for name, colour in (("2", (200, 9, 9)), ("10", (9, 200, 9))):
+        Image.fromarray((SQUARE[..., None] * np.array(colour)).astype(np.uint8)).save(folder / f"{name}.png")
+    video = build("palette", davis)[0]
+    assert [list(video.masks(t)) for t in range(2)] == [[2], [1]]
+    for path in folder.glob("*.png"):
+        write_mask(path, SQUARE * 255)
+    masks = build("palette", davis)[0].masks(1)
+    assert list(masks) == [1], "255 is the object where there is no other"
+    np.testing.assert_array_equal(masks[1], SQUARE)
 
 
 def test_the_orientation_of_a_camera_is_ignored(tmp_path: Path) -> None:
@@ -189,7 +185,7 @@ def test_palette_images_have_an_object_for_each_value(tmp_path: Path) -> None:
 def test_image_mask_pairs_that_do_not_pair(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         write_image(tmp_path / "images" / f"{name}.jpg")
-    write_mask(tmp_path / "ground_truth_mask" / "a.png", np.full((HEIGHT, WIDTH), 100), "L")
+    write_mask(tmp_path / "ground_truth_mask" / "a.png", np.zeros((HEIGHT, WIDTH)), "L")
     write_mask(tmp_path / "ground_truth_mask" / "b.png", np.ones((3, 4)), "L")
     source = build("image_mask", tmp_path / "images")
     with pytest.raises(DataError, match=r"no object in the annotation of .*a\.jpg"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ def break_all(videos: Path) -> list[tuple[str, str]]:
     (annotations / "d").mkdir()
     for t in range(2):
         write_image(videos / "e" / f"{t}.jpg")
-        write_mask(annotations / "e" / f"{t}.png", np.where(SQUARE, 255, 0))
+        write_mask(annotations / "e" / f"{t}.png", np.zeros((HEIGHT, WIDTH)))
     return [
         ("a", "cannot read the image"),
         ("a", "1.png is 9 x 6 pixels, but its image"),
@@ -64,6 +65,17 @@ def test_every_broken_item_is_reported(videos: Path, workers: int) -> None:
     for problem, (_, words) in zip(report.problems, expected, strict=True):
         assert words in problem.problem
     assert (report.items, report.frames, report.objects, report.broken) == (5, 5, 2, 5)
+
+
+def test_soft_edges_are_a_mistake_and_no_objects(videos: Path) -> None:
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    values = 255 - 36 * np.hypot(y - 3, x - 4)
+    write_mask(videos.parent / "Annotations" / "b" / "1.png", values.clip(0, 255), "L")
+    report = validate_source(build("palette", videos))
+    assert (report.items, report.objects, report.broken) == (3, 5, 1)
+    (problem,) = report.problems
+    assert problem.item == "b"
+    assert re.search(r"mask .*b/1\.png has soft edges, .* grey values, which are no objects", problem.problem)
 
 
 def test_objects_that_never_appear(tmp_path: Path) -> None:

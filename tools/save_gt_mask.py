@@ -26,6 +26,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `test_pvs` is no installed package
 
+from i2vpp.data.masks import FrameSize, read_object
 from i2vpp.errors import I2VPPError
 from i2vpp.utils.files import remove_leftovers
 from i2vpp.utils.parser import Parser
@@ -33,7 +34,7 @@ from sav_dataset.parallel import run_jobs
 from test_pvs.mask_info import SUFFIX, Mask, write_mask_info
 from test_pvs.sav import ANNOTATIONS
 from training.dataset.errors import DataError, NoDataError
-from training.dataset.files import check_size, image_size, list_files, list_folders, read_index_mask, require_folder
+from training.dataset.files import image_size, list_files, list_folders, require_folder
 
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
 NAMED = 10  # objects that cannot be read, in the summary
@@ -103,12 +104,12 @@ def read_masks(folder: Path, name: str) -> dict[int, Mask]:
     if not own:
         raise DataError(f"the folder {folder / name} holds no mask (*.png)")
     first = next(iter(own.values()))
-    size = image_size(first)
-    absent = np.zeros(size, np.bool_)
+    height, width = image_size(first)
+    size = FrameSize(height=height, width=width, of=f"its image {first}")
+    absent = np.zeros((height, width), np.bool_)
     masks = dict.fromkeys(map(int, frames), absent)
     for stem, path in own.items():
-        check_size(image_size(path), of=f"mask {path}", image=first, image_size=size)
-        mask = read_index_mask(path) > 0
+        mask = read_object(path, size)
         masks[int(stem)] = mask if mask.any() else absent
     return masks
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `test_pvs` is no installed package
@@ -64,6 +65,7 @@ def prepare(arguments: argparse.Namespace) -> Run:
         split = arguments.split or benchmark.default_split
         videos = open_benchmark(benchmark, arguments.data, split)
         where = {"data": arguments.data}
+    videos = replace(videos, resize_masks=arguments.resize_masks)
     names = _chosen(videos, arguments.videos)
     model = model_choice(arguments)
     return Run(
@@ -76,6 +78,7 @@ def prepare(arguments: argparse.Namespace) -> Run:
             "split": split,
             "prompt": arguments.prompt,
             **{name: str(path.resolve()) for name, path in where.items()},
+            **({"resize_masks": True} if arguments.resize_masks else {}),
             **model_settings(model),
         },
     )
@@ -93,6 +96,8 @@ def _check_options(arguments: argparse.Namespace) -> None:
         )
     elif dataset == SAV and arguments.split:
         raise NoDataError("--dataset sav has no --split: --data names the folder of one, such as data/sav_test")
+    elif dataset == SAV and arguments.resize_masks:
+        raise NoDataError("--dataset sav has no --resize-masks: its masks have the size of their frames")
 
 
 def _chosen(videos: VosVideos, wanted: Sequence[str]) -> list[str]:
@@ -119,9 +124,12 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--data", type=Path, metavar="DIR", help="where the benchmark is unpacked; for SA-V: sav_test")
     data.add_argument("--split", metavar="NAME", help="part of the benchmark (val or valid)")
     data.add_argument("--images", type=Path, metavar="DIR", help="folder: frames of a video, or folders of frames")
-    data.add_argument("--annotations", type=Path, metavar="DIR", help="folder: masks in the same way, PNGs of ids")
+    data.add_argument(
+        "--annotations", type=Path, metavar="DIR", help="folder: masks in the same way, see docs/masks.md"
+    )
     data.add_argument("--list", type=Path, metavar="FILE", help="folder: names of the videos, one a line (all)")
     data.add_argument("--videos", nargs="+", default=[], metavar="NAME", help="only these")
+    data.add_argument("--resize-masks", action="store_true", help="resize masks whose size is not that of their frames")
     data.add_argument("--prompt", type=protocol_name, default="gm", metavar="KIND",
                       help="gm: mask, bb: box, 3c: three clicks, 1c, ... (%(default)s)")  # fmt: skip
     add_model_options(parser)

@@ -1,9 +1,9 @@
 """Masks from files: a folder in DAVIS or SA-V layout becomes objects of an annotation, in one step to undo.
 
-davis: `<frame>.png`, palette or grey PNGs of object ids. An object whose id is missing on a frame is absent there. PNGs
-       of nothing but 0 and 255 are masks of one object
-sav:   `<object>/<frame>.png`, binary PNGs, not zero = object
+davis: `<frame>.png`, PNGs of object ids. An object whose id is missing on a frame is absent there
+sav:   `<object>/<frame>.png`, PNGs of one object each
 
+What their values and colours mean is said in docs/masks.md; 255 is an object here if `objects.json` names it.
 `<frame>` is the name of the frame's file, or its index. `objects.json`, as exports write it, gives names and colours.
 Every object is added as a new one, with the id that it has in the files if that is free. All masks are stored; on
 which frames they are prompts, too, is chosen.
@@ -17,21 +17,18 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from i2vpp.annotate.errors import CancelledError, MaskFolderError
 from i2vpp.annotate.exports import OBJECTS_FILE
 from i2vpp.annotate.store import Annotation
 from i2vpp.annotate.values import ObjectInfo, Prompts, StoredMask
 from i2vpp.data.frame_folders import IMAGE_SUFFIXES
+from i2vpp.data.masks import IGNORED, FrameSize, Mask, VideoMasks, read_object
+from i2vpp.errors import DataError
 from i2vpp.utils.json_files import read_json
 
 _Masks: TypeAlias = "dict[int, dict[int, StoredMask]]"  # by the object ids of the files, and by frame
 PromptFrames: TypeAlias = "Literal['first', 'all'] | Collection[int]"
-
-MODES = ("1", "L", "P")
-BINARY = 255
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,11 +82,15 @@ def import_masks(
     """
     files = list(_find(folder, annotation.frames, frame_names))
     looks = _read_objects(folder / OBJECTS_FILE)
+    size = FrameSize(height=annotation.height, width=annotation.width)
+    maps = VideoMasks([file.path for file in files if file.obj_id is None], lone_255=IGNORED not in looks)
     read: _Masks = {}
     for done, file in enumerate(files, 1):
         if cancelled():
             raise CancelledError("the import was cancelled; nothing was changed")
-        _add(read, file, _read_values(file.path, annotation.height, annotation.width))
+        for obj_id, found in _read(file, maps, size).items():
+            if file.obj_id is not None or obj_id != IGNORED or IGNORED in looks:
+                read.setdefault(obj_id, {})[file.frame] = StoredMask.of(found)
         progress(done, len(files))
     if not read:
         raise MaskFolderError(f"all masks in {folder} are empty; there is no object in them")
@@ -110,13 +111,15 @@ def import_masks(
     return Imported(objects=tuple(sorted(added, key=lambda info: info.id)), masks=count)
 
 
-def _add(masks: _Masks, file: _MaskFile, values: NDArray[np.uint8]) -> None:
-    if file.obj_id is not None:
-        masks.setdefault(file.obj_id, {})[file.frame] = StoredMask.of(values != 0)
-        return
-    for obj_id in np.flatnonzero(np.bincount(values.ravel())).tolist():
-        if obj_id:
-            masks.setdefault(obj_id, {})[file.frame] = StoredMask.of(values == obj_id)
+def _read(file: _MaskFile, maps: VideoMasks, size: FrameSize) -> dict[int, Mask]:
+    """Read the masks [H, W] in a file by object id."""
+    try:
+        if file.obj_id is not None:
+            return {file.obj_id: read_object(file.path, size)}
+        ids = maps.ids(file.path, size)
+    except DataError as error:
+        raise MaskFolderError(str(error)) from error
+    return {obj_id: ids == obj_id for obj_id in np.unique(ids).tolist() if obj_id}
 
 
 def _prompted(masks: Mapping[int, StoredMask], prompts: PromptFrames) -> list[int]:
@@ -128,8 +131,6 @@ def _prompted(masks: Mapping[int, StoredMask], prompts: PromptFrames) -> list[in
 
 def _complete(masks: _Masks, frames: Sequence[int], annotation: Annotation) -> None:
     """Add the empty masks of index PNGs in which an object is missing."""
-    if set(masks) == {BINARY}:
-        masks[1] = masks.pop(BINARY)
     empty = StoredMask.of(np.zeros((annotation.height, annotation.width), bool))
     for found in masks.values():
         found.update({frame: empty for frame in frames if frame not in found})
@@ -191,23 +192,6 @@ def _is_mask(path: Path) -> bool:
     if suffix != ".png":
         raise MaskFolderError(f"{path} is no PNG; masks must be PNGs, as other formats change their values")
     return True
-
-
-def _read_values(path: Path, height: int, width: int) -> NDArray[np.uint8]:
-    """Read the values [H, W] of a mask; its size is checked before it is decoded."""
-    try:
-        with Image.open(path, formats=["PNG"]) as image:
-            if image.size != (width, height):
-                raise MaskFolderError(
-                    f"{path} is {image.width} x {image.height} pixels, but the video is {width} x {height}"
-                )
-            if image.mode not in MODES:
-                raise MaskFolderError(
-                    f"{path} is a PNG of mode {image.mode}; masks must be palette or grey PNGs of at most 8 bits"
-                )
-            return np.asarray(image).astype(np.uint8)
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise MaskFolderError(f"cannot read the mask {path}: {error}") from error
 
 
 def _read_objects(path: Path) -> dict[int, tuple[str, str | None]]:

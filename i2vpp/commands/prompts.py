@@ -9,11 +9,11 @@ import math
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from i2vpp.errors import PromptError
+from i2vpp.errors import DataError, PromptError
 from i2vpp.utils.json_files import read_json
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 _MOST_SHOWN = 100  # characters of a value in a message
 LABELS = (-1, 0, 1, 2, 3)
 JSON_KEYS = ("frame", "object", "points", "labels", "box", "mask")
-MAX_GREY_OBJECTS = 32
-"""A grey mask with more values than this has soft edges rather than that many objects."""
 
 POINT_FORM = "x,y[,frame[,object]]"
 BOX_FORM = "x0,y0,x1,y1[,frame[,object]]"
@@ -44,6 +42,7 @@ class ObjectPrompt:
         labels: of the points, 1 positive, 0 negative.
         box: x0, y0, x1, y1 in pixels.
         mask: [H, W] bool.
+        file: that the mask was read from.
     """
 
     frame_idx: int = 0
@@ -52,11 +51,12 @@ class ObjectPrompt:
     labels: tuple[int, ...] = ()
     box: Box | None = None
     mask: NDArray[np.bool_] | None = None
+    file: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskFile:
-    """A mask image named by the user; without `obj_id`, every value of an index image is an object."""
+    """A mask image named by the user; without `obj_id`, its values or colours are objects."""
 
     path: Path
     frame_idx: int = 0
@@ -194,7 +194,7 @@ def _json_floats(value: Any, key: str, count: int) -> list[float]:
     form = "[x, y]" if count == 2 else "[x0, y0, x1, y1]"
     if not isinstance(value, list) or len(value) != count:
         raise PromptError(f"{key}: expected {form}, got {_shown(value)}")
-    if not all(isinstance(number, int | float) and abs(number) <= sys.float_info.max for number in value):
+    if not all(type(number) in (int, float) and abs(number) <= sys.float_info.max for number in value):
         raise PromptError(f"{key}: expected {form} in numbers, got {_shown(value)}")
     return [float(number) for number in value]
 
@@ -207,45 +207,54 @@ def _json_box(value: Any) -> Box:
 
 
 def read_mask(file: MaskFile) -> list[ObjectPrompt]:
-    """Read a mask image.
-
-    With an object id, all pixels that are not 0 are the object. Without one, every value of an indexed or grey image
-    is an object of that id; a grey image of one value besides 0 is object 1.
+    """Read a mask image by the rule of `i2vpp.data.masks`.
 
     Raises:
         PromptError: unreadable, empty, or an image whose objects cannot be told.
     """
-    import numpy as np  # noqa: PLC0415 - keeps `i2vpp --help` instant
-    from PIL import Image  # noqa: PLC0415
+    from i2vpp.data.masks import SoftEdgesError, read_objects  # noqa: PLC0415 - keeps `i2vpp --help` instant
 
     try:
-        with Image.open(file.path) as image:
-            indexed = image.mode == "P"
-            pixels = np.array(image)
-    except (OSError, ValueError) as error:
-        raise PromptError(f"cannot read the mask {file.path}: {error}") from error
-    if pixels.ndim == 3:
-        pixels = _without_colour(pixels)
-    values = [int(value) for value in np.unique(pixels) if value]
-    if not values:
-        raise PromptError(f"the mask {file.path} is empty: all pixels are 0")
-    if file.obj_id is not None or (len(values) == 1 and not indexed):
-        return [ObjectPrompt(frame_idx=file.frame_idx, obj_id=file.obj_id or 1, mask=pixels != 0)]
-    if len(values) > MAX_GREY_OBJECTS and not indexed:
+        objects = read_objects(file.path, file.obj_id)
+    except SoftEdgesError as error:
         raise PromptError(
-            f"the mask {file.path} has {len(values)} grey values, too many for one object each; say which object it is"
-        )
-    return [ObjectPrompt(frame_idx=file.frame_idx, obj_id=value, mask=pixels == value) for value in values]
+            f'{error}. Or say which object it shows, by {MASK_FORM} or "object" in a prompts file: '
+            "then it is cut at half its maximum"
+        ) from error
+    except DataError as error:
+        raise PromptError(str(error)) from error
+    return [
+        ObjectPrompt(frame_idx=file.frame_idx, obj_id=obj_id, mask=mask, file=file.path)
+        for obj_id, mask in objects.items()
+    ]
 
 
-def _without_colour(pixels: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return where a colour image is neither black nor transparent."""
-    import numpy as np  # noqa: PLC0415 - see read_mask
+def fit_masks(prompts: Iterable[ObjectPrompt], height: int, width: int, *, resize: bool) -> list[ObjectPrompt]:
+    """Return prompts whose masks have the size of the video.
 
-    transparency = pixels.shape[2] in (2, 4)
-    colours = pixels[..., :-1] if transparency else pixels
-    found = np.any(colours, axis=2)
-    return np.logical_and(found, pixels[..., -1]) if transparency else found
+    Args:
+        prompts: masks may have any size.
+        height: of the video in pixels.
+        width: of the video in pixels.
+        resize: masks of another size, but of the same aspect ratio, are resized; otherwise they are refused.
+
+    Raises:
+        PromptError: a mask does not fit; the message names its file.
+    """
+    from i2vpp.data.masks import FrameSize  # noqa: PLC0415 - see read_mask
+
+    size = FrameSize(height=height, width=width, resize=resize)
+
+    def fit(prompt: ObjectPrompt) -> ObjectPrompt:
+        if prompt.mask is None or prompt.mask.shape == (height, width):
+            return prompt
+        try:
+            size.check(f"mask {prompt.file}", *prompt.mask.shape)
+        except DataError as error:
+            raise PromptError(str(error) if resize else f"{error}; --resize-masks resizes it") from error
+        return replace(prompt, mask=size.fit(prompt.mask.astype("uint8")) > 0)
+
+    return [fit(prompt) for prompt in prompts]
 
 
 def merge(prompts: Iterable[ObjectPrompt]) -> list[ObjectPrompt]:
@@ -278,4 +287,5 @@ def _join(group: Sequence[ObjectPrompt]) -> ObjectPrompt:
         labels=tuple(label for prompt in group for label in prompt.labels),
         box=boxes[0] if boxes else None,
         mask=masks[0] if masks else None,
+        file=group[0].file,
     )

@@ -13,6 +13,36 @@ from i2vpp.structures import MaskPrediction
 
 RECORDS_PER_COPY = 64
 COPIES_UNDER_WAY = 8
+DRAWN_LOGIT = 10.0
+"""Mask logit of a pixel that the user drew; that of the others is its negative, as for all masks of users."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnMask:
+    """A mask of the user at the video's size, cut out.
+
+    Args:
+        top: first row.
+        left: first column.
+        mask: bool [h, w].
+    """
+
+    top: int
+    left: int
+    mask: Tensor
+
+    @classmethod
+    def of(cls, mask: Tensor) -> DrawnMask:
+        """Cut a mask [H, W] out, which has a pixel."""
+        rows, columns = mask.any(dim=1).nonzero(), mask.any(dim=0).nonzero()
+        top, left = int(rows[0]), int(columns[0])
+        return cls(top=top, left=left, mask=mask[top : int(rows[-1]) + 1, left : int(columns[-1]) + 1].clone())
+
+    def show(self, logits: Tensor) -> None:
+        """Make logits [H, W] those of this mask."""
+        height, width = self.mask.shape
+        part = logits.fill_(-DRAWN_LOGIT)[self.top : self.top + height, self.left : self.left + width]
+        part.masked_fill_(self.mask.to(logits.device), DRAWN_LOGIT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +57,7 @@ class FrameRecord:
         iou: predicted IoU [1].
         pointer: object pointer [1, D].
         reverse: direction in which the frame was tracked.
+        drawn: the mask that the frame was prompted with, where it is too small or thin for the logits.
     """
 
     decoded: Tensor
@@ -35,6 +66,7 @@ class FrameRecord:
     iou: Tensor
     pointer: Tensor
     reverse: bool = False
+    drawn: DrawnMask | None = None
 
     def prediction(self, device: torch.device) -> MaskPrediction:
         """Return the record as it was predicted."""
@@ -51,7 +83,8 @@ class FrameRecord:
     def tensors(self) -> list[Tensor]:
         """What it holds."""
         logits = [] if self.logits is None else [self.logits]
-        return [self.decoded, *logits, self.object_score, self.iou, self.pointer]
+        drawn = [] if self.drawn is None else [self.drawn.mask]
+        return [self.decoded, *logits, *drawn, self.object_score, self.iou, self.pointer]
 
 
 @dataclass(frozen=True, kw_only=True)

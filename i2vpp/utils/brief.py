@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from reprlib import Repr
 
+LONGEST = 200
+"""Characters of a value in a message."""
+
 _REPR = Repr()
-_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 200  # characters
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = LONGEST
 
 
 def brief(value: object) -> str:
@@ -19,4 +22,5 @@ def brief(value: object) -> str:
         text = _REPR.repr(value)
     except (ValueError, RecursionError):  # such an integer, inside a list or mapping
         return f"a {type(value).__name__}"
-    return " ".join(text.split()) if "\n" in text else text  # arrays and tensors are written in rows
+    text = " ".join(text.split()) if "\n" in text else text  # arrays and tensors are written in rows
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."

@@ -7,6 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 FILLED_LOGIT = 0.1
+HALF = 0.5
+NOTHING = 1e-4
+"""A smaller share of a cell comes from rounding: a pixel of 8192 x 4096 is twenty times as much of 256 x 256 cells."""
 
 
 def fill_holes(logits: Tensor, max_area: int) -> Tensor:
@@ -39,6 +42,19 @@ def fill_holes(logits: Tensor, max_area: int) -> Tensor:
     small = (area <= max_area) & (tears == 0)
     hole = small.gather(1, index).view_as(background) & background
     return torch.where(hole, FILLED_LOGIT, logits)
+
+
+def raise_small_parts(coverage: Tensor) -> Tensor:
+    """Keep parts of a mask that are too small or thin for a grid.
+
+    A part that covers less than half of every cell around would be lost where the grid is cut at one half; there the
+    coverage is divided by its highest value within two cells. Elsewhere nothing changes.
+
+    Args:
+        coverage: [B, 1, h, w] share of each cell that the mask covers.
+    """
+    highest = _highest_around(_highest_around(coverage))
+    return torch.where((highest > NOTHING) & (highest < HALF), coverage / highest, coverage)
 
 
 def _highest_around(x: Tensor) -> Tensor:

@@ -83,10 +83,10 @@ def to_numbers(name: str, value: Any) -> Array:
     """
     try:
         array = np.asarray(to_array(value))
-    except (TypeError, ValueError, RuntimeError) as error:
+        if array.dtype.kind == "O" and all(isinstance(entry, Real) for entry in array.flat):
+            array = array.astype(np.float64)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise PromptError(f"{name} must be numbers; got {brief(value)} ({str(error).splitlines()[0]})") from None
-    if array.dtype.kind == "O" and all(isinstance(entry, Real) for entry in array.flat):
-        array = array.astype(np.float64)
     if array.dtype.kind not in "biuf":
         raise PromptError(f"{name} must be numbers (a list, NumPy array or tensor); got {brief(value)}")
     return array.astype(array.dtype.newbyteorder("="), order="C", copy=False)

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from i2vpp.errors import I2VPPError
+from i2vpp.errors import DataError, I2VPPError
+
+__all__ = ["DataError", "NoDataError", "item_errors"]
 
 _LONGEST = 300  # characters of a foreign message
-
-
-class DataError(I2VPPError):
-    """One item of a dataset (a file, an annotation) is missing, broken or does not fit; the message names the file."""
 
 
 class NoDataError(I2VPPError):

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from i2vpp.data.frame_folders import list_frames, natural_key
+from i2vpp.data.masks import FrameSize
 from i2vpp.errors import VideoError
 from i2vpp.session.grey import GreyScale
 from i2vpp.session.sources import GREY_SAMPLES, to_rgb
@@ -55,20 +56,10 @@ def image_size(path: Path) -> Size:
         return image.height, image.width
 
 
-def read_index_mask(path: Path) -> NDArray[np.integer[Any]]:
-    """Read the values [H, W] of a palette, grey or black-and-white image; a colour image must be grey all over."""
-    with _opened(path) as image:
-        values = np.asarray(image)
-    if values.ndim == 3:
-        channels = values[..., : 3 if values.shape[2] >= 3 else 1]
-        if (channels != channels[..., :1]).any():
-            raise DataError(f"mask {path} is a colour image; masks must be palette or grey images of object ids")
-        values = channels[..., 0]
-    if values.dtype == np.bool_:
-        return values.astype(np.uint8)
-    if not np.issubdtype(values.dtype, np.integer):
-        raise DataError(f"mask {path} holds {values.dtype}; masks must hold integers")
-    return values
+def frame_size(image: Path) -> FrameSize:
+    """Return the size that a mask of an image must have, from the image's header."""
+    height, width = image_size(image)
+    return FrameSize(height=height, width=width, of=f"its image {image}")
 
 
 def read_json(path: Path) -> Any:

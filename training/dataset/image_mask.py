@@ -6,16 +6,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from i2vpp.data.frame_folders import IMAGE_SUFFIXES
+from i2vpp.data.masks import read_object
 from training.dataset.errors import DataError, NoDataError
 from training.dataset.files import (
     FileSource,
     FileVideo,
     Mask,
-    check_size,
-    image_size,
+    frame_size,
     list_files,
     list_images,
-    read_index_mask,
     require_folder,
 )
 
@@ -26,7 +25,7 @@ MASK_FOLDERS = ("masks", "ground_truth_mask")
 class ImageMaskPairs(FileSource):
     """Images and masks of the same names in two folders; items are the images, subfolders included.
 
-    The object, with id 1, is where a mask is above 127, or above 0 in a mask of zeros and ones.
+    The object, with id 1, is where a mask is not 0; soft edges are cut at half the mask's maximum.
 
     Args:
         images: folder of images.
@@ -41,10 +40,7 @@ class ImageMaskPairs(FileSource):
     @staticmethod
     def read(annotation: Path, image: Path) -> Mapping[int, Mask]:
         """Read the masks [H, W] of the objects of an annotation, by id; its size must be that of the image."""
-        values = read_index_mask(annotation)
-        height, width = values.shape
-        check_size((height, width), of=f"mask {annotation}", image=image, image_size=image_size(image))
-        mask = values > (0 if values.max() <= 1 else 127)
+        mask = read_object(annotation, frame_size(image))
         return {OBJECT_ID: mask} if mask.any() else {}
 
     def _list(self, images: Path, annotations: Path | None) -> tuple[Iterable[str], Path]:

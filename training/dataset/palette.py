@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from i2vpp.data.masks import BACKGROUND, IGNORED, Coding, Mask, VideoMasks
 from training.dataset.errors import DataError, NoDataError
 from training.dataset.files import (
     FileSource,
     FileVideo,
-    Mask,
-    check_size,
-    image_size,
+    frame_size,
     list_files,
     list_folders,
     list_images,
-    read_index_mask,
     require_folder,
 )
-
-BACKGROUND, IGNORED = 0, 255
 
 
 class PaletteVideos(FileSource):
     """Frames `<images>/<video>/*.jpg` with masks `<annotations>/<video>/*.png` whose pixel values are object ids.
 
-    0 is background; 255 is "ignore" and no object. Frames without an annotation do not count.
+    0 is background, and 255 beside other values is "ignore" and no object; docs/masks.md has the whole rule. Frames
+    without an annotation do not count.
 
     Args:
         images: folder of frame folders.
@@ -39,6 +38,7 @@ class PaletteVideos(FileSource):
     """
 
     def _list(self, images: Path, annotations: Path | None) -> tuple[Iterable[str], Path]:
+        self._codings: defaultdict[str, Coding] = defaultdict(Coding)
         self._images = require_folder(images, "frame folders")
         self._annotations = require_folder(annotations or _beside(images), "mask folders")
         return list_folders(images), images
@@ -55,7 +55,7 @@ class PaletteVideos(FileSource):
             name=item,
             images=tuple(frames[frame] for frame in masks),
             annotations=tuple(masks.values()),
-            read=read_masks,
+            read=partial(read_masks, masks=VideoMasks(masks.values(), coding=self._codings[item])),
         )
 
 
@@ -70,9 +70,13 @@ def _beside(images: Path) -> Path:
     return Path(*parts)
 
 
-def read_masks(annotation: Path, image: Path) -> Mapping[int, Mask]:
-    """Read the masks [H, W] of the objects of a palette PNG, by id; its size must be that of the image."""
-    values = read_index_mask(annotation)
-    height, width = values.shape
-    check_size((height, width), of=f"mask {annotation}", image=image, image_size=image_size(image))
-    return {int(value): values == value for value in np.unique(values) if value not in (BACKGROUND, IGNORED)}
+def read_masks(annotation: Path, image: Path, masks: VideoMasks | None = None) -> Mapping[int, Mask]:
+    """Read the masks [H, W] of the objects of an index mask, by id.
+
+    Args:
+        annotation: the mask.
+        image: that it belongs to, and whose size it must have.
+        masks: reads all masks of the video; None for a still image.
+    """
+    ids = (masks or VideoMasks([annotation])).ids(annotation, frame_size(image))
+    return {int(value): ids == value for value in np.unique(ids) if value not in (BACKGROUND, IGNORED)}
