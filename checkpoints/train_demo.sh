@@ -4,7 +4,7 @@
 #
 #   I2VPP_DATA=<folder> TEACHER=<encoder.onnx> sh checkpoints/train_demo.sh
 #
-# I2VPP_DATA holds davis16/, ecssd/, coco128/, sa1b_like/ and weights/sam2_tiny_heads.pt (docs/training.md). On a GPU:
+# I2VPP_DATA holds davis16/, ecssd/, coco128/, more/, sa1b_like/ and weights/sam2_tiny_heads.pt (docs/training.md). On a GPU:
 # SIZE=512 EMBED_EVERY=2 STUDENT="--steps 6000 --batch-size 64 --workers 12" and TRAIN="model.image_size=512 data.workers=12".
 set -eu
 cd "$(dirname "$0")/.."
@@ -16,21 +16,26 @@ PARTS=${PARTS:-}  # such as 15m: the weights also in parts of that size, for `ca
 export I2VPP_DATA
 davis=$I2VPP_DATA/davis16
 
-# 1. What the teacher says about the photos and some frames of the training sequences, but for those held out.
-$PYTHON -m training.distillation.teacher --model "$TEACHER" --out "$OUT/embeddings" \
-    --images "$I2VPP_DATA/ecssd/images" "$I2VPP_DATA/coco128/images"
+# 1. The teacher's embeddings of the photos and of some frames of the training sequences, but for those held out.
+heldout=training/txt/heldout_photos.txt
+photos="duts_tr500 coco_mval pascal_coseg bsds500_regions grabcut_berkeley feral_cats ccp_clothing weizmann_horse"
+# shellcheck disable=SC2086
+$PYTHON -m training.distillation.teacher --model "$TEACHER" --out "$OUT/embeddings" --exclude $heldout \
+    --images "$I2VPP_DATA/ecssd/images" "$I2VPP_DATA/coco128/images" $(printf "$I2VPP_DATA/more/%s/images " $photos)
 grep -v -x -F -f training/txt/davis16_heldout.txt "$davis/ImageSets/train.txt" | sed "s,^,$davis/JPEGImages/480p/," |
     xargs $PYTHON -m training.distillation.teacher --model "$TEACHER" --out "$OUT/embeddings" \
         --every "${EMBED_EVERY:-8}" --images
 
-# 2. The image encoder learns to say it, too.
+# 2. The image encoder learns them; then encoder, prompt encoder and mask decoder learn boxes and clicks on photos.
 # shellcheck disable=SC2086
 $PYTHON -m training.distillation.student --embeddings "$OUT/embeddings" --heads "$I2VPP_DATA/weights/sam2_tiny_heads.pt" \
-    --image-size "$SIZE" --out "$OUT/encoder.pt" ${STUDENT:---steps 650 --batch-size 8}
+    --image-size "$SIZE" --data "$I2VPP_DATA" --out "$OUT/encoder.pt" ${STUDENT:---steps 6000}
+# shellcheck disable=SC2086
+$PYTHON -m training.train -c i2vpp-demo-photos run.folder="$OUT/photos" start.checkpoint="$OUT/encoder.pt" ${TRAIN:-}
 
 # 3. The memory learns to follow objects; then the temporal integrator learns with it; then everything, at last at 512 px.
 # shellcheck disable=SC2086
-$PYTHON -m training.train -c i2vpp-demo run.folder="$OUT/memory" start.checkpoint="$OUT/encoder.pt" ${TRAIN:-}
+$PYTHON -m training.train -c i2vpp-demo run.folder="$OUT/memory" start.checkpoint="$OUT/photos/checkpoint.pt" ${TRAIN:-}
 # shellcheck disable=SC2086
 $PYTHON -m training.train -c i2vpp-demo-tune run.folder="$OUT/tune" start.checkpoint="$OUT/memory/best.pt" ${TRAIN:-}
 # shellcheck disable=SC2086

@@ -223,8 +223,8 @@ class I2VPPVideoPredictor(Sam2Module):
             inference_state: the session.
             frame_idx: the frame.
             obj_id: any integer.
-            mask: [H, W] of the video's size: bool, integers (the object is not 0), floats in [0, 1] (above 0.5), logits,
-                some of which are negative (above 0), or a PIL image; an empty mask declares the object absent.
+            mask: [H, W] of the video's size: bool, integers (the object is not 0), floats in [0, 1] (above 0.5),
+                logits, some of which are negative (above 0), or a PIL image; an empty mask declares the object absent.
 
         Returns:
             Masks of all objects on this frame.

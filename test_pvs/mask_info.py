@@ -18,8 +18,8 @@ from typing import Any, BinaryIO, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from i2vpp.utils.files import atomic_write
 from i2vpp.data.mask_arrays import parse_mask_array
+from i2vpp.utils.files import atomic_write
 from training.dataset.errors import DataError
 
 Mask: TypeAlias = "NDArray[np.bool_]"
