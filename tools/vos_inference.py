@@ -124,9 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--data", type=Path, metavar="DIR", help="where the benchmark is unpacked; for SA-V: sav_test")
     data.add_argument("--split", metavar="NAME", help="part of the benchmark (val or valid)")
     data.add_argument("--images", type=Path, metavar="DIR", help="folder: frames of a video, or folders of frames")
-    data.add_argument(
-        "--annotations", type=Path, metavar="DIR", help="folder: masks in the same way, see docs/masks.md"
-    )
+    data.add_argument("--annotations", type=Path, metavar="DIR", help="folder: masks in the same way (docs/masks.md)")
     data.add_argument("--list", type=Path, metavar="FILE", help="folder: names of the videos, one a line (all)")
     data.add_argument("--videos", nargs="+", default=[], metavar="NAME", help="only these")
     data.add_argument("--resize-masks", action="store_true", help="resize masks whose size is not that of their frames")

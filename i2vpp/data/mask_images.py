@@ -117,7 +117,9 @@ class MaskImage:
     @cached_property
     def values(self) -> list[int]:
         """All values but 0, in order; of a colour image red * 65536 + green * 256 + blue."""
-        return [value for value in np.unique(self.codes).tolist() if value]
+        codes = self.codes
+        found = np.flatnonzero(np.bincount(codes.ravel())) if codes.dtype == np.uint8 else np.unique(codes)  # quicker
+        return [value for value in found.tolist() if value]
 
     @property
     def codes(self) -> Values:
