@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _MOST_SHOWN = 100  # characters of a value in a message
 LABELS = (-1, 0, 1, 2, 3)
+MOST_NUMBER = 2**31 - 1  # of a frame or an object
 JSON_KEYS = ("frame", "object", "points", "labels", "box", "mask")
 
 POINT_FORM = "x,y[,frame[,object]]"
@@ -152,7 +153,7 @@ def _json_prompt(entry: Any, folder: Path) -> list[ObjectPrompt]:
     if len(labels) != len(points) or any(type(label) is not int or label not in LABELS for label in labels):
         raise PromptError(
             f"labels must hold 1 (positive) or 0 (negative) for each of {len(points)} points, 2 and 3 for the corners "
-            f"of a box, or -1 for padding; got {labels}"
+            f"of a box, or -1 for padding; got {_shown(list(labels))}"
         )
     corners = _json_box(entry["box"]) if "box" in entry else None
     if "mask" not in entry:
@@ -180,6 +181,8 @@ def _json_integer(entry: dict[str, Any], key: str, *, default: int, least: int) 
     value = entry.get(key, default)
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise PromptError(f"{key} must be an integer of {least} or more, got {_shown(value)}")
+    if value > MOST_NUMBER:
+        raise PromptError(f"{key} must be at most {MOST_NUMBER}, got {_shown(value)}")
     return value
 
 
