@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from i2vpp.errors import DataError, PromptError
+from i2vpp.utils.brief import brief
 from i2vpp.utils.json_files import read_json
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def _json_prompt(entry: Any, folder: Path) -> list[ObjectPrompt]:
         if key not in JSON_KEYS:
             near = difflib.get_close_matches(key, JSON_KEYS, 1, 0.4)
             hint = f"did you mean {near[0]!r}?" if near else f"the keys are {', '.join(JSON_KEYS)}"
-            raise PromptError(f"unknown key {key!r}; {hint}")
+            raise PromptError(f"unknown key {brief(key)}; {hint}")
     frame_idx = _json_integer(entry, "frame", default=0, least=0)
     obj_id = _json_integer(entry, "object", default=1, least=1)
     points = tuple((x, y) for x, y in (_json_floats(point, "points", 2) for point in _json_list(entry, "points")))
