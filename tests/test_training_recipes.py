@@ -165,6 +165,11 @@ WRONG_DEFAULTS = [
     ("", "must begin with 'defaults: [train_schema, i2vpp-infer, _self_]'"),
     ("defaults: [train_schema, i2vpp-521, _self_]", "did you mean 'i2vpp-512'?"),
     ("defaults: [mine, _self_]", "its defaults lead back to itself"),
+    ("defaults:", "defaults must be a list of names, such as [train_schema, i2vpp-infer, _self_]; got None"),
+    ("defaults: train_schema", "defaults must be a list of names"),
+    ("defaults: [train_schema, null]", "defaults must be a list of names"),
+    ("defaults: [{1: 2}]", "defaults must be a list of names"),
+    ("defaults: [{data: {x: y}}]", "Unsupported item value in defaults"),
     ("[1, 2]", "mine"),
 ]
 

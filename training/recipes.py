@@ -28,6 +28,7 @@ import i2vpp
 from i2vpp.config import nearest, shipped_configs
 from i2vpp.errors import ConfigError
 from i2vpp.evaluation.protocol import PUBLISHED
+from i2vpp.utils.brief import brief
 from i2vpp.utils.yaml_files import read_yaml
 from training import optimizer
 from training.config import DataConfig, SourceConfig, TrainConfig
@@ -78,10 +79,10 @@ def load_recipe(path_or_name: str | PathLike[str], overrides: Sequence[str] = ()
         assert isinstance(config, TrainConfig)
         _check(config)
         optimizer.check(config.optimizer)
-    except (HydraException, OmegaConfBaseException, YAMLError, RecursionError, OverflowError) as error:
-        raise ConfigError(_explain(error, path, overrides)) from error
     except ConfigError as error:
         raise ConfigError(f"{error} ({_named(path, overrides)})") from None
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError, RecursionError, OverflowError) as error:
+        raise ConfigError(_explain(error, path, overrides)) from error  # ValueError: Hydra's, of lists of defaults
     return config
 
 
@@ -121,12 +122,23 @@ def _check_files(path: Path, checked: set[Path]) -> None:
     for key, value in _leaves(content):
         if _too_large(value):
             raise ConfigError(f"{key} {_TOO_LARGE} ({path})")
-    defaults = content.get("defaults")
-    for name in _named_in(defaults if isinstance(defaults, list) else []):
+    defaults = content.get("defaults", [])
+    if not isinstance(defaults, list) or not all(map(_is_default, defaults)):
+        raise ConfigError(
+            f"defaults must be a list of names, such as [{SCHEMA}, i2vpp-infer, _self_]; got {brief(defaults)} ({path})"
+        )
+    for name in _named_in(defaults):
         for folder in (path.parent, RECIPES, MODEL_CONFIGS):
             file = folder / f"{name}.yaml"
             if file.is_file() and file not in checked:
                 _check_files(file, checked)
+
+
+def _is_default(entry: object) -> bool:
+    """Whether Hydra takes an entry of a list of defaults for one; of others it says nothing that helps."""
+    if isinstance(entry, Mapping):
+        return all(isinstance(key, str) for key in entry)
+    return isinstance(entry, str)
 
 
 def _named_in(defaults: Sequence[Any]) -> Iterator[str]:
