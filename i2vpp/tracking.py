@@ -182,7 +182,7 @@ class Tracker:
         previous = track.records.get(frame_idx)
         with self.precision():
             features = self.features(state, frame_idx)
-            prediction = _with_small_parts(self.model.adopt_mask(features, mask))
+            prediction = with_small_parts(self.model.adopt_mask(features, mask))
             found = remember(self.model, features, prediction, prompted=True)
         reverse = previous is not None and previous.reverse
         self._keep([track], frame_idx, found, prompted=True, reverse=reverse)
@@ -297,7 +297,7 @@ class Tracker:
             )
 
 
-def _with_small_parts(prediction: MaskPrediction) -> MaskPrediction:
+def with_small_parts(prediction: MaskPrediction) -> MaskPrediction:
     """Return an adopted mask in whose logits the parts that are too small or thin for their grid are not lost."""
     low, high = ADOPTED_LOGITS
     coverage = (prediction.logits - low) / (high - low)

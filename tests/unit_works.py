@@ -47,7 +47,7 @@ class Drawing:
             os.kill(os.getpid(), signal.SIGKILL)
         for frame in range(unit.frames):
             if (self.orders / "broken" / unit.name).exists() and frame == 1:
-                raise DataError(f"frame {frame} of {unit.name}\nis broken")
+                raise DataError(f"frame {frame} of {unit.name}", "is broken")
             time.sleep(0.1 if (self.orders / "slow").exists() else 0)
             (folder / f"{frame:05d}.png").write_text(f"{unit.name} {frame}")
             on_frame()

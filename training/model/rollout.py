@@ -21,7 +21,7 @@ from i2vpp.memory.selection import Moment, RecentFrames
 from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.session.frames import clip_indices
 from i2vpp.structures import Conditioned, FrameFeatures, FrameMemory, MaskPrediction, Prompt
-from i2vpp.tracking import PREVIOUS_LOGIT_LIMIT
+from i2vpp.tracking import PREVIOUS_LOGIT_LIMIT, with_small_parts
 from i2vpp.utils.masks import fill_holes
 from training.config import UserConfig
 from training.dataset.clips import ClipBatch
@@ -155,7 +155,7 @@ class _Play:
         prompted = t in self.plan.prompted
         if prompted and self.plan.kind == "mask":
             truth = self.batch.masks[:, t]
-            prediction = self.model.adopt_mask(features, truth[:, None].float())
+            prediction = with_small_parts(self.model.adopt_mask(features, truth[:, None].float()))
             outcome = FrameOutcome(logits=self._filled(prediction), prompts=[("mask", truth, None)])
         else:
             conditioned = self._condition(t, features, with_memory=not prompted)
