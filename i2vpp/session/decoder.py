@@ -207,20 +207,20 @@ class VideoFile(FrameSource):
         return True
 
     def _jump_to(self, i: int) -> av.VideoFrame | None:
-        """Decode from a keyframe before frame i up to it; from the start of the file if it cannot be sought."""
+        """Decode from a keyframe before frame i up to it.
+
+        What does not come that way is read from the start of the file, as reading forward does: both find the same.
+        """
         self._complete_timeline()
         timeline = self._timeline
         if i >= len(timeline) or timeline.problem(i):
             return None
-        landed = False
         if timeline.timed and i < len(timeline.times):
             for key in timeline.keys_before(i):
-                if self._seek(key):
-                    landed = True
-                    if frame := self._read_to(i):
-                        return frame
-        if landed:
-            return None
+                if self._seek(key) and (frame := self._read_to(i)):
+                    return frame
+                if timeline.problem(i):
+                    return None
         self._rewind()
         return self._read_to(i)
 

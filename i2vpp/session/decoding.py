@@ -57,7 +57,8 @@ class _Places:
     """Gives decoded frames their indices, and sorts out those that are not what was written.
 
     In a stream without usable times, frames are counted in the order in which the decoder hands them out. Those that
-    are lost are counted at the next keyframe, which is shown after everything that was sent before it.
+    are lost are counted at the next keyframe, which is shown after everything that was sent before it. After a hole in
+    a raw stream, nobody knows how many they are, and no frame is certain of its place any more.
 
     Args:
         timeline: of the stream; its `bad` takes down what is sorted out.
@@ -74,12 +75,20 @@ class _Places:
         self._lost = 0
         self._sends_fields = False  # two packets make a frame
         self._saw_problem = False  # since the last keyframe: which of the frames are lost is not known
+        self._first_problem: int | None = None  # number of the first packet with one since then
+        self._saw_key = False
+        self._is_count_uncertain = False  # a hole in a raw stream hides where its packets begin
 
     def sent(self, number: int, packet: Packet, problem: str | None) -> None:
         """Take note of a packet, and why its frame is not what was written."""
         self._waiting[number] = _Sent(time=packet.time, is_key=packet.is_key, problem=problem)
         self._lost += packet.lost
         self._saw_problem = self._saw_problem or problem is not None
+        if problem and self._first_problem is None:
+            self._first_problem = number
+        if packet.is_damaged and packet.time is None and self._saw_key:
+            self._is_count_uncertain = True
+        self._saw_key = self._saw_key or packet.is_key
         if problem and self._trust.is_final and self._timeline.timed and packet.time is not None:
             self._timeline.bad.setdefault(packet.time, problem)
         while len(self._waiting) > MOST_WAITING:
@@ -100,7 +109,11 @@ class _Places:
             self.count = self.count if index is None else index + 1
         else:
             index = self._counted(number, sent)
-            problem = problem or ("frames before it are damaged" if self._saw_problem else None)
+            is_sure = sent.is_key and index == number  # as many frames have come before it as packets
+            if not (is_sure and self._first_problem is not None and number < self._first_problem):
+                problem = problem or ("frames before it are damaged" if self._saw_problem else None)
+                if self._is_count_uncertain:
+                    problem = problem or "it is not known how many frames before it are lost"
         if index is None or _is_before(sent.time, self._since):
             return None
         if problem and self._trust.is_final:
@@ -124,7 +137,9 @@ class _Places:
         for _ in range(self._lost + (0 if self._sends_fields else len(leftover))):
             self._timeline.bad[self.count] = "it is damaged or missing"
             self.count += 1
-        self._lost, self._saw_problem = 0, False
+        self._lost = 0
+        if self._first_problem is None or self._first_problem < before:
+            self._saw_problem, self._first_problem = False, None
 
 
 class _Sender:
@@ -132,7 +147,7 @@ class _Sender:
 
     From a damaged packet on, nothing is sent up to the next keyframe, and the decoder hands out what it holds back: no
     frame is lost to an error that comes after it, and what follows is decoded as after a jump to that keyframe. Where
-    frames have to be counted as they come, all is sent.
+    frames have to be counted as they come, all is sent but what has holes.
 
     Args:
         decoder: see `open_decoder`.
@@ -147,7 +162,6 @@ class _Sender:
         self._trust = trust
         self._since = since
         self._timeline = timeline
-        self._sends_all = not timeline.timed
 
     def send(self, packet: Packet, number: int) -> tuple[list[Any], str | None]:
         """Return the frames that a packet brings, and why its own frame is not what was written, if that is known.
@@ -156,20 +170,22 @@ class _Sender:
         """
         if packet.raw is None:
             return self._drain(), None
+        is_hole = packet.is_damaged and packet.time is None  # in a raw stream; the frames before it are handed out
+        sends_all = not self._timeline.timed and not is_hole  # the first packet tells whether a stream has times
         packet.raw.pts = number
-        was_broken = self._trust.is_broken
+        has_failed, was_broken = False, self._trust.is_broken
         problem = self._trust.judge(packet)
-        if problem is None or self._sends_all:
+        if problem is None or sends_all:
             try:
                 return self._decoder.decode(packet.raw), problem
             except DECODE_ERRORS:
                 if _is_before(packet.time, self._since):
                     return [], None
-                problem = "its data are damaged"
+                has_failed, problem = True, "its data are damaged"
                 self._trust.fail(packet)
                 if self._trust.is_final and packet.position is not None:
                     self._timeline.undecodable.add(packet.position)
-        if self._trust.is_broken and not (was_broken or self._sends_all):
+        if self._trust.is_broken and (has_failed or not was_broken) and not sends_all:
             frames = self._drain()
             self._decoder.flush_buffers()
             return frames, problem

@@ -14,6 +14,9 @@ PATIENCE = 64
 STEADY = 0.9
 """Share of equal distances from which on a video counts as one of constant frame rate."""
 
+REORDERED = 16
+"""A frame is decoded at most so many frames before it is shown."""
+
 LONGEST_HOLE = 12
 """A longer stretch without frames at a constant rate is a pause, unless the file shows that data are missing there."""
 
@@ -91,7 +94,12 @@ class Timeline:
         if not packet.is_shown or (self.origin is not None and time < self.origin):
             return
         jumps_back = dts is not None and last is not None and last.dts is not None and dts < last.dts
-        if jumps_back or (time in self.times[-PATIENCE:]):  # joined recordings
+        # After damage, FFmpeg guesses decoding times wrongly, while frames are still shown in order.
+        recent = self.times[-REORDERED:]
+        is_guessed = (
+            not packet.is_key and bool(recent) and time > (recent[0] if len(recent) == REORDERED else recent[-1])
+        )
+        if (jumps_back and not is_guessed) or (time in self.times[-PATIENCE:]):  # joined recordings
             self.timed = False
         self.end = max(self.end, time + packet.duration)
         insort(self.times, time)
