@@ -209,7 +209,7 @@ class VideoFile(FrameSource):
     def _jump_to(self, i: int) -> av.VideoFrame | None:
         """Decode from a keyframe before frame i up to it.
 
-        What does not come that way is read from the start of the file, as reading forward does: both find the same.
+        What does not come that way is read from the start of the file, as reading forward does.
         """
         self._complete_timeline()
         timeline = self._timeline
