@@ -297,13 +297,12 @@ def run_track(arguments: argparse.Namespace) -> int:
     track.check_folder(arguments.output, overwrite=arguments.overwrite)
     track.check_outputs(choice, prompts)
     predictor = track.build_predictor(_model_choice(arguments))
-    tolerance = {} if arguments.on_bad_frame == "raise" else {"on_bad_frame": arguments.on_bad_frame}
-    with predictor.init_state(arguments.video, **tolerance) as state:
+    with predictor.init_state(arguments.video, on_bad_frame=arguments.on_bad_frame) as state:
         prompts = prompt_args.fit_masks(prompts, state.video_height, state.video_width, resize=arguments.resize_masks)
         summary = track.track(
             predictor, state, prompts, arguments.output, choice=choice, span=span, quiet=arguments.quiet
         )
-        bad_frames = state.bad_frames if tolerance else []
+        bad_frames = state.bad_frames
     if bad_frames:
         print(track.describe_bad_frames(bad_frames, arguments.on_bad_frame))
     if isinstance(summary.stopped, FrameDecodeError):

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from i2vpp.memory.selection import Moment, Selection, Similarity
-from i2vpp.modeling.i2vpp import I2VPP
+from i2vpp.modeling.i2vpp import I2VPP, MEMORY_MASK_BIAS, MEMORY_MASK_SCALE
 from i2vpp.session.records import DrawnMask
 from i2vpp.session.state import Clicks, FrameRecord, InferenceState, ObjectTrack
 from i2vpp.structures import (
@@ -32,8 +32,6 @@ from i2vpp.utils.masks import fill_holes, raise_small_parts
 OBJECTS_PER_BATCH = 16
 MEMORY_CELLS_PER_BATCH = 2**17  # 4 objects at 1024 pixels: larger batches need more memory and are no faster
 PREVIOUS_LOGIT_LIMIT = 32.0
-ADOPTED_LOGITS = (-10.0, 10.0)
-"""Logits of background and object in a mask that the user gave, see `I2VPP.adopt_mask`."""
 SMALL_AREA = 64  # cells of the mask logits: 4 of the image features
 MOST_OF_IT = 0.9  # of the pixels of a mask
 
@@ -299,10 +297,9 @@ class Tracker:
 
 def with_small_parts(prediction: MaskPrediction) -> MaskPrediction:
     """Return an adopted mask in whose logits the parts that are too small or thin for their grid are not lost."""
-    low, high = ADOPTED_LOGITS
-    coverage = (prediction.logits - low) / (high - low)
+    coverage = (prediction.logits - MEMORY_MASK_BIAS) / MEMORY_MASK_SCALE  # the share of each cell: see `adopt_mask`
     kept = raise_small_parts(coverage)
-    logits = torch.where(kept == coverage, prediction.logits, kept * (high - low) + low)
+    logits = torch.where(kept == coverage, prediction.logits, kept * MEMORY_MASK_SCALE + MEMORY_MASK_BIAS)
     return replace(prediction, logits=logits, candidates=logits)
 
 

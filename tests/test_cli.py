@@ -50,13 +50,19 @@ class FakeState:
     frames: list[np.ndarray]
     prompts: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     fps: float | None = 24.0
-    source: Any = field(default_factory=lambda: SimpleNamespace(countable=True, names=None, time=lambda i: None))
+    source: Any = field(
+        default_factory=lambda: SimpleNamespace(countable=True, names=None, bad_frames=[], time=lambda i: None)
+    )
 
     def __enter__(self) -> FakeState:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.closed = True
+
+    @property
+    def bad_frames(self) -> list[int]:
+        return self.source.bad_frames
 
     @property
     def num_frames(self) -> int:
@@ -87,8 +93,8 @@ class FakePredictor:
         self.built = arguments
         return self
 
-    def init_state(self, video_path: str) -> FakeState:
-        self.video = video_path
+    def init_state(self, video_path: str, on_bad_frame: str = "raise") -> FakeState:
+        self.video, self.on_bad_frame = video_path, on_bad_frame
         if Path(video_path).exists():
             source = open_source(video_path)
             return FakeState(read_all(source), fps=source.fps, source=source)
@@ -541,7 +547,7 @@ def test_a_bug_is_not_hidden_but_the_files_are_finished(
 def test_ctrl_c_before_tracking(
     run: Callable[..., int], predictor: FakePredictor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def interrupted(_: str) -> None:
+    def interrupted(_: str, **options: str) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(predictor, "init_state", interrupted)

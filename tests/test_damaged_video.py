@@ -49,6 +49,21 @@ def textured(length: int = LENGTH) -> list[np.ndarray]:
     return frames
 
 
+def encoded(path: Path, codec: str, options: dict[str, str]) -> tuple[bytes, list[np.ndarray]]:
+    """Return a file of textured frames, and what it shows."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options=options)
+        stream.height, stream.width, stream.bit_rate = 64, 96, 500_000
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        for i, array in enumerate(textured()):
+            frame = av.VideoFrame.from_ndarray(array, format="rgb24")
+            frame.pts = i
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with av.open(str(path)) as container:
+        return path.read_bytes(), [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[bytes, list[np.ndarray]]]:
     """Files of all formats, and what they show."""
@@ -56,21 +71,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[bytes, li
     for suffix, (codec, options) in FORMATS.items():
         if codec not in av.codecs_available:
             continue
-        path = folder / f"a.{suffix}"
-        with av.open(str(path), "w") as container:
-            stream = container.add_stream(codec, rate=25, options=options)
-            stream.height, stream.width = 64, 96
-            stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-            stream.bit_rate = 500_000
-            for i, array in enumerate(textured()):
-                frame = av.VideoFrame.from_ndarray(array, format="rgb24")
-                frame.pts = i
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode())
-        with av.open(str(path)) as container:
-            shown = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-        assert len(shown) == LENGTH
-        files[suffix] = path.read_bytes(), shown
+        files[suffix] = encoded(folder / f"a.{suffix}", codec, options)
+        assert len(files[suffix][1]) == LENGTH
     return files
 
 
@@ -305,23 +307,9 @@ def test_nothing_of_an_undamaged_file_is_listed_when_it_is_read_in_order(tmp_pat
     assert source.known_length is None
 
 
-def encoded(path: Path, codec: str) -> tuple[bytes, list[np.ndarray]]:
-    """Return a file of textured frames in groups of 12, and what it shows."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25, options=GOP)
-        stream.height, stream.width, stream.pix_fmt, stream.bit_rate = 64, 96, "yuv420p", 500_000
-        for i, array in enumerate(textured()):
-            frame = av.VideoFrame.from_ndarray(array, format="rgb24")
-            frame.pts = i
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    with av.open(str(path)) as container:
-        return path.read_bytes(), [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-
-
 @pytest.mark.skipif("libx264" not in av.codecs_available, reason="needs an encoder of H.264")
 def test_after_a_hole_in_a_raw_stream_no_frame_is_shown_in_a_wrong_place(tmp_path):
-    data, shown = encoded(tmp_path / "a.h264", "libx264")
+    data, shown = encoded(tmp_path / "a.h264", "libx264", GOP)
     for start in (len(data) // 3, len(data) // 2):
         found = check(data[:start] + bytes(900) + data[start + 900 :], shown)
         good = [i for i, frame in found.items() if frame is not None]
@@ -330,7 +318,7 @@ def test_after_a_hole_in_a_raw_stream_no_frame_is_shown_in_a_wrong_place(tmp_pat
 
 
 def test_a_hole_in_a_program_stream_shifts_no_frame(tmp_path):
-    data, shown = encoded(tmp_path / "a.mpg", "mpeg2video")
+    data, shown = encoded(tmp_path / "a.mpg", "mpeg2video", GOP)
     for start in range(len(data) // 5, len(data) * 3 // 4, len(data) // 12):
         found = read(open_source(data[:start] + bytes(900) + data[start + 900 :]), range(1000))
         assert len(found) == LENGTH

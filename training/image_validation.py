@@ -10,6 +10,7 @@ centroid.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
-from torch import Tensor
 from tqdm import tqdm
 
 from i2vpp.build_i2vpp import best_device, build_i2vpp
@@ -30,7 +29,8 @@ from i2vpp.evaluation.metrics import jaccard
 from i2vpp.evaluation.protocol import bounding_box
 from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.prompts import BOX_LABELS
-from i2vpp.session.frames import MEAN, STD
+from i2vpp.session.frames import FrameStore
+from i2vpp.session.video import open_source
 from i2vpp.structures import Prompt
 from i2vpp.utils.parser import Parser
 from training.dataset.clips import AnnotatedVideo
@@ -75,38 +75,25 @@ def held_out_photos(data: Path) -> list[AnnotatedVideo]:
     return [source[i] for source in sources for i, name in enumerate(source.names) if name in names]
 
 
-def network_input(image: NDArray[np.uint8], image_size: int) -> Tensor:
-    """Resize and normalise a photo as the predictor does a frame.
-
-    Args:
-        image: RGB [H, W, 3].
-        image_size: side S of the network's input.
-
-    Returns:
-        A clip of one frame, repeated: float32 [1, 3, 3 (time), S, S].
-    """
-    square = Image.fromarray(image).resize((image_size, image_size), Image.Resampling.BICUBIC)
-    pixels = torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 255
-    frame = (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
-    return frame[None, :, None].expand(-1, -1, 3, -1, -1)
-
-
 @torch.no_grad()
 def score_photos(model: I2VPP, photos: Iterable[AnnotatedVideo], *, dtype: torch.dtype = torch.bfloat16) -> ImageScores:
-    """Score a network, in its present mode put aside and evaluation mode on.
+    """Score a network in evaluation mode; its present mode is restored.
 
     Args:
         model: the network.
-        photos: videos of one frame with masks.
-        dtype: of the encoder's arithmetic.
+        photos: items of one frame with masks; objects that cover less than 0.2 % of a photo are left out.
+        dtype: data type of the image encoder's arithmetic.
+
+    Returns:
+        Mean IoUs over the largest objects of each photo; NaN where no object is large enough.
     """
     training = model.training
     model.eval()
     boxes: list[float] = []
     points: list[float] = []
     for photo in photos:
-        image = photo.image(0)
-        clip = network_input(image, model.image_size).to(model.device)
+        frames = FrameStore(open_source([photo.image(0)]), model.image_size, device=model.device, prefetch=0)
+        clip = frames.clip(0)
         with torch.autocast(model.device.type, dtype=dtype, enabled=dtype != torch.float32):
             conditioned = model.condition(model.encode(clip), None)
         for mask in _objects(photo):
@@ -124,7 +111,10 @@ def score_photos(model: I2VPP, photos: Iterable[AnnotatedVideo], *, dtype: torch
                 found = F.interpolate(logits, mask.shape, mode="bilinear", align_corners=False)[0, 0] > 0
                 values.append(jaccard(found.cpu().numpy(), mask))
     model.train(training)
-    return ImageScores(box=float(np.mean(boxes)), point=float(np.mean(points)), objects=len(boxes))
+    mean = {
+        name: float(np.mean(values)) if values else math.nan for name, values in (("box", boxes), ("point", points))
+    }
+    return ImageScores(**mean, objects=len(boxes))
 
 
 def _prompt(model: I2VPP, coords: Sequence[tuple[int, int]], labels: Sequence[int], size: tuple[int, ...]) -> Prompt:

@@ -147,4 +147,4 @@ def _modes(paths: Iterable[Path]) -> Iterator[int]:
             with Image.open(path) as image:
                 yield _LOOKS.get(image.mode.partition(";")[0], _COLOUR)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            continue  # whoever reads the frame says what is wrong with it
+            continue  # the error is raised when the frame itself is read

@@ -58,7 +58,7 @@ class _Places:
 
     In a stream without usable times, frames are counted in the order in which the decoder hands them out. Those that
     are lost are counted at the next keyframe, which is shown after everything that was sent before it. After a hole in
-    a raw stream, nobody knows how many they are, and no frame is certain of its place any more.
+    a raw stream, their number is unknown, so the index of every later frame is uncertain.
 
     Args:
         timeline: of the stream; its `bad` takes down what is sorted out.

@@ -98,4 +98,4 @@ def _deep_values(samples: Iterable[Any]) -> Iterator[NDArray[Any]]:
                     if is_deep(image):
                         yield np.asarray(image)
             except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-                continue  # whoever reads the frame says what is wrong with it
+                continue  # the error is raised when the frame itself is read

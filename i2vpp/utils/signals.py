@@ -25,8 +25,8 @@ def exit_status(stop: KeyboardInterrupt) -> int:
 def sigterm_raises() -> Iterator[None]:
     """Let SIGTERM raise `Terminated` in the block, so that it ends a command as Ctrl-C does.
 
-    Where somebody handles SIGTERM already, such as submitit or a server, and outside of the main thread, where Python
-    forbids it, nothing changes.
+    Where another handler of SIGTERM is installed, such as that of submitit or of a server, and outside of the main
+    thread, where Python forbids it, nothing changes.
     """
 
     def stop(number: int, frame: FrameType | None) -> NoReturn:

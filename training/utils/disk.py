@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from i2vpp.utils.files import remove_leftovers
 from training.errors import TrainingError
 
 RESUME = (
@@ -27,8 +28,7 @@ def writing(path: Path, hint: str = RESUME) -> Iterator[None]:
         TrainingError: the file could not be written, for example because the disk is full; the previous one is whole.
     """
     try:
-        for left in path.parent.glob(f".{path.name}.*.tmp"):
-            left.unlink(missing_ok=True)
+        remove_leftovers(path)
         yield
     except (OSError, RuntimeError) as error:
         # Where a write fails, torch's writer fails again on closing the file and hides the first error.
