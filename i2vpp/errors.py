@@ -32,6 +32,14 @@ class DataError(I2VPPError):
     """A file or an item of a dataset is missing, broken or does not fit; the message names the file."""
 
 
+class NoDataError(I2VPPError):
+    """Nothing is left to read or to train on; the message says what was looked for, where, and how much was skipped."""
+
+
+class RunError(I2VPPError, RuntimeError):
+    """A training or evaluation run cannot start or go on; the message says what happened and what to do."""
+
+
 class VideoError(I2VPPError, ValueError):
     """A video source that cannot be opened or decoded."""
 

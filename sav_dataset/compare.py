@@ -20,13 +20,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `sav_dataset` is no installed package
 
-from i2vpp.errors import I2VPPError
+from i2vpp.errors import DataError, I2VPPError
 from i2vpp.utils.parser import Parser
 from sav_dataset.names import some
 from sav_dataset.report import markdown
 from sav_dataset.results import MEASURES, Evaluation, read_evaluation
 from sav_dataset.scoring import ObjectResult
-from training.dataset.errors import DataError
 
 CONFIDENCE = 0.95
 SAME_SETTINGS = ("rule", "layout", "merge_objects", "skip_first_and_last_frame", "boundary_tolerance")

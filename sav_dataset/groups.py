@@ -10,9 +10,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
+from i2vpp.data.files import read_items, read_json
+from i2vpp.errors import DataError
 from sav_dataset.results import Evaluation, Mean, Table
-from training.dataset.errors import DataError
-from training.dataset.files import read_items, read_json
 
 Attributes = Mapping[str, frozenset[str]]
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
+from i2vpp.data.files import list_files, list_folders, require_folder
+from i2vpp.errors import DataError
 from i2vpp.session.video import IMAGE_SUFFIXES, natural_key
 from sav_dataset.names import match_names, same_names, some
 from sav_dataset.rules import Scoring
 from sav_dataset.scoring import Item, PaletteVideo, SavObject
-from training.dataset.errors import DataError
-from training.dataset.files import list_files, list_folders, require_folder
 
 Layout: TypeAlias = Literal["sav", "davis"]
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from training.dataset.errors import DataError
+from i2vpp.errors import DataError
 
 NAMED = 5  # names in a message
 

@@ -14,15 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from i2vpp.errors import I2VPPError
+from i2vpp.data.files import check_size, list_images, read_image
+from i2vpp.errors import DataError, I2VPPError
 from i2vpp.utils.files import atomic_write
 from i2vpp.utils.visualize import contact_sheet, overlay
 from sav_dataset.layouts import pair
 from sav_dataset.results import Evaluation
 from sav_dataset.rules import Scoring
 from sav_dataset.scoring import Item, ObjectResult
-from training.dataset.errors import DataError
-from training.dataset.files import check_size, list_images, read_image
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,15 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from i2vpp.data.files import frame_size, list_files, list_folders, list_images, read_image
 from i2vpp.data.masks import Mask, read_object
-from training.dataset.errors import DataError
-from training.dataset.files import (
-    frame_size,
-    list_files,
-    list_folders,
-    list_images,
-    read_image,
-)
+from i2vpp.errors import DataError
 
 
 class PngVideo:

@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from i2vpp.data.files import read_json
+from i2vpp.errors import DataError
 from i2vpp.utils.files import atomic_write
 from sav_dataset.layouts import Missing
 from sav_dataset.scoring import ObjectResult
-from training.dataset.errors import DataError
-from training.dataset.files import read_json
 
 MEASURES = ("J&F", "J", "F")
 RUN_FOLDER = ".run"

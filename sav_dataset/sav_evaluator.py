@@ -28,8 +28,9 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `sav_dataset` is no installed package
 
+from i2vpp.data.files import read_items, require_folder
 from i2vpp.data.masks import IGNORED
-from i2vpp.errors import I2VPPError
+from i2vpp.errors import DataError, I2VPPError
 from i2vpp.evaluation.metrics import TOLERANCE
 from i2vpp.utils.parser import Parser
 from i2vpp.utils.suggest import did_you_mean
@@ -47,8 +48,6 @@ from sav_dataset.report import (
 from sav_dataset.results import Evaluation, Table, read_run, write_csv, write_frames_csv, write_json, write_text
 from sav_dataset.rules import RULES, Rule, Scoring
 from sav_dataset.scoring import Item, Scored, score_or_problem
-from training.dataset.errors import DataError
-from training.dataset.files import read_items, require_folder
 
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
 FRAMES_PER_PROCESS = 300

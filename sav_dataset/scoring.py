@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i2vpp.data.masks import BACKGROUND, IGNORED, Mask, Values, VideoMasks
+from i2vpp.errors import DataError
 from i2vpp.evaluation.metrics import ObjectScore, boundary_f, jaccard
 from sav_dataset.rules import Scoring
-from training.dataset.errors import DataError
 
 NAMED = 5  # values in a message
 BOTH_EMPTY = 100.0, 100.0

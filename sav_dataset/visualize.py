@@ -18,13 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from i2vpp.errors import I2VPPError
+from i2vpp.errors import DataError, I2VPPError
 from i2vpp.utils.files import atomic_write
 from i2vpp.utils.parser import Parser
 from i2vpp.utils.visualize import contact_sheet, overlay
 from i2vpp.utils.writers import OverlayWriter
 from sav_dataset.png_video import PngVideo
-from training.dataset.errors import DataError
 from training.dataset.sav import FIRST_ID, STEP, SavVideo
 
 FPS = 6

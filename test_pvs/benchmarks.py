@@ -15,19 +15,11 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from i2vpp.data.files import frame_size, list_files, list_folders, list_images, read_items, read_json, require_folder
 from i2vpp.data.frame_folders import IMAGE_SUFFIXES, natural_key
 from i2vpp.data.masks import BACKGROUND, IGNORED, VideoMasks
+from i2vpp.errors import DataError, NoDataError
 from i2vpp.evaluation.protocol import GivenObject
-from training.dataset.errors import DataError, NoDataError
-from training.dataset.files import (
-    frame_size,
-    list_files,
-    list_folders,
-    list_images,
-    read_items,
-    read_json,
-    require_folder,
-)
 
 MERGED_OBJECT = 1
 """Id of the only object where a benchmark takes all objects of a video for one."""

@@ -18,7 +18,9 @@ import numpy as np
 from PIL import Image
 
 from i2vpp.commands.track import ModelChoice
-from i2vpp.errors import I2VPPError
+from i2vpp.data.files import check_size
+from i2vpp.data.masks import Mask
+from i2vpp.errors import I2VPPError, NoDataError
 from i2vpp.evaluation.protocol import GivenObject, PromptProtocol
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.utils.parser import Parser
@@ -36,8 +38,6 @@ from test_pvs.options import (
 )
 from test_pvs.sav import ANNOTATIONS, IMAGES, FirstMask, SavFolders, SavObject
 from test_pvs.units import Unit, UnitRecord, Work
-from training.dataset.errors import NoDataError
-from training.dataset.files import Mask, check_size
 
 EXAMPLES = """\
 examples:

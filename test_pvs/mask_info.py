@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i2vpp.data.mask_arrays import parse_mask_array
+from i2vpp.errors import DataError
 from i2vpp.utils.files import atomic_write
-from training.dataset.errors import DataError
 
 Mask: TypeAlias = "NDArray[np.bool_]"
 

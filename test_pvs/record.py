@@ -24,14 +24,10 @@ from typing import Any, Protocol
 import torch
 from filelock import FileLock, Timeout
 
-from i2vpp.errors import I2VPPError
+from i2vpp.errors import RunError
 from i2vpp.utils.files import atomic_write
 
 HIDDEN = ".run"
-
-
-class RunError(I2VPPError, RuntimeError):
-    """An evaluation run cannot start or go on; the message says why and what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,17 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from i2vpp.data.files import list_files, list_folders, list_images, read_items, require_folder
 from i2vpp.data.frame_folders import IMAGE_SUFFIXES, natural_key
 from i2vpp.data.masks import Mask, read_object
+from i2vpp.errors import DataError, NoDataError
 from test_pvs.mask_info import SUFFIX, read_mask_info
-from training.dataset.errors import DataError, NoDataError
-from training.dataset.files import (
-    list_files,
-    list_folders,
-    list_images,
-    read_items,
-    require_folder,
-)
 
 IMAGES = "JPEGImages_24fps"
 ANNOTATIONS = "Annotations_6fps"

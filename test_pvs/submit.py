@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from test_pvs.record import RunError
+from i2vpp.errors import RunError
 from training.launch import CLUSTERS
 
 __all__ = ["CLUSTERS", "ArrayJob", "Cluster", "command_line", "submit"]

@@ -10,8 +10,8 @@ from typing import TypeAlias
 
 import torch
 
-from i2vpp.errors import I2VPPError
-from test_pvs.record import Failure, Ledger, RunError, Unit, Work
+from i2vpp.errors import I2VPPError, RunError
+from test_pvs.record import Failure, Ledger, Unit, Work
 
 MakeWork: TypeAlias = Callable[[int], Work]
 """Takes the index of a process on this machine, which is also that of its GPU; builds what works there."""

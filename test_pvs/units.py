@@ -16,13 +16,13 @@ from pathlib import Path
 
 import torch
 
-from i2vpp.errors import I2VPPError
+from i2vpp.errors import I2VPPError, RunError
+from i2vpp.utils.distributed import Ranks, broadcast_object, process_group
 from i2vpp.utils.signals import sigterm_raises
 from test_pvs.processes import spawn, torch_threads
 from test_pvs.progress import Bar
-from test_pvs.record import Failure, Ledger, RunError, Unit, UnitRecord, Work
+from test_pvs.record import Failure, Ledger, Unit, UnitRecord, Work
 from test_pvs.team import MakeWork, Team
-from training.distributed import Ranks, broadcast_object, process_group
 
 __all__ = ["MakeWork", "Outcome", "RunError", "Unit", "UnitRecord", "Work", "run_units"]
 

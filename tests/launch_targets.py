@@ -10,9 +10,8 @@ from pathlib import Path
 
 import torch
 
-from training.config import TrainConfig
-from training.dataset.errors import NoDataError
-from training.distributed import (
+from i2vpp.errors import NoDataError
+from i2vpp.utils.distributed import (
     Ranks,
     all_agree,
     any_rank,
@@ -22,6 +21,7 @@ from training.distributed import (
     process_group,
     sum_over_ranks,
 )
+from training.config import TrainConfig
 
 CPU = torch.device("cpu")
 

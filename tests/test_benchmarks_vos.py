@@ -11,8 +11,8 @@ from PIL import Image
 
 from conftest import REPO
 from data_files import HEIGHT, SQUARE, WIDTH, write_image, write_json, write_mask
+from i2vpp.errors import DataError, NoDataError
 from test_pvs.benchmarks import BENCHMARKS, VosVideos, open_benchmark, open_folder
-from training.dataset.errors import DataError, NoDataError
 
 OTHER = np.zeros_like(SQUARE)
 OTHER[4:, 5:] = True

@@ -6,8 +6,7 @@ import pickle
 
 import pytest
 
-from i2vpp.errors import ConfigError, I2VPPError, PromptError, VideoError
-from training.dataset.errors import DataError
+from i2vpp.errors import ConfigError, DataError, I2VPPError, PromptError, VideoError
 
 
 @pytest.mark.parametrize("kind", [I2VPPError, VideoError, ConfigError, DataError])

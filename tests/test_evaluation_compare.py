@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from i2vpp.errors import DataError
 from sav_dataset.compare import changed_settings, compare, main
 from sav_dataset.results import Evaluation, ObjectResult, write_json
-from training.dataset.errors import DataError
 
 SETTINGS = {"layout": "sav", "merge_objects": False, "skip_first_and_last_frame": True, "boundary_tolerance": 0.008}
 

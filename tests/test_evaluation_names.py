@@ -12,10 +12,10 @@ from PIL import Image
 
 from conftest import REPO
 from data_files import SQUARE, write_json, write_mask
+from i2vpp.errors import DataError
 from sav_dataset.names import match_names
 from sav_dataset.results import read_evaluation
 from sav_dataset.sav_evaluator import evaluate, main
-from training.dataset.errors import DataError
 
 BOTH = SQUARE + 2 * np.roll(SQUARE, 3, axis=1)
 DENSE = tuple(f"{t:05d}" for t in range(6))

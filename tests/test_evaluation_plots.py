@@ -8,12 +8,11 @@ import pytest
 from PIL import Image
 
 from data_files import write_image, write_mask
-from i2vpp.errors import I2VPPError
+from i2vpp.errors import DataError, I2VPPError
 from media import moving_disc
 from sav_dataset.plots import draw_plots, over_time
 from sav_dataset.results import Evaluation, ObjectResult
 from sav_dataset.sav_evaluator import evaluate, main
-from training.dataset.errors import DataError
 
 pytest.importorskip("matplotlib")
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from data_files import write_json
+from i2vpp.errors import DataError
 from sav_dataset.groups import attribute_table, read_attributes, read_categories, read_seen, seen_table
 from sav_dataset.layouts import Missing
 from sav_dataset.report import markdown, notes
 from sav_dataset.results import Evaluation, Mean, ObjectResult, read_evaluation, read_run
 from sav_dataset.results import write_json as write_results
-from training.dataset.errors import DataError
 
 
 def result(video: str, obj: str, j: float, f: float = 0.0) -> ObjectResult:

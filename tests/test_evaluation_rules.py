@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from data_files import SQUARE, write_mask
+from i2vpp.errors import DataError
 from sav_dataset.rules import RULES
 from sav_dataset.sav_evaluator import evaluate, main
-from training.dataset.errors import DataError
 
 EMPTY = np.zeros_like(SQUARE)
 MOVED = np.roll(SQUARE, 1, axis=1)

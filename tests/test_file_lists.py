@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from conftest import REPO
+from i2vpp.data.files import read_items
 from training.config import SourceConfig
 from training.dataset.build import build_source
-from training.dataset.files import read_items
 
 sys.path.insert(0, str(REPO / "tools"))
 import make_file_lists

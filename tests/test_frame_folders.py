@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from i2vpp.annotate.library import open_library
+from i2vpp.data.files import list_images
 from i2vpp.data.frame_folders import list_frames
 from i2vpp.errors import I2VPPError, VideoError
 from i2vpp.session.video import open_source
 from test_pvs.benchmarks import open_folder
 from test_pvs.sav import SavObject
-from training.dataset.files import list_images
 
 SIZE = 12, 16
 MODES = {"colour": "RGB", "grey": "L", "index": "P", "binary": "1"}

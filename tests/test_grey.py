@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from i2vpp.data.files import read_image
 from i2vpp.session.grey import GreyRange
 from i2vpp.session.sources import LiveSource, to_rgb
 from i2vpp.session.video import open_source
-from training.dataset.files import FileVideo, read_image
+from training.dataset.file_source import FileVideo
 
 RAMP = np.linspace(0, 1, 64 * 8).reshape(8, 64)
 RGB16 = (np.stack([RAMP, RAMP[::-1], RAMP.T.reshape(8, 64)], -1) * 65535).round().astype(np.uint16)

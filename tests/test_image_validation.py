@@ -11,9 +11,9 @@ import torch
 
 from data_files import build, write_image, write_mask
 from i2vpp.config import ModelConfig
+from i2vpp.data.files import read_items
 from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.structures import Conditioned, MaskPrediction, Prompt
-from training.dataset.files import read_items
 from training.image_validation import HELD_OUT, held_out_photos, main, score_photos
 from training.recipes import load_recipe
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from i2vpp.errors import DataError
 from test_pvs.mask_info import read_mask_info, write_mask_info
-from training.dataset.errors import DataError
 
 HEIGHT, WIDTH = 4, 6
 SQUARE = np.zeros((HEIGHT, WIDTH), bool)

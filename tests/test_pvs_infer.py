@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 
 from i2vpp.checkpoint import save_checkpoint
+from i2vpp.errors import RunError
 from media import moving_disc
 from models import SIDE, make_predictor
 from test_pvs.infer import main
 from test_pvs.mask_info import write_mask_info
-from test_pvs.record import RunError
 from test_pvs.submit import ArrayJob, command_line
 
 REPO = Path(__file__).resolve().parent.parent

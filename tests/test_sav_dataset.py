@@ -8,11 +8,11 @@ import pycocotools.mask as coco
 import pytest
 from PIL import Image
 
+from i2vpp.errors import DataError
 from i2vpp.session.decoder import VideoFile
 from media import moving_disc, number_of, numbered, write_video
 from sav_dataset import extract_frames, visualize
 from sav_dataset.png_video import PngVideo
-from training.dataset.errors import DataError
 
 HEIGHT, WIDTH, NUM_FRAMES = 48, 64, 10
 

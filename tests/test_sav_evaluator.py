@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from data_files import HEIGHT, SQUARE, WIDTH, write_json, write_mask
+from i2vpp.errors import DataError
 from i2vpp.evaluation.metrics import score_object
 from sav_dataset.sav_evaluator import evaluate, main
-from training.dataset.errors import DataError
 
 EMPTY = np.zeros_like(SQUARE)
 MOVED = np.roll(SQUARE, 1, axis=1)  # 6 of 9 pixels shared: J 50

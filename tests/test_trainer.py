@@ -21,11 +21,11 @@ from PIL import Image
 from data_files import write_mask
 from i2vpp.build_i2vpp import build_i2vpp_video_predictor
 from i2vpp.checkpoint import read_checkpoint
+from i2vpp.errors import RunError
+from i2vpp.utils.distributed import Ranks, find_free_port
 from training.checkpoint import keep_best
 from training.config import TrainConfig
 from training.dataset.clips import ClipBatch
-from training.distributed import Ranks, find_free_port
-from training.errors import TrainingError
 from training.loss_fns import LossTerms
 from training.model.objective import Objective
 from training.recipes import load_recipe
@@ -184,14 +184,14 @@ def test_a_run_that_ended_before_its_best_copy_makes_it_when_it_is_started_again
     def copy(path: Path) -> Path:
         copied.append(read_checkpoint(path)["training"]["state"]["step"])
         if len(copied) == at:
-            raise Killed if fault == "killed" else TrainingError("best.pt could not be saved: No space left on device")
+            raise Killed if fault == "killed" else RunError("best.pt could not be saved: No space left on device")
         return keep_best(path)
 
     scores = iter([0.25, 0.5, 0.5])
     monkeypatch.setattr("training.trainer.validate", lambda *_, **__: [SequenceScore(name="ant", j=s, f=s) for s in
                                                                        [next(scores)]])  # fmt: skip
     monkeypatch.setattr("training.trainer.keep_best", copy)
-    with pytest.raises((Killed, TrainingError)):
+    with pytest.raises((Killed, RunError)):
         run(config, ALONE)
     assert copied == list(range(1, at + 1))
     run(config, ALONE)
@@ -216,9 +216,7 @@ def test_a_full_disk_at_the_start_leaves_the_files_of_the_run_whole(
     if not Path("/proc/self/fd").exists():
         pytest.skip("there is no /proc here")
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(
-        TrainingError, match=rf"{file} could not be saved: No space left .*file written before is whole"
-    ):
+    with pytest.raises(RunError, match=rf"{file} could not be saved: No space left .*file written before is whole"):
         run(config, ALONE)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
@@ -297,6 +295,6 @@ def test_non_finite_steps_are_skipped_and_too_many_end_the_run(tmp_path: Path, m
         return LossTerms(**{**vars(terms), "mask": terms.mask * math.nan})
 
     monkeypatch.setattr(Objective, "forward", broken)
-    with pytest.raises(TrainingError, match=r"2 steps in a row were skipped, .* gradient's norm is nan on rank 0"):
+    with pytest.raises(RunError, match=r"2 steps in a row were skipped, .* gradient's norm is nan on rank 0"):
         run(recipe(tmp_path, "optimizer.max_skipped=2"), ALONE)
     assert read_checkpoint(tmp_path / "checkpoint.pt")["training"]["state"]["step"] == 1, "the weights are still good"

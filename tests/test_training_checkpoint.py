@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from i2vpp.checkpoint import inspect_checkpoint, load_checkpoint, read_checkpoint, save_checkpoint
 from i2vpp.config import ModelConfig
-from i2vpp.errors import CheckpointError
+from i2vpp.errors import CheckpointError, RunError
 from i2vpp.modeling.i2vpp import I2VPP
 from training.checkpoint import (
     FILE,
@@ -37,7 +37,6 @@ from training.checkpoint import (
     save,
 )
 from training.ema import EMA
-from training.errors import TrainingError
 
 CPU = torch.device("cpu")
 CONFIG = "optimizer:\n  learning_rate: 0.001\nrun:\n  max_minutes: 5\n"
@@ -238,7 +237,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint_whole(tmp_path: Path, share:
     told = (
         r"checkpoint\.pt could not be saved: File too large \([\d,]+ MB free there\); the file written before is whole"
     )
-    with full_disk(int(share * len(before))), pytest.raises(TrainingError, match=told):
+    with full_disk(int(share * len(before))), pytest.raises(RunError, match=told):
         write(path, run)
     assert path.read_bytes() == before
     assert names_in(tmp_path) == [FILE]
@@ -249,7 +248,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint_whole(tmp_path: Path, share:
 
 def test_a_full_disk_at_the_best_checkpoint(tmp_path: Path) -> None:
     write(tmp_path / FILE, learner(width=4096))
-    with full_disk(100_000), pytest.raises(TrainingError, match=r"best\.pt could not be saved: .*no earlier one"):
+    with full_disk(100_000), pytest.raises(RunError, match=r"best\.pt could not be saved: .*no earlier one"):
         keep_best(tmp_path / FILE)
     assert names_in(tmp_path) == [FILE]
 
@@ -364,7 +363,7 @@ def test_a_full_disk_at_an_export(tmp_path: Path, network: I2VPP) -> None:
     save_checkpoint(network, tmp_path / FILE, image_size=64)
     with (
         full_disk(1_000_000),
-        pytest.raises(TrainingError, match=r"small\.pt could not be saved: .*no earlier one\. Make"),
+        pytest.raises(RunError, match=r"small\.pt could not be saved: .*no earlier one\. Make"),
     ):
         export_weights(tmp_path / FILE, tmp_path / "small.pt")
     assert names_in(tmp_path) == [FILE]

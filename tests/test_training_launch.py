@@ -18,9 +18,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from i2vpp.errors import ConfigError
-from training.config import TrainConfig
-from training.distributed import (
+from i2vpp.errors import ConfigError, RunError
+from i2vpp.utils.distributed import (
     Ranks,
     all_agree,
     any_rank,
@@ -32,7 +31,7 @@ from training.distributed import (
     process_group,
     sum_over_ranks,
 )
-from training.errors import TrainingError
+from training.config import TrainConfig
 from training.launch import ClusterJob, Plan, describe, launch, plan_launch
 from training.recipes import load_recipe
 from training.train import main
@@ -90,7 +89,7 @@ def test_ranks_come_from_the_environment(monkeypatch) -> None:
 def test_half_an_environment_is_refused(said, monkeypatch) -> None:
     for name, value in said.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(TrainingError, match="as torchrun sets them"):
+    with pytest.raises(RunError, match="as torchrun sets them"):
         Ranks.from_environment()
 
 
@@ -104,7 +103,7 @@ def test_alone_there_is_nobody_to_talk_to() -> None:
 
 
 def test_several_processes_need_an_address() -> None:
-    with pytest.raises(TrainingError, match="MASTER_ADDR"), process_group(Ranks(world_size=2), CPU):
+    with pytest.raises(RunError, match="MASTER_ADDR"), process_group(Ranks(world_size=2), CPU):
         pass
 
 
@@ -114,9 +113,9 @@ def test_a_port_in_use() -> None:
         busy.bind(("", 0))
         busy.listen()
         port = busy.getsockname()[1]
-        with pytest.raises(TrainingError, match=f"port {port} cannot be used .*MASTER_PORT"):
+        with pytest.raises(RunError, match=f"port {port} cannot be used .*MASTER_PORT"):
             check_port_free(port)
-    with pytest.raises(TrainingError, match="port 70000 cannot be used"):
+    with pytest.raises(RunError, match="port 70000 cannot be used"):
         check_port_free(70000)
 
 

@@ -16,11 +16,10 @@ from PIL import Image
 from torch.testing import assert_close
 
 from data_files import SQUARE, rle, write_image, write_json
-from i2vpp.errors import VideoError
+from i2vpp.errors import DataError, NoDataError, VideoError
 from i2vpp.session.frames import MEAN, STD
 from training.config import AugmentConfig, ClipConfig, DataConfig, SourceConfig
 from training.dataset.clips import Clip, Source
-from training.dataset.errors import DataError, NoDataError
 from training.dataset.loader import LoadedBatch, build_loader, open_sources
 from training.dataset.plan import EpochPlan, derive_seed
 from training.dataset.sampling import MAX_LOOKS, bounce, draw_clip

@@ -11,12 +11,11 @@ import torch
 from torch import nn
 
 from i2vpp.config import ModelConfig
-from i2vpp.errors import ConfigError
+from i2vpp.errors import ConfigError, RunError
 from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.structures import FrameFeatures, PointerEntry, Prompt, Recall, SpatialEntry
 from training.config import OptimizerConfig
 from training.ema import EMA
-from training.errors import TrainingError
 from training.optimizer import (
     SkipCounter,
     build_optimizer,
@@ -306,7 +305,7 @@ def test_skipped_steps_end_the_run_only_in_a_row() -> None:
     assert counter.total == 9
     counter.skip("loss is nan")
     counter.skip("loss is nan")
-    with pytest.raises(TrainingError, match=r"3 steps in a row .* because the gradient is inf .*learning_rate"):
+    with pytest.raises(RunError, match=r"3 steps in a row .* because the gradient is inf .*learning_rate"):
         counter.skip("the gradient is inf")
     assert counter.total == 12
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from i2vpp.errors import RunError
 from i2vpp.session.frames import MEAN, STD
-from training.errors import TrainingError
 from training.utils.pictures import WIDTH, DrawnPrompt, rollout_picture
 from training.utils.records import METRICS, Records, Stopwatch
 
@@ -112,7 +112,7 @@ def test_a_full_disk_ends_the_run_with_one_clear_error(tmp_path: Path) -> None:
     records = Records(tmp_path, total_steps=1)
     records._metrics.close()
     records._metrics = full.open("w", buffering=1)
-    with pytest.raises(TrainingError, match="could not be written: No space left on device; make room"):
+    with pytest.raises(RunError, match="could not be written: No space left on device; make room"):
         records.step(1, {"loss": 1.0}, frames=1)
     records._bar.close()
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from training.dataset.errors import DataError
-from training.dataset.rle import parse_segmentation
+from i2vpp.data.rle import parse_segmentation
+from i2vpp.errors import DataError
 
 
 @pytest.mark.parametrize("density", [0.0, 0.001, 0.02, 0.5, 0.99, 1.0])

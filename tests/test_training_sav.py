@@ -9,9 +9,9 @@ import pycocotools.mask as coco
 import pytest
 from PIL import Image
 
+from i2vpp.errors import DataError, NoDataError
 from media import number_of, numbered, write_video
 from training.config import ClipConfig
-from training.dataset.errors import DataError, NoDataError
 from training.dataset.sampling import draw_clip
 from training.dataset.sav import SavVideo, SavVideos, read_masklets
 

@@ -11,13 +11,12 @@ import pytest
 from PIL import Image
 
 from data_files import HEIGHT, SQUARE, WIDTH, build, rle, write_image, write_json, write_mask
-from i2vpp.errors import ConfigError
+from i2vpp.data.files import list_files, read_image, read_items
+from i2vpp.data.rle import LazyMasks
+from i2vpp.errors import ConfigError, DataError, NoDataError
 from training.config import ClipConfig, SourceConfig
 from training.dataset.build import KINDS, build_source
 from training.dataset.clips import Source, problems_of
-from training.dataset.errors import DataError, NoDataError
-from training.dataset.files import list_files, read_image, read_items
-from training.dataset.rle import LazyMasks
 from training.dataset.sampling import draw_clip
 from training.dataset.validate import validate_source
 

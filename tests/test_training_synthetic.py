@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+from i2vpp.errors import DataError
 from training.dataset import moving_stills
 from training.dataset.clips import AnnotatedVideo, Source
-from training.dataset.errors import DataError
 from training.dataset.moving_stills import MovingStills
 from training.dataset.procedural import ProceduralVideos, draw_outline, draw_sprite, draw_texture
 from training.dataset.scene import Backdrop, Layer, Look, Scene, SceneVideo, draw_camera, draw_path

@@ -12,7 +12,7 @@ import pytest
 from data_files import HEIGHT, SQUARE, WIDTH, build, rle, write_image, write_json, write_mask
 from training.dataset import validate
 from training.dataset.build import build_source
-from training.dataset.files import FileVideo
+from training.dataset.file_source import FileVideo
 from training.dataset.palette import PaletteVideos
 from training.dataset.validate import Problem, Report, main, validate_source
 

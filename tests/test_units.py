@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from i2vpp.errors import CheckpointError
+from i2vpp.utils.distributed import find_free_port
 from test_pvs.record import Ledger
 from test_pvs.units import Outcome, RunError, Unit, UnitRecord, run_units
-from training.distributed import find_free_port
 from unit_works import SETTINGS, UNITS, Drawing
 
 REPO = Path(__file__).resolve().parent.parent

@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from i2vpp.errors import I2VPPError
+from i2vpp.errors import DataError, I2VPPError
 from i2vpp.utils.signals import exit_status
 from test_pvs.units import Unit, UnitRecord, Work, run_units
-from training.dataset.errors import DataError
 
 UNITS = [Unit(name=f"{video}/{obj:03d}", frames=3 + obj) for video in ("bear", "cat", "dog") for obj in range(3)]
 SETTINGS = {"prompt": "gm", "model": {"seed": 0}}

@@ -30,10 +30,10 @@ from benchmarking.tables import format_table
 
 from i2vpp.build_i2vpp import best_device
 from i2vpp.errors import I2VPPError
+from i2vpp.utils.distributed import Ranks
 from i2vpp.utils.machine import device_name, peak_memory
 from i2vpp.utils.parser import Parser
 from training.config import TrainConfig
-from training.distributed import Ranks
 from training.launch import check_launch, plan_launch
 from training.recipes import load_recipe
 from training.trainer import Trainer, pick_device

@@ -23,13 +23,12 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `training` is no installed package
 
 from i2vpp.data.frame_folders import natural_key
-from i2vpp.errors import I2VPPError
+from i2vpp.errors import I2VPPError, NoDataError
 from i2vpp.utils.files import atomic_write
 from i2vpp.utils.parser import Parser
 from training.config import SourceConfig
 from training.dataset.build import FILE_SOURCES, build_source
-from training.dataset.errors import NoDataError
-from training.dataset.files import FileSource
+from training.dataset.file_source import FileSource
 
 EXIT_FAILED = 1
 LISTS = Path(__file__).resolve().parent.parent / "training" / "txt"

@@ -33,14 +33,13 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `training` is no installed package
 
-from i2vpp.errors import I2VPPError
+from i2vpp.errors import DataError, I2VPPError, NoDataError
 from i2vpp.utils.files import atomic_write, remove_leftovers
 from i2vpp.utils.parser import Parser
 from i2vpp.utils.visualize import davis_palette
 from training.config import SourceConfig
 from training.dataset.build import FILE_SOURCES, build_source
 from training.dataset.clips import AnnotatedVideo, Source
-from training.dataset.errors import DataError, NoDataError
 from training.recipes import load_recipe
 
 EXIT_FAILED = 1

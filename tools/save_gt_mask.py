@@ -26,15 +26,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `test_pvs` is no installed package
 
+from i2vpp.data.files import image_size, list_files, list_folders, require_folder
 from i2vpp.data.masks import FrameSize, read_object
-from i2vpp.errors import I2VPPError
+from i2vpp.errors import DataError, I2VPPError, NoDataError
 from i2vpp.utils.files import remove_leftovers
 from i2vpp.utils.parser import Parser
 from sav_dataset.parallel import run_jobs
 from test_pvs.mask_info import SUFFIX, Mask, write_mask_info
 from test_pvs.sav import ANNOTATIONS
-from training.dataset.errors import DataError, NoDataError
-from training.dataset.files import image_size, list_files, list_folders, require_folder
 
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
 NAMED = 10  # objects that cannot be read, in the summary

@@ -22,6 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `test_pvs` is no installed package
 
+from i2vpp.errors import DataError, NoDataError
 from i2vpp.utils.parser import Parser
 from test_pvs import infer
 from test_pvs.benchmarks import BENCHMARKS, VosVideos, open_benchmark, open_folder
@@ -36,7 +37,6 @@ from test_pvs.options import (
 )
 from test_pvs.units import Unit
 from test_pvs.vos import MakeVosWork
-from training.dataset.errors import DataError, NoDataError
 
 FOLDER, SAV = "folder", "sav"
 NAMED = 5  # videos in a message

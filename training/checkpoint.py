@@ -133,7 +133,7 @@ def save(
         image_size: that is trained at.
 
     Raises:
-        TrainingError: the file could not be written, for example because the disk is full; the previous one is whole.
+        RunError: the file could not be written, for example because the disk is full; the previous one is whole.
     """
     training: dict[str, Any] = {
         "version": _VERSION,
@@ -156,7 +156,7 @@ def keep_best(path: Path) -> Path:
     """Copy a checkpoint to `best.pt` beside it, as atomically as it was written, and return the copy.
 
     Raises:
-        TrainingError: the copy could not be written; the previous one is whole.
+        RunError: the copy could not be written; the previous one is whole.
     """
     best = path.with_name(BEST)
     with writing(best), path.open("rb") as source, atomic_write(best) as target:
@@ -175,7 +175,7 @@ def complete_best(path: Path, state: RunState) -> None:
         state: of that checkpoint.
 
     Raises:
-        TrainingError: the copy could not be written.
+        RunError: the copy could not be written.
     """
     if state.best_step is None or state.best_step != state.step:
         return
@@ -310,7 +310,7 @@ def export_weights(
 
     Raises:
         CheckpointError: the file does not fit, an unknown dtype, or weights that are not finite in it.
-        TrainingError: the file could not be written, for example because the disk is full.
+        RunError: the file could not be written, for example because the disk is full.
     """
     if dtype not in DTYPES:
         raise CheckpointError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")

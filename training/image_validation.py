@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from i2vpp.build_i2vpp import best_device, build_i2vpp
+from i2vpp.data.files import read_items
 from i2vpp.errors import I2VPPError
 from i2vpp.evaluation.clicks import central_click
 from i2vpp.evaluation.metrics import jaccard
@@ -35,7 +36,7 @@ from i2vpp.structures import Prompt
 from i2vpp.utils.parser import Parser
 from training.dataset.clips import AnnotatedVideo
 from training.dataset.coco import CocoImages
-from training.dataset.files import FileSource, read_items
+from training.dataset.file_source import FileSource
 from training.dataset.image_mask import ImageMaskPairs
 
 HELD_OUT = Path(__file__).parent / "txt" / "heldout_photos.txt"

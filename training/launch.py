@@ -23,10 +23,9 @@ from torch.multiprocessing import get_context
 from torch.multiprocessing.spawn import ProcessExitedException, spawn
 
 from i2vpp.checkpoint import inspect_checkpoint, read_checkpoint
-from i2vpp.errors import ConfigError, I2VPPError
+from i2vpp.errors import ConfigError, I2VPPError, RunError
+from i2vpp.utils.distributed import Ranks, check_port_free, find_free_port
 from training.config import TrainConfig
-from training.distributed import Ranks, check_port_free, find_free_port
-from training.errors import TrainingError
 
 TRAINER = "training.trainer:run"
 CLUSTERS = ("slurm", "local", "debug")
@@ -63,7 +62,7 @@ def plan_launch(config: TrainConfig, *, port: int | None = None, cluster: str = 
 
     Raises:
         ConfigError: what is asked for does not fit together.
-        TrainingError: the environment of torchrun is incomplete.
+        RunError: the environment of torchrun is incomplete.
     """
     asked, device = config.cluster, config.run.device
     if "RANK" in os.environ or "LOCAL_RANK" in os.environ:
@@ -213,7 +212,7 @@ def _spawn(config: TrainConfig, plan: Plan, target: str) -> int:
             if error.exit_code > 0:
                 return error.exit_code  # the process has said why
             hint = "; was there too little memory?" if error.signal_name == "SIGKILL" else ""
-            raise TrainingError(f"process {error.error_index} was ended by {error.signal_name}{hint}") from None
+            raise RunError(f"process {error.error_index} was ended by {error.signal_name}{hint}") from None
     return 0
 
 
@@ -308,7 +307,7 @@ def _submit(config: TrainConfig, plan: Plan, target: str) -> int:
         from submitit import AutoExecutor  # noqa: PLC0415 - only cluster jobs need submitit
         from submitit.core.utils import UncompletedJobError  # noqa: PLC0415
     except ImportError as error:
-        raise TrainingError("jobs are submitted by submitit, which is not installed: pip install submitit") from error
+        raise RunError("jobs are submitted by submitit, which is not installed: pip install submitit") from error
     asked = config.cluster
     slurm = {"account": asked.account, "partition": asked.partition, "qos": asked.qos}
     folder = Path(config.run.folder).expanduser().resolve() / "jobs" / "%j"
@@ -331,5 +330,5 @@ def _submit(config: TrainConfig, plan: Plan, target: str) -> int:
             job.results()
     except RuntimeError as error:  # no SLURM here, a refused submission, or a failed job
         what = "the job failed" if isinstance(error, UncompletedJobError) else "the job could not be submitted"
-        raise TrainingError(f"{what}: {' '.join(str(error).split())}") from error
+        raise RunError(f"{what}: {' '.join(str(error).split())}") from error
     return 0

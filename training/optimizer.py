@@ -15,12 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from i2vpp.errors import ConfigError
+from i2vpp.errors import ConfigError, RunError
 from i2vpp.modeling.attention import Attention
 from i2vpp.modeling.backbones.tiny_vit import Stage, TinyViT
 from i2vpp.modeling.i2vpp import I2VPP
 from training.config import OptimizerConfig
-from training.errors import TrainingError
 
 BATCH_NORM_MODES = ("frozen", "train", "sync")
 _WITH_KERNEL = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)
@@ -238,12 +237,12 @@ class SkipCounter:
         """Note a step that was skipped, for example because `loss is nan`.
 
         Raises:
-            TrainingError: it is the `max_skipped`th in a row.
+            RunError: it is the `max_skipped`th in a row.
         """
         self.in_a_row += 1
         self.total += 1
         if self.in_a_row >= self.max_skipped:
-            raise TrainingError(
+            raise RunError(
                 f"{self.in_a_row} steps in a row were skipped, the last one because {reason} (optimizer.max_skipped = "
                 f"{self.max_skipped}); weights are as after the last good step. Lower optimizer.learning_rate, raise "
                 "optimizer.warmup_steps, or use run.precision=bfloat16 or float32; then start again: the run resumes"

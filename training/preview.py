@@ -16,12 +16,12 @@ from pathlib import Path
 
 import torch
 
-from i2vpp.errors import I2VPPError
+from i2vpp.errors import DataError, I2VPPError, NoDataError
+from i2vpp.utils.distributed import Ranks
 from training.config import TrainConfig, ValidationConfig
 from training.dataset.clips import Source
-from training.dataset.errors import DataError, NoDataError, item_errors
+from training.dataset.errors import item_errors
 from training.dataset.loader import open_sources, read_first_batch
-from training.distributed import Ranks
 from training.length import shortened
 from training.trainer import Trainer
 from training.utils.records import METRICS

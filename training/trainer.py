@@ -20,8 +20,9 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from i2vpp.build_i2vpp import best_device
-from i2vpp.errors import ConfigError
+from i2vpp.errors import ConfigError, RunError
 from i2vpp.modeling.i2vpp import I2VPP
+from i2vpp.utils.distributed import Ranks, all_agree, any_rank, gather_objects, process_group, sum_over_ranks
 from i2vpp.utils.files import atomic_write
 from i2vpp.utils.machine import parse_device
 from i2vpp.utils.notices import plain_warnings
@@ -42,9 +43,7 @@ from training.config import TrainConfig
 from training.dataset.clips import ClipBatch
 from training.dataset.loader import LoadedBatch, build_loader, open_sources
 from training.dataset.plan import EpochPlan, derive_seed
-from training.distributed import Ranks, all_agree, any_rank, gather_objects, process_group, sum_over_ranks
 from training.ema import EMA
-from training.errors import TrainingError
 from training.length import run_length, shortened
 from training.loss_fns import LossTerms, normalised
 from training.model.objective import Objective
@@ -197,7 +196,7 @@ class Trainer:
         records.skip("steps", f"step {self.state.step + 1}: {reason}")
         try:
             self.skips.skip(reason)
-        except TrainingError:
+        except RunError:
             self._save()
             raise
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from i2vpp.errors import I2VPPError
+from i2vpp.errors import DataError, I2VPPError
 from i2vpp.evaluation.metrics import score_object
 from i2vpp.evaluation.protocol import GivenObject, PromptProtocol
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
@@ -21,8 +21,8 @@ from i2vpp.modeling.i2vpp import I2VPP
 from training.config import SourceConfig, ValidationConfig
 from training.dataset.build import build_source
 from training.dataset.clips import AnnotatedVideo, Source
-from training.dataset.errors import DataError, item_errors
-from training.dataset.files import name_of
+from training.dataset.errors import item_errors
+from training.dataset.file_source import name_of
 
 Mask = NDArray[np.bool_]
 _UNSCORED = 2  # frames of an object: the one that it is given on, and the last of the sequence

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from i2vpp.errors import ConfigError
+from i2vpp.data.files import read_items
+from i2vpp.errors import ConfigError, NoDataError
 from training.config import SourceConfig
 from training.dataset.clips import Source
 from training.dataset.coco import CocoImages
-from training.dataset.errors import NoDataError
-from training.dataset.files import FileSource, read_items
+from training.dataset.file_source import FileSource
 from training.dataset.image_mask import ImageMaskPairs
 from training.dataset.palette import PaletteVideos
 from training.dataset.palette_image import PaletteImages

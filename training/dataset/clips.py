@@ -53,7 +53,7 @@ def problems_of(what: object) -> tuple[str, ...]:
 class Source(Protocol):
     """A dataset on disk: its videos are listed without being opened.
 
-    Reading raises `training.dataset.errors.DataError` for whatever is wrong with one item: such an item is skipped and
+    Reading raises `i2vpp.errors.DataError` for whatever is wrong with one item: such an item is skipped and
     counted in a run, and listed by the validator.
     """
 

@@ -9,19 +9,11 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from i2vpp.data.files import Size, check_size, image_size, list_images, read_json, require_folder
+from i2vpp.data.rle import LazyMasks, is_crowd, masks_of, shown, whole_number
+from i2vpp.errors import DataError, NoDataError
 from i2vpp.utils.writers import require_coco
-from training.dataset.errors import DataError, NoDataError
-from training.dataset.files import (
-    FileSource,
-    FileVideo,
-    Size,
-    check_size,
-    image_size,
-    list_images,
-    read_json,
-    require_folder,
-)
-from training.dataset.rle import LazyMasks, is_crowd, masks_of, shown, whole_number
+from training.dataset.file_source import FileSource, FileVideo
 
 MAX_SIDE = 2**31  # pixels of an image
 

@@ -1,4 +1,4 @@
-"""What can be wrong with training data."""
+"""Any error of reading one item becomes a DataError of that item."""
 
 from __future__ import annotations
 
@@ -7,13 +7,7 @@ from contextlib import contextmanager
 
 from i2vpp.errors import DataError, I2VPPError
 
-__all__ = ["DataError", "NoDataError", "item_errors"]
-
 _LONGEST = 300  # characters of a foreign message
-
-
-class NoDataError(I2VPPError):
-    """Nothing is left to train on; the message says what was looked for, where, and how many items were skipped."""
 
 
 @contextmanager

@@ -5,18 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from i2vpp.data.files import frame_size, list_files, list_images, require_folder
 from i2vpp.data.frame_folders import IMAGE_SUFFIXES
-from i2vpp.data.masks import read_object
-from training.dataset.errors import DataError, NoDataError
-from training.dataset.files import (
-    FileSource,
-    FileVideo,
-    Mask,
-    frame_size,
-    list_files,
-    list_images,
-    require_folder,
-)
+from i2vpp.data.masks import Mask, read_object
+from i2vpp.errors import DataError, NoDataError
+from training.dataset.file_source import FileSource, FileVideo
 
 OBJECT_ID = 1
 MASK_FOLDERS = ("masks", "ground_truth_mask")

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from i2vpp.errors import I2VPPError
+from i2vpp.errors import DataError, I2VPPError, NoDataError
 from training.config import DataConfig, SourceConfig
 from training.dataset.build import build_source
 from training.dataset.clips import Clip, ClipBatch, Source
-from training.dataset.errors import DataError, NoDataError, item_errors
-from training.dataset.files import name_of
+from training.dataset.errors import item_errors
+from training.dataset.file_source import name_of
 from training.dataset.moving_stills import MovingStills
 from training.dataset.plan import Draw, EpochPlan, derive_seed
 from training.dataset.sampling import draw_clip

@@ -9,17 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from i2vpp.data.files import frame_size, list_files, list_folders, list_images, require_folder
 from i2vpp.data.masks import BACKGROUND, IGNORED, Coding, Mask, VideoMasks
-from training.dataset.errors import DataError, NoDataError
-from training.dataset.files import (
-    FileSource,
-    FileVideo,
-    frame_size,
-    list_files,
-    list_folders,
-    list_images,
-    require_folder,
-)
+from i2vpp.errors import DataError, NoDataError
+from training.dataset.file_source import FileSource, FileVideo
 
 
 class PaletteVideos(FileSource):

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from i2vpp.errors import NoDataError
 from training.config import SourceConfig
-from training.dataset.errors import NoDataError
 
 _ORDER, _MIX, _STEP, _DRAW = range(4)  # what a seed is for: first key of `derive_seed`
 

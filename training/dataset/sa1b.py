@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from training.dataset.errors import DataError
-from training.dataset.files import FileSource, FileVideo, Mask, list_files, list_images, read_json, require_folder
-from training.dataset.rle import masks_of
+from i2vpp.data.files import list_files, list_images, read_json, require_folder
+from i2vpp.data.masks import Mask
+from i2vpp.data.rle import masks_of
+from i2vpp.errors import DataError
+from training.dataset.file_source import FileSource, FileVideo
 
 
 class Sa1bImages(FileSource):

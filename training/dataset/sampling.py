@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from i2vpp.errors import DataError
 from training.config import ClipConfig
 from training.dataset.clips import AnnotatedVideo, Clip, problems_of
-from training.dataset.errors import DataError
 
 MAX_LOOKS = 128
 """Frames of a video on which an object to begin with is looked for, at most (SA-V annotates up to 100 of a video)."""

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from i2vpp.data.files import list_images, read_image, read_json, require_folder
 from i2vpp.data.frame_folders import is_image, natural_key
-from i2vpp.errors import VideoError
+from i2vpp.data.masks import Mask
+from i2vpp.data.rle import LazyMasks, RunLengths, parse_segmentation
+from i2vpp.errors import DataError, VideoError
 from i2vpp.session.decoder import VideoFile
-from training.dataset.errors import DataError
-from training.dataset.files import FileSource, Mask, list_images, read_image, read_json, require_folder
-from training.dataset.rle import LazyMasks, RunLengths, parse_segmentation
+from training.dataset.file_source import FileSource
 
 STEP = 4
 """Video frames from one annotated frame to the next: 24 against 6 per second."""

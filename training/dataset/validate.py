@@ -19,16 +19,18 @@ from pathlib import Path
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from i2vpp.errors import ConfigError, I2VPPError
+from i2vpp.data.files import Size
+from i2vpp.data.masks import Mask
+from i2vpp.data.rle import LazyMasks
+from i2vpp.errors import ConfigError, DataError, I2VPPError, NoDataError
 from i2vpp.utils.files import atomic_write
 from i2vpp.utils.notices import plain_warnings
 from i2vpp.utils.parser import Parser
 from training.config import SourceConfig, TrainConfig
 from training.dataset.build import KINDS, PROCEDURAL, build_source
 from training.dataset.clips import AnnotatedVideo, Source, problems_of
-from training.dataset.errors import DataError, NoDataError, item_errors
-from training.dataset.files import FileSource, Mask, Size, name_of
-from training.dataset.rle import LazyMasks
+from training.dataset.errors import item_errors
+from training.dataset.file_source import FileSource, name_of
 
 EXIT_BROKEN, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.dataset.errors import DataError, NoDataError
+from i2vpp.errors import DataError, NoDataError
 
 INDEX, VALUES, RANGES = "images.jsonl", "embeddings.u8", "ranges.f32"
 CHANNELS, GRID = 256, 64

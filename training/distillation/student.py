@@ -35,6 +35,7 @@ from tqdm import tqdm
 from i2vpp.build_i2vpp import best_device
 from i2vpp.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
 from i2vpp.config import ModelConfig
+from i2vpp.data.files import read_image
 from i2vpp.errors import I2VPPError
 from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.session.frames import MEAN, STD
@@ -42,7 +43,6 @@ from i2vpp.utils.parser import Parser
 from training.checkpoint import Interrupts, SaveClock
 from training.config import OptimizerConfig, StartConfig
 from training.dataset.clips import AnnotatedVideo
-from training.dataset.files import read_image
 from training.dataset.plan import derive_seed
 from training.distillation.embeddings import GRID, EmbeddingReader
 from training.ema import EMA

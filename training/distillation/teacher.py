@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from i2vpp.errors import I2VPPError
+from i2vpp.data.files import list_images, read_image, read_items
+from i2vpp.errors import I2VPPError, NoDataError
 from i2vpp.session.frames import MEAN, STD
 from i2vpp.utils.parser import Parser
-from training.dataset.errors import NoDataError
-from training.dataset.files import list_images, read_image, read_items
 from training.distillation.embeddings import EmbeddingWriter
 
 SIDE = 1024

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from i2vpp.errors import RunError
 from i2vpp.utils.files import remove_leftovers
-from training.errors import TrainingError
 
 RESUME = (
     "Make room, or move the run's folder to another disk and set run.folder; then start again: the run resumes from "
@@ -18,14 +18,14 @@ RESUME = (
 
 @contextmanager
 def writing(path: Path, hint: str = RESUME) -> Iterator[None]:
-    """Clear what killed processes left beside `path`, and turn errors of the disk into one clear TrainingError.
+    """Clear what killed processes left beside `path`, and turn errors of the disk into one clear RunError.
 
     Args:
         path: of the file that is written in the block, by `i2vpp.utils.files.atomic_write`.
         hint: ends the message: what to do.
 
     Raises:
-        TrainingError: the file could not be written, for example because the disk is full; the previous one is whole.
+        RunError: the file could not be written, for example because the disk is full; the previous one is whole.
     """
     try:
         remove_leftovers(path)
@@ -37,7 +37,7 @@ def writing(path: Path, hint: str = RESUME) -> Iterator[None]:
             raise
         folder = next(parent for parent in path.parents if parent.exists())
         previous = "the file written before is whole" if path.exists() else "there is no earlier one"
-        raise TrainingError(
+        raise RunError(
             f"{path} could not be saved: {cause.strerror or cause} "
             f"({shutil.disk_usage(folder).free / 2**20:,.0f} MB free there); {previous}. {hint}"
         ) from error
@@ -45,18 +45,18 @@ def writing(path: Path, hint: str = RESUME) -> Iterator[None]:
 
 @contextmanager
 def appending(path: Path) -> Iterator[None]:
-    """Turn errors of the disk into one clear TrainingError where records are added to a file or a folder.
+    """Turn errors of the disk into one clear RunError where records are added to a file or a folder.
 
     Args:
         path: of the records.
 
     Raises:
-        TrainingError: something could not be written.
+        RunError: something could not be written.
     """
     try:
         yield
     except OSError as error:
-        raise TrainingError(
+        raise RunError(
             f"{path} could not be written: {error.strerror or error}; make room, then start again: the run resumes "
             "from its last checkpoint"
         ) from error

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from training.errors import TrainingError
+from i2vpp.errors import RunError
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ class Ranks:
         """Read RANK, LOCAL_RANK and WORLD_SIZE as torchrun sets them; without all of them: a run of one process.
 
         Raises:
-            TrainingError: only some of them are set, or they make no sense together.
+            RunError: only some of them are set, or they make no sense together.
         """
         names = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
         said = {name: os.environ[name] for name in names if name in os.environ}
@@ -57,7 +57,7 @@ class Ranks:
         except (KeyError, ValueError):
             sensible = False
         if not sensible:
-            raise TrainingError(
+            raise RunError(
                 f"RANK, LOCAL_RANK and WORLD_SIZE must all be set as torchrun sets them, or none; got {said}"
             )
         return cls(rank=rank, local_rank=local_rank, world_size=world_size)
@@ -70,7 +70,7 @@ def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
     MASTER_ADDR and MASTER_PORT must be set, as launchers do. On CUDA `device` becomes the current one.
 
     Raises:
-        TrainingError: the port is in use, or not all processes answered.
+        RunError: the port is in use, or not all processes answered.
     """
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -79,7 +79,7 @@ def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
         return
     address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
     if not address or not port:
-        raise TrainingError("MASTER_ADDR and MASTER_PORT must be set for a run of several processes; use torchrun")
+        raise RunError("MASTER_ADDR and MASTER_PORT must be set for a run of several processes; use torchrun")
     backend = "nccl" if device.type == "cuda" else "gloo"
     try:
         dist.init_process_group(
@@ -91,7 +91,7 @@ def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
         )
     except dist.DistError as error:
         reason = str(error).splitlines()[0]
-        raise TrainingError(
+        raise RunError(
             f"rank {ranks.rank} of {ranks.world_size} found no connection at {address}:{port} ({reason}); choose "
             "another MASTER_PORT if it is in use, and check that all processes started"
         ) from error
@@ -167,13 +167,13 @@ def check_port_free(port: int) -> None:
     """Check that processes of this machine can meet at a TCP port.
 
     Raises:
-        TrainingError: it is in use or not allowed.
+        RunError: it is in use or not allowed.
     """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a run that ended a moment ago is no obstacle
         try:
             probe.bind(("", port))
         except (OSError, OverflowError) as error:
-            raise TrainingError(
+            raise RunError(
                 f"port {port} cannot be used ({error}): choose another one by --port or MASTER_PORT, or leave it out"
             ) from error

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from i2vpp.data.files import Size, check_size, image_size
+from i2vpp.data.masks import Mask
+from i2vpp.errors import DataError
 from i2vpp.utils.writers import require_coco
-from training.dataset.errors import DataError
-from training.dataset.files import Mask, Size, check_size, image_size
 
 _MAX_DIGITS = 12  # of 5 bits each: what fits into int64
 _MAX_RUN = 2**31  # pixels; longer runs are refused before anything is computed from them
