@@ -54,7 +54,7 @@ written to the output folder, frame by frame, so that Ctrl-C keeps what is finis
   masks/00000.png ...   pixel value = object id, with the palette of DAVIS; the stronger object wins an overlap;
                         called like the frames where VIDEO is a folder, else by the frame's index
   overlay.mp4           the tracked frames with tinted objects, in the order and with the timing of the video
-  scores.csv            frame, time in seconds, object, object_score, predicted_iou, area; in the order of tracking
+  scores.csv            frame, time in seconds, object, object_score, predicted_iou, area, bad_frame
   masks.json            with --json: {"video": {...}, "objects": {"1": {"0": {"size": [H, W], "counts": "..."}}}}
 
 exit status: 0 done, 1 error, 2 wrong usage, 130 interrupted by Ctrl-C, 143 by SIGTERM.

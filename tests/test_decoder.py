@@ -355,3 +355,8 @@ def test_files_that_are_no_video(tmp_path, video, name, content, message):
     path.write_bytes(data[: len(data) // 2] if content is None else content)
     with pytest.raises(VideoError, match=message):
         open_source(path)
+
+
+def test_a_rate_that_cannot_be_is_not_believed(shared_data: Path) -> None:
+    source = open_source(str(shared_data / "cases" / "overlay_rate" / "pal.dv"))
+    assert source.fps == 25.0

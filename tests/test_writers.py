@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -169,13 +170,14 @@ def test_scores_are_a_table_that_is_complete_after_every_frame(tmp_path: Path) -
     writer = ScoreWriter(tmp_path / "scores.csv")
     writer.add(result(5, patch(0, 0), patch(1, 1, -1.0)))
     rows = list(csv.DictReader((tmp_path / "scores.csv").open()))
-    known = {"object_score": "2", "predicted_iou": "0.880797", "area": "16"}
+    known = {"object_score": "2", "predicted_iou": "0.880797", "area": "16", "bad_frame": "0"}
     assert rows[0] == {"frame": "5", "time": "", "object": "1", **known}
     assert rows[1]["area"] == "0"
-    writer.add(result(6, patch(0, 0), score=float("nan")))
+    writer.add(replace(result(6, patch(0, 0), score=float("nan")), bad_frame=True))
     writer.close()
     last = list(csv.DictReader((tmp_path / "scores.csv").open()))[-1]
     assert (last["object_score"], last["predicted_iou"], last["area"]) == ("", "", "16")
+    assert last["bad_frame"] == "1"
 
 
 ORDERS = {"forward": [2, 3, 4], "reverse": [4, 3, 2], "both": [3, 4, 3, 2]}

@@ -25,6 +25,7 @@ from i2vpp.session.sources import FrameSource
 from i2vpp.session.timeline import PATIENCE, Timeline
 from i2vpp.utils.notices import warn_user
 
+FASTEST = 1000  # frames per second; headers that claim more, such as the 60000 of a DV file, are wrong
 CACHE_BYTES = 256 * 2**20
 """Decoded frames kept after a jump: tracking backwards then decodes each group of pictures once, not once per frame."""
 
@@ -285,8 +286,8 @@ class VideoFile(FrameSource):
         if problem:
             self._container.close()
             raise VideoError(f"{self.name} {problem}")
-        rate = stream.average_rate or stream.guessed_rate
-        self.fps = float(rate) if rate else None
+        rates = (stream.average_rate, stream.guessed_rate)
+        self.fps = next((float(rate) for rate in rates if rate and rate <= FASTEST), None)
         self._time_base = stream.time_base or Fraction(1)
         self._numbers = avi_numbers(self._container, stream)
         self._decoder = open_decoder(stream, is_strict=self._is_strict)

@@ -242,14 +242,17 @@ def _write_object(file: IO[str], lines: IO[bytes], offsets: dict[int, int]) -> N
 class ScoreWriter:
     """A CSV table, one row per frame and object in the order of tracking; what is not known is left empty."""
 
-    COLUMNS = ("frame", "time", "object", "object_score", "predicted_iou", "area")
+    COLUMNS = ("frame", "time", "object", "object_score", "predicted_iou", "area", "bad_frame")
 
     def __init__(self, path: Path) -> None:
         self._file = _Appended(path)
         self._append([self.COLUMNS])
 
     def add(self, result: FrameResult, time: float | None = None) -> None:
-        """Append the rows of a frame; `area` counts the pixels of the object's own mask, overlaps included.
+        """Append the rows of a frame.
+
+        `area` counts the pixels of the object's own mask, overlaps included. `bad_frame` is 1 where the frame cannot be
+        decoded and the one before was tracked in its place, else 0.
 
         Args:
             result: of the frame.
@@ -260,7 +263,7 @@ class ScoreWriter:
         shown = "" if time is None else f"{time:.6f}"
         self._append(
             [
-                (result.frame_idx, shown, obj_id, _number(score), _number(iou), area)
+                (result.frame_idx, shown, obj_id, _number(score), _number(iou), area, int(result.bad_frame))
                 for obj_id, score, iou, area in zip(result.obj_ids, scores, ious, areas, strict=True)
             ]
         )
