@@ -82,7 +82,7 @@ def build_i2vpp_video_predictor(
         device: `cpu`, `cuda`, `cuda:1`, `mps` or a torch device; None for the best: CUDA, then MPS, then the CPU.
         mode: `eval`, or `train` to leave the network in training mode.
         hydra_overrides_extra: such as `model.selection.mode=top`.
-        apply_postprocessing: fill holes, replace unstable masks, remember prompted masks as 0/1.
+        apply_postprocessing: fill holes, replace unstable masks, encode prompted masks in memory as 0/1.
         vos_optimized: compile what every tracked frame goes through, when it is first used; see `CompiledRunner`. Takes
             a minute or two then (`warm_up` does it beforehand), and makes every frame after that faster.
         dtype: of the heavy arithmetic, a torch dtype or its name; None for bfloat16 where CUDA has it, else float32.

@@ -1,7 +1,7 @@
 """What every tracked frame goes through, compiled by PyTorch: less Python, fewer and larger operations.
 
 Three compilations serve a predictor for good: the encoder, the step of one object and the step of several. To that end
-memory is filled up to a few fixed sizes, by entries that count zero times, and numbers of objects and memories may vary
+memory is padded to a few fixed shapes with entries of weight 0, and numbers of objects and memories may vary
 within one compilation. On a GPU every shape that turns up is recorded as a CUDA graph, which takes about a second.
 """
 
@@ -27,8 +27,8 @@ from torch import Tensor
 from i2vpp.cuda_graphs import CudaGraphs, Function
 from i2vpp.errors import CompilationError
 from i2vpp.modeling.i2vpp import I2VPP, NUM_SLOTS, StackedMemories
-from i2vpp.structures import FrameFeatures, PointerEntry, Recall, SpatialEntry
-from i2vpp.tracking import Found, Runner, find
+from i2vpp.structures import FrameFeatures, MemoryFrame, MemoryPointer, SelectedMemory
+from i2vpp.tracking import ObjectOutput, Runner, track_step
 
 POINTER_STEP = 8  # so many pointers at a time that attention logits begin where a GPU likes its rows to begin
 INDUCTOR = "inductor"
@@ -69,16 +69,16 @@ class CompiledRunner(Runner):
         embedding, position = self._encode(clip)
         return FrameFeatures(embedding=embedding, position=position)
 
-    def fit(self, recall: Recall) -> Recall:
-        """Fill a recall up to one of few sizes."""
-        return fill_up(recall)
+    def pad(self, selected: SelectedMemory) -> SelectedMemory:
+        """Pad the selected memory to one of a few fixed shapes."""
+        return pad(selected)
 
-    def find(self, features: FrameFeatures, recalls: Sequence[Recall]) -> Found:
-        """See `find`; the recalls have been through `fit` and are of equal shape."""
+    def track_step(self, features: FrameFeatures, selected: Sequence[SelectedMemory]) -> ObjectOutput:
+        """See `track_step`; the selected memories were padded by `pad` and have equal shapes."""
         self._follow_model()
-        # In one memory layout, whatever made them: another one would be another compilation.
-        stacked = [tensor.contiguous() for tensor in self.model.stack_memories(recalls)]
-        return Found(*self._find(features.embedding, features.position, *stacked))
+        # Make contiguous: a new memory layout triggers a recompilation.
+        stacked = [tensor.contiguous() for tensor in self.model.stack_memories(selected)]
+        return ObjectOutput(*self._track_step(features.embedding, features.position, *stacked))
 
     def _follow_model(self) -> None:
         if self._place.data_ptr() != self.model.no_mem_embed.data_ptr() or self._place.device != self.model.device:
@@ -97,22 +97,22 @@ class CompiledRunner(Runner):
             features = model.encode(clip)
             return features.embedding, features.position
 
-        def find_objects(embedding: Tensor, position: Tensor, *stacked: Tensor) -> tuple[Tensor, ...]:
+        def track_objects(embedding: Tensor, position: Tensor, *stacked: Tensor) -> tuple[Tensor, ...]:
             memories = StackedMemories(*stacked)
             features = FrameFeatures(embedding=embedding, position=position)
-            return tuple(find(model, features, model.memory_tokens(memories)))
+            return tuple(track_step(model, features, model.stacked_memory_tokens(memories)))
 
-        compiled_find = self._compiled(find_objects)
+        compiled_step = self._compiled(track_objects)
 
-        def find_any_number(embedding: Tensor, position: Tensor, *stacked: Tensor) -> tuple[Tensor, ...]:
+        def track_any_number(embedding: Tensor, position: Tensor, *stacked: Tensor) -> tuple[Tensor, ...]:
             for tensor in stacked:  # [B, memories or pointers, ...]; PyTorch compiles for a batch of one separately
                 dims = [1] if len(tensor) == 1 else [0, 1]
                 torch._dynamo.maybe_mark_dynamic(tensor, dims)
-            return compiled_find(embedding, position, *stacked)
+            return compiled_step(embedding, position, *stacked)
 
         on_gpu = model.device.type == "cuda"
         self._encode = _Compiled(self._compiled(encode), "the encoder", graphs=on_gpu)
-        self._find = _Compiled(find_any_number, "the step of a tracked frame", graphs=on_gpu)
+        self._track_step = _Compiled(track_any_number, "the step of a tracked frame", graphs=on_gpu)
 
     def _compiled(self, function: Function) -> Function:
         # PyTorch keeps a limited number of compilations for each piece of code: every runner needs a copy of its own.
@@ -165,21 +165,21 @@ class _Compiled:
         return outputs
 
 
-def fill_up(recall: Recall) -> Recall:
-    """Add memories and pointers that count zero times, up to the next of few sizes.
+def pad(selected: SelectedMemory) -> SelectedMemory:
+    """Pad to one of a few fixed shapes, so that compiled code is reused; padded entries have weight 0.
 
-    7 memories, then steps of about a quarter; pointers in steps of 8.
+    Memories are padded to 7, then in steps of about a quarter; pointers in steps of 8.
     """
-    memories, pointers = recall.shape
-    size = NUM_SLOTS  # one prompted frame and all the tracked ones that are read
+    memories, pointers = selected.shape
+    size = NUM_SLOTS  # one conditioning frame and all the non-conditioning ones that are read
     while size < memories:
         size += max(1, size // 4)
-    memory = recall.spatial[0].memory
-    nothing = SpatialEntry(memory=memory, slot=0, copies=0)
-    no_pointer = PointerEntry(pointer=memory.pointer, offset=0.0, copies=0)
+    memory = selected.spatial[0].memory
+    nothing = MemoryFrame(memory=memory, slot=0, weight=0)
+    no_pointer = MemoryPointer(pointer=memory.pointer, offset=0.0, weight=0)
     missing = -pointers % POINTER_STEP if pointers else POINTER_STEP
-    return Recall(
-        spatial=recall.spatial + (nothing,) * (size - memories), pointers=recall.pointers + (no_pointer,) * missing
+    return SelectedMemory(
+        spatial=selected.spatial + (nothing,) * (size - memories), pointers=selected.pointers + (no_pointer,) * missing
     )
 
 

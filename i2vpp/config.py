@@ -24,7 +24,7 @@ from i2vpp.utils.yaml_files import parse_yaml, read_yaml_text
 
 IMAGE_SIZES = "an integer, a multiple of 16, from 64 to 4096"
 SELECTION_MODES = ("sample", "top", "recent")
-TRACKED_SLOTS = 6  # of the model's 7 temporal slots one belongs to the prompted frames
+NON_CONDITIONING_SLOTS = 6  # of the model's 7 temporal slots, one belongs to the conditioning frames
 
 # Keys that users of SAM 2 and of the published code write, and ours.
 _ALIASES = {
@@ -37,7 +37,7 @@ _ALIASES = {
 
 # Keys of theirs that are constants here, with the only value they can have.
 _CONSTANTS = {
-    "model.num_maskmem": 1 + TRACKED_SLOTS,
+    "model.num_maskmem": 1 + NON_CONDITIONING_SLOTS,
     "model.sam_mask_decoder_extra_args.dynamic_multimask_stability_delta": 0.05,
     "model.sam_mask_decoder_extra_args.dynamic_multimask_stability_thresh": 0.98,
 }
@@ -45,7 +45,7 @@ _CONSTANTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class SelectionConfig:
-    """Which tracked frames are read as memory (prompted frames always are).
+    """Which non-conditioning frames are read as memory (conditioning frames always are).
 
     Args:
         mode: `sample` draws frames by similarity (published), `top` takes the most similar, `recent` the latest ones.
@@ -69,10 +69,10 @@ class SelectionConfig:
             raise ConfigError(f"{where}.mode must be one of {', '.join(SELECTION_MODES)}; got {brief(self.mode)}")
         for name in ("num_global", "num_local", "global_window", "local_window", "seed"):
             _check_count(f"{where}.{name}", getattr(self, name))
-        if self.num_global + self.num_local > TRACKED_SLOTS:
+        if self.num_global + self.num_local > NON_CONDITIONING_SLOTS:
             raise ConfigError(
-                f"{where}.num_global + {where}.num_local must be at most {TRACKED_SLOTS}, the temporal slots of the "
-                f"model for tracked frames; got {self.num_global} + {self.num_local}"
+                f"{where}.num_global + {where}.num_local must be at most {NON_CONDITIONING_SLOTS}, the temporal "
+                f"slots of the model for non-conditioning frames; got {self.num_global} + {self.num_local}"
             )
 
 
@@ -84,7 +84,7 @@ class ModelConfig:
         image_size: side in pixels of the square network input, a multiple of 16, from 64 to 4096.
         fill_hole_area: background holes of at most this many low-resolution pixels are filled; 0 switches it off.
         dynamic_multimask_via_stability: replace an unstable single mask by the best of three.
-        binarize_mask_from_pts_for_mem_enc: remember masks of prompted frames as 0/1.
+        binarize_mask_from_pts_for_mem_enc: encode the masks of prompted frames in memory as 0/1.
         memory_pooling: side of the squares of memory tokens that memory attention reads as one, their mean. 1 reads
             every token (published); 2 is a quarter of the work and costs accuracy, see docs/performance.md.
         selection: which frames are read as memory.

@@ -82,7 +82,7 @@ class Prompt:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FrameMemory:
-    """What is remembered of one frame for each of B objects.
+    """The memory of one frame for each of B objects.
 
     Args:
         values: memory features [B, M, h, w], bfloat16.
@@ -107,51 +107,51 @@ class FrameMemory:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class SpatialEntry:
-    """A remembered frame as memory attention reads it.
+class MemoryFrame:
+    """The memory of one frame with its temporal slot and weight, as memory attention reads it.
 
     Args:
         memory: of one object (B = 1) or of B objects.
-        slot: temporal slot, 0 for prompted frames, 1 (oldest) to 6 (newest) for tracked ones.
-        copies: how often the frame counts; n copies weigh as n equal frames at the cost of one.
+        slot: temporal slot, 0 for conditioning frames, 1 (oldest) to 6 (newest) for non-conditioning ones.
+        weight: multiplicity of the frame: weight n gives the result of n equal frames at the cost of one; 0 is padding.
     """
 
     memory: FrameMemory
     slot: int
-    copies: int = 1
+    weight: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class PointerEntry:
+class MemoryPointer:
     """An object pointer as memory attention reads it.
 
     Args:
         pointer: [B, D].
         offset: temporal position, normalised by the selector.
-        copies: how often the pointer counts.
+        weight: multiplicity of the pointer; 0 is padding.
     """
 
     pointer: Tensor
     offset: float
-    copies: int = 1
+    weight: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Recall:
-    """The memories that a selector chose for one tracked frame: the input of `I2VPP.read_memory`."""
+class SelectedMemory:
+    """The memories that a selector chose for one tracked frame: the input of `I2VPP.memory_tokens`."""
 
-    spatial: tuple[SpatialEntry, ...]
-    pointers: tuple[PointerEntry, ...]
+    spatial: tuple[MemoryFrame, ...]
+    pointers: tuple[MemoryPointer, ...]
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(memory groups, pointers); recalls of equal shape can be read as one batch."""
+        """(memory frames, pointers); selected memories of equal shape can be read as one batch."""
         return len(self.spatial), len(self.pointers)
 
     @property
-    def counts_once(self) -> bool:
-        """Whether no entry stands for several."""
-        return all(e.copies == 1 for e in self.spatial) and all(e.copies == 1 for e in self.pointers)
+    def unit_weights(self) -> bool:
+        """Whether all weights are 1."""
+        return all(e.weight == 1 for e in self.spatial) and all(e.weight == 1 for e in self.pointers)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -163,14 +163,14 @@ class MemoryTokens:
         position: [B, N, M].
         foreground: [B, N] bool; pointer tokens are all True.
         num_pointer_tokens: how many of the N tokens are pointer tokens.
-        log_copies: [B, N] to add to attention logits, or None when every token counts once.
+        log_weights: [B, N] logarithms of the weights, added to attention logits; None if all weights are 1.
     """
 
     values: Tensor
     position: Tensor
     foreground: Tensor
     num_pointer_tokens: int
-    log_copies: Tensor | None = None
+    log_weights: Tensor | None = None
 
     def __post_init__(self) -> None:
         _check(
@@ -178,7 +178,7 @@ class MemoryTokens:
             values=("B N M", self.values),
             position=("B N M", self.position),
             foreground=("B N", self.foreground),
-            log_copies=("B N", self.log_copies),
+            log_weights=("B N", self.log_weights),
         )
 
 

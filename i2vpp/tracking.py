@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from i2vpp.memory.selection import Moment, Selection, Similarity
+from i2vpp.memory.selection import FrameTime, Selection, Similarity
 from i2vpp.modeling.i2vpp import I2VPP, MEMORY_MASK_BIAS, MEMORY_MASK_SCALE
 from i2vpp.session.records import DrawnMask
 from i2vpp.session.state import Clicks, FrameRecord, InferenceState, ObjectTrack
@@ -25,7 +25,7 @@ from i2vpp.structures import (
     MaskPrediction,
     MemoryTokens,
     Prompt,
-    Recall,
+    SelectedMemory,
 )
 from i2vpp.utils.masks import fill_holes, raise_small_parts
 
@@ -36,8 +36,8 @@ SMALL_AREA = 64  # cells of the mask logits: 4 of the image features
 MOST_OF_IT = 0.9  # of the pixels of a mask
 
 
-class Found(NamedTuple):
-    """What was found of B objects on one frame, and what is remembered of it: the tensors of their records.
+class ObjectOutput(NamedTuple):
+    """The output of B objects on one frame: masks, scores and memory.
 
     Args:
         decoded: mask logits [B, 1, 4h, 4w] as decoded, in float16.
@@ -59,26 +59,31 @@ class Found(NamedTuple):
 
     @property
     def memory(self) -> FrameMemory:
-        """What is remembered."""
+        """The memory of the frame."""
         return FrameMemory(values=self.values, foreground=self.foreground, pointer=self.pointer)
 
-    def split(self) -> list[Found]:
-        """Return the same object by object, with storage of its own: that of a removed object is free at once."""
+    def split(self) -> list[ObjectOutput]:
+        """Return one output per object, with storage of its own: removing an object then frees its memory at once."""
         if len(self.iou) == 1:
             return [self]
-        return [Found(*parts) for parts in zip(*([x.clone() for x in field.split(1)] for field in self), strict=True)]
+        return [
+            ObjectOutput(*parts) for parts in zip(*([x.clone() for x in field.split(1)] for field in self), strict=True)
+        ]
 
 
-def find(model: I2VPP, features: FrameFeatures, memory: MemoryTokens) -> Found:
-    """Find B objects on a frame without prompts, by what is remembered of them."""
-    return remember(model, features, model.decode(model.condition(features, memory), Prompt()), prompted=False)
+def track_step(model: I2VPP, features: FrameFeatures, memory: MemoryTokens) -> ObjectOutput:
+    """Predict B objects on a frame without prompts from their memory, and encode the output as a memory."""
+    prediction = model.decode(model.condition_on_memory(features, memory), Prompt())
+    return encode_output(model, features, prediction, conditioning=False)
 
 
-def remember(model: I2VPP, features: FrameFeatures, prediction: MaskPrediction, *, prompted: bool) -> Found:
-    """Fill the holes of a prediction's masks, and make memory of it."""
+def encode_output(
+    model: I2VPP, features: FrameFeatures, prediction: MaskPrediction, *, conditioning: bool
+) -> ObjectOutput:
+    """Fill the holes of the predicted masks and encode the prediction as a memory."""
     logits = fill_holes(prediction.logits, model.config.fill_hole_area)
-    memory = model.memorise(features, prediction, logits, prompted=prompted)
-    return Found(
+    memory = model.encode_memory(features, prediction, logits, conditioning=conditioning)
+    return ObjectOutput(
         decoded=prediction.logits.half(),
         logits=logits,
         object_score=prediction.object_score,
@@ -103,13 +108,13 @@ class Runner:
         """See `I2VPP.encode`; B = 1."""
         return self.model.encode(clip)
 
-    def fit(self, recall: Recall) -> Recall:
-        """Return what is read as a recall of a shape that the runner likes, with the same meaning."""
-        return recall
+    def pad(self, selected: SelectedMemory) -> SelectedMemory:
+        """Pad the selected memory to a shape that the runner prefers; padded entries have weight 0."""
+        return selected
 
-    def find(self, features: FrameFeatures, recalls: Sequence[Recall]) -> Found:
-        """See `find`; the recalls have been through `fit` and are of equal shape."""
-        return find(self.model, features, self.model.read_memory(recalls))
+    def track_step(self, features: FrameFeatures, selected: Sequence[SelectedMemory]) -> ObjectOutput:
+        """See `track_step`; the selected memories were padded by `pad` and have equal shapes."""
+        return track_step(self.model, features, self.model.memory_tokens(selected))
 
 
 class Tracker:
@@ -151,7 +156,7 @@ class Tracker:
 
     @torch.no_grad()
     def prompt_clicks(self, state: InferenceState, track: ObjectTrack, frame_idx: int, clicks: Clicks) -> None:
-        """Predict an object from clicks on a frame and remember it."""
+        """Predict an object from clicks on a frame and keep the output as a conditioning memory."""
         state.check_not_skipped(frame_idx)
         device = self.model.device
         with self.precision():
@@ -164,13 +169,13 @@ class Tracker:
                 mask=None if previous is None else self._mask(previous).clamp(-limit, limit),
             )
             reverse = previous is not None and previous.reverse
-            conditioned = self._condition_prompted(state, track, features, frame_idx, reverse=reverse)
-            found = remember(self.model, features, self.model.decode(conditioned, prompt), prompted=True)
-        self._keep([track], frame_idx, found, prompted=True, reverse=reverse)
+            conditioned = self._condition(state, track, features, frame_idx, reverse=reverse)
+            output = encode_output(self.model, features, self.model.decode(conditioned, prompt), conditioning=True)
+        self._keep([track], frame_idx, output, conditioning=True, reverse=reverse)
 
     @torch.no_grad()
     def prompt_mask(self, state: InferenceState, track: ObjectTrack, frame_idx: int, mask: Tensor) -> None:
-        """Take a mask [1, 1, H, W] of 0 and 1, of any size, as the object's mask on a frame and remember it."""
+        """Use a mask [1, 1, H, W] of 0 and 1, of any size, as the output on a frame, and as a conditioning memory."""
         state.check_not_skipped(frame_idx)
         size = (self.model.image_size, self.model.image_size)
         mask = drawn = mask.to(self.model.device)
@@ -180,17 +185,17 @@ class Tracker:
         previous = track.records.get(frame_idx)
         with self.precision():
             features = self.features(state, frame_idx)
-            prediction = with_small_parts(self.model.adopt_mask(features, mask))
-            found = remember(self.model, features, prediction, prompted=True)
+            prediction = with_small_parts(self.model.use_mask_as_output(features, mask))
+            output = encode_output(self.model, features, prediction, conditioning=True)
         reverse = previous is not None and previous.reverse
-        self._keep([track], frame_idx, found, prompted=True, reverse=reverse)
-        if _loses(found.logits, drawn > 0):
+        self._keep([track], frame_idx, output, conditioning=True, reverse=reverse)
+        if _loses(output.logits, drawn > 0):
             record = replace(track.records[frame_idx], drawn=DrawnMask.of(drawn[0, 0] > 0))
             track.records[frame_idx] = record
 
     @torch.no_grad()
     def track(self, state: InferenceState, frame_idx: int, *, reverse: bool) -> None:
-        """Find all objects on a frame; prompted ones keep what the prompts gave."""
+        """Track all objects on a frame; an object that was prompted on it keeps the output of its prompts."""
         pending = []
         for track in state.tracks.values():
             if track.bank.conditioning:
@@ -201,13 +206,13 @@ class Tracker:
             return
         with self.precision():
             features = self.features(state, frame_idx)
-            moment = state.moment(frame_idx, reverse=reverse)
+            now = state.frame_time(frame_idx, reverse=reverse)
             similarity = self._similarity(state, frame_idx)
-            recalls = [self.runner.fit(self._recall(state, track, moment, similarity)) for track in pending]
+            selected = [self.runner.pad(self._selected_memory(state, track, now, similarity)) for track in pending]
             cells = features.embedding[0, 0].numel()
-            for tracks, batch in _batches(pending, recalls, cells):
-                found = self.runner.find(features, batch)
-                self._keep(tracks, frame_idx, found, prompted=False, reverse=reverse)
+            for tracks, batch in _batches(pending, selected, cells):
+                output = self.runner.track_step(features, batch)
+                self._keep(tracks, frame_idx, output, conditioning=False, reverse=reverse)
         state.evict(frame_idx)
 
     @torch.no_grad()
@@ -244,15 +249,15 @@ class Tracker:
     def _fill_holes(self, logits: Tensor) -> Tensor:
         return fill_holes(logits, self.model.config.fill_hole_area)
 
-    def _condition_prompted(
+    def _condition(
         self, state: InferenceState, track: ObjectTrack, features: FrameFeatures, frame_idx: int, *, reverse: bool
     ) -> Conditioned:
-        """Read memory for a prompted frame: only if the frame has been tracked before."""
+        """Condition the features of a prompted frame on memory only if the frame was tracked before."""
         if frame_idx not in track.visited or not track.bank.conditioning:
-            return self.model.condition(features, None)
-        moment = state.moment(frame_idx, reverse=reverse)
-        recall = self._recall(state, track, moment, self._similarity(state, frame_idx))
-        return self.model.condition(features, self.model.read_memory([recall]))
+            return self.model.condition_on_memory(features, None)
+        now = state.frame_time(frame_idx, reverse=reverse)
+        selected = self._selected_memory(state, track, now, self._similarity(state, frame_idx))
+        return self.model.condition_on_memory(features, self.model.memory_tokens([selected]))
 
     def _similarity(self, state: InferenceState, frame_idx: int) -> Similarity:
         """Return what a selector asks about a frame; it is worked out once for all objects that ask the same."""
@@ -265,9 +270,11 @@ class Tracker:
 
         return lambda frames: answer(tuple(frames)).copy()  # selectors add noise to it, or sort it
 
-    def _recall(self, state: InferenceState, track: ObjectTrack, moment: Moment, similarity: Similarity) -> Recall:
-        selection: Selection = state.selector.select(moment, list(track.bank.conditioning), track.bank, similarity)
-        return track.bank.recall(selection, lambda f: self._rebuild(state, track, f))
+    def _selected_memory(
+        self, state: InferenceState, track: ObjectTrack, now: FrameTime, similarity: Similarity
+    ) -> SelectedMemory:
+        selection: Selection = state.selector.select(now, list(track.bank.conditioning), track.bank, similarity)
+        return track.bank.fetch(selection, lambda f: self._rebuild(state, track, f))
 
     def _compare(self, state: InferenceState, frame_idx: int, other: int) -> None:
         """Make the similarity of two frames known whose keys were not held at the same time."""
@@ -275,16 +282,18 @@ class Tracker:
             self._hold_key(state, f, self.features(state, f))
 
     def _rebuild(self, state: InferenceState, track: ObjectTrack, frame_idx: int) -> FrameMemory:
-        """Make the evicted memory of a tracked frame again."""
+        """Encode the evicted memory of a non-conditioning frame again."""
         record = track.records[frame_idx]
-        found = record.prediction(self.model.device)
-        return self.model.memorise(self.features(state, frame_idx), found, self._mask(record), prompted=False)
+        features, prediction = self.features(state, frame_idx), record.prediction(self.model.device)
+        return self.model.encode_memory(features, prediction, self._mask(record), conditioning=False)
 
     @staticmethod
-    def _keep(tracks: Sequence[ObjectTrack], frame_idx: int, found: Found, *, prompted: bool, reverse: bool) -> None:
-        """Remember what was found of B objects, each in its own track."""
-        for track, one in zip(tracks, found.split(), strict=True):
-            track.bank.put(frame_idx, one.memory, prompted=prompted)
+    def _keep(
+        tracks: Sequence[ObjectTrack], frame_idx: int, output: ObjectOutput, *, conditioning: bool, reverse: bool
+    ) -> None:
+        """Store the output of B objects, each in its own track."""
+        for track, one in zip(tracks, output.split(), strict=True):
+            track.bank.put(frame_idx, one.memory, conditioning=conditioning)
             track.records[frame_idx] = FrameRecord(
                 decoded=one.decoded,
                 logits=one.logits,
@@ -315,15 +324,18 @@ def _loses(logits: Tensor, drawn: Tensor) -> bool:
 
 
 def _batches(
-    tracks: Sequence[ObjectTrack], recalls: Sequence[Recall], cells: int
-) -> Iterator[tuple[list[ObjectTrack], list[Recall]]]:
-    """Group objects whose recalls have the same shape, in batches of nearly equal size; a memory has `cells` cells."""
-    groups: dict[tuple[int, int], list[tuple[ObjectTrack, Recall]]] = {}
-    for track, recall in zip(tracks, recalls, strict=True):
-        groups.setdefault(recall.shape, []).append((track, recall))
+    tracks: Sequence[ObjectTrack], selected: Sequence[SelectedMemory], cells: int
+) -> Iterator[tuple[list[ObjectTrack], list[SelectedMemory]]]:
+    """Group objects whose selected memories have the same shape into batches of nearly equal size.
+
+    `cells` is the number of cells (h * w) of one memory.
+    """
+    groups: dict[tuple[int, int], list[tuple[ObjectTrack, SelectedMemory]]] = {}
+    for track, memory in zip(tracks, selected, strict=True):
+        groups.setdefault(memory.shape, []).append((track, memory))
     for (memories, _), members in groups.items():
         most = min(OBJECTS_PER_BATCH, max(1, MEMORY_CELLS_PER_BATCH // (memories * cells)))
         count = -(-len(members) // most)
         for i in range(count):
             batch = members[i * len(members) // count : (i + 1) * len(members) // count]
-            yield [track for track, _ in batch], [recall for _, recall in batch]
+            yield [track for track, _ in batch], [memory for _, memory in batch]

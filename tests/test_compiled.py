@@ -24,12 +24,12 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from i2vpp import cli
-from i2vpp.compilation import CompiledRunner, check_machine, fill_up
+from i2vpp.compilation import CompiledRunner, check_machine, pad
 from i2vpp.errors import CompilationError
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.modeling.i2vpp import I2VPP
-from i2vpp.structures import FrameFeatures, FrameMemory, FrameResult, PointerEntry, Recall, SpatialEntry
-from i2vpp.tracking import Found, Runner
+from i2vpp.structures import FrameFeatures, FrameMemory, FrameResult, MemoryFrame, MemoryPointer, SelectedMemory
+from i2vpp.tracking import ObjectOutput, Runner
 from media import moving_disc
 from models import SIDE, iou, make_predictor
 from parity.det_weights import normal
@@ -234,33 +234,33 @@ class TestFillingUp:
             pointer=normal(seed + 2, 1, 256),
         )
 
-    def recall(self, memories: int, pointers: int) -> Recall:
+    def selected(self, memories: int, pointers: int) -> SelectedMemory:
         kept = [self.memory(10 * i) for i in range(max(memories, pointers))]
-        copies = [3] + [1] * (len(kept) - 1)
-        return Recall(
-            spatial=tuple(SpatialEntry(memory=kept[i], slot=i % 7, copies=copies[i]) for i in range(memories)),
+        weights = [3] + [1] * (len(kept) - 1)
+        return SelectedMemory(
+            spatial=tuple(MemoryFrame(memory=kept[i], slot=i % 7, weight=weights[i]) for i in range(memories)),
             pointers=tuple(
-                PointerEntry(pointer=kept[i].pointer, offset=1 - i / 7, copies=copies[i]) for i in range(pointers)
+                MemoryPointer(pointer=kept[i].pointer, offset=1 - i / 7, weight=weights[i]) for i in range(pointers)
             ),
         )
 
     def test_few_sizes_little_larger(self) -> None:
         sizes = {}
         for count in range(1, 60):
-            memories, pointers = fill_up(self.recall(count, count)).shape
+            memories, pointers = pad(self.selected(count, count)).shape
             assert max(count, 7) <= memories <= max(7, 1.25 * count)
             assert max(count, 8) <= pointers < count + 8
             sizes[memories] = pointers
         assert list(sizes) == [7, 8, 10, 12, 15, 18, 22, 27, 33, 41, 51, 63]
-        assert fill_up(self.recall(2, 0)).shape == (7, 8)
+        assert pad(self.selected(2, 0)).shape == (7, 8)
 
     @pytest.mark.parametrize("shape", [(1, 1), (2, 0), (7, 7), (9, 9)])
     @torch.no_grad()
     def test_what_fills_up_has_no_say(self, shape: tuple[int, int], played: Played) -> None:
         model = played.predictor.model
         features = model.encode(clip_of(1))
-        recall = self.recall(*shape)
-        want, got = (model.condition(features, model.read_memory([r])) for r in (recall, fill_up(recall)))
+        selected = self.selected(*shape)
+        want, got = (model.condition_on_memory(features, model.memory_tokens([r])) for r in (selected, pad(selected)))
         torch.testing.assert_close(got.embedding, want.embedding, rtol=0, atol=2e-5)
         torch.testing.assert_close(got.memory_prompts, want.memory_prompts, rtol=0, atol=2e-5)
 
@@ -273,9 +273,9 @@ class TestBatches:
             super().__init__(model)
             self.batches: list[int] = []
 
-        def find(self, features: FrameFeatures, recalls: Sequence[Recall]) -> Found:
-            self.batches.append(len(recalls))
-            return super().find(features, recalls)
+        def track_step(self, features: FrameFeatures, selected: Sequence[SelectedMemory]) -> ObjectOutput:
+            self.batches.append(len(selected))
+            return super().track_step(features, selected)
 
     @pytest.mark.parametrize(("most_cells", "batches"), [(2**17, [10, 10]), (100, [5, 5, 5, 5]), (1, [1] * 20)])
     def test_of_nearly_equal_size(

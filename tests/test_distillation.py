@@ -13,7 +13,7 @@ from PIL import Image
 from i2vpp.checkpoint import read_checkpoint
 from i2vpp.config import ModelConfig
 from i2vpp.modeling.i2vpp import I2VPP
-from i2vpp.structures import Conditioned, MaskPrediction, PointerEntry, Recall, SpatialEntry
+from i2vpp.structures import Conditioned, MaskPrediction, MemoryFrame, MemoryPointer, SelectedMemory
 from models import parity_weights
 from training.distillation import student, teacher
 from training.distillation.embeddings import EmbeddingReader, EmbeddingWriter
@@ -146,20 +146,20 @@ def test_a_matching_memory_holds_the_mask_and_attention_brings_it_back() -> None
         features = model.encode(clips[:1])
         left = torch.zeros(1, 1, 128, 128)
         left[..., :64] = 1
-        given: MaskPrediction = model.adopt_mask(features, left)
-        memory = model.memorise(features, given, given.logits, prompted=True)
+        given: MaskPrediction = model.use_mask_as_output(features, left)
+        memory = model.encode_memory(features, given, given.logits, conditioning=True)
         number = memory.values[0, CONTENT].float()
         assert number[2:6, :2] == pytest.approx(MASK_GAIN, rel=0.5)
         assert number[2:6, 6:] == pytest.approx(-MASK_GAIN, rel=0.5)
 
         def moved(mask: torch.Tensor) -> torch.Tensor:
-            given = model.adopt_mask(features, mask)
-            memory = model.memorise(features, given, given.logits, prompted=True)
-            recall = Recall(
-                spatial=(SpatialEntry(memory=memory, slot=0),),
-                pointers=(PointerEntry(pointer=memory.pointer, offset=1.0),),
+            given = model.use_mask_as_output(features, mask)
+            memory = model.encode_memory(features, given, given.logits, conditioning=True)
+            selected = SelectedMemory(
+                spatial=(MemoryFrame(memory=memory, slot=0),),
+                pointers=(MemoryPointer(pointer=memory.pointer, offset=1.0),),
             )
-            found: Conditioned = model.condition(features, model.read_memory([recall]))
+            found: Conditioned = model.condition_on_memory(features, model.memory_tokens([selected]))
             return found.embedding[0]
 
         difference = moved(left) - moved(1 - left)

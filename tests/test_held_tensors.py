@@ -28,7 +28,7 @@ from i2vpp.session.frames import FrameStore
 from i2vpp.session.records import FrameRecord
 from i2vpp.session.state import InferenceState
 from i2vpp.structures import FrameResult
-from i2vpp.tracking import Found, Tracker
+from i2vpp.tracking import ObjectOutput, Tracker
 from media import moving_disc
 from models import make_predictor
 
@@ -236,8 +236,8 @@ def copied(value: Any) -> Any:
     """A tensor, or a dataclass or tuple of tensors, with storage of its own."""
     if isinstance(value, Tensor):
         return value.clone()
-    if isinstance(value, Found):
-        return Found(*map(copied, value))
+    if isinstance(value, ObjectOutput):
+        return ObjectOutput(*map(copied, value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.replace(value, **{f.name: copied(getattr(value, f.name)) for f in dataclasses.fields(value)})
     if isinstance(value, (tuple, list)):
@@ -270,15 +270,15 @@ def everything_copied() -> Iterator[dict[str, int]]:
             patch.setattr(owner, name, call)
 
         copy_arguments(MemoryBank, "put")
-        copy_results(MemoryBank, "recall")
+        copy_results(MemoryBank, "fetch")
         copy_results(FrameRecord, "prediction")
-        copy_results(Found, "split")
+        copy_results(ObjectOutput, "split")
         copy_results(FrameStore, "clip")
         copy_results(Tracker, "features")
         copy_results(Tracker, "_mask")
         copy_arguments(SimilarityTable, "add")
         copy_results(SimilarityTable, "get")
-        copy_results(I2VPP, "memorise")
+        copy_results(I2VPP, "encode_memory")
         yield counts
 
 
@@ -377,13 +377,13 @@ def test_a_selector_may_write_into_the_similarities_it_is_given(predictor: I2VPP
     class Greedy:
         window, uses_similarity = predictor.selector.window, True
 
-        def select(self, moment: Any, conditioning: Any, tracked: Any, similarity: Any) -> Any:
-            frames = [f for f in moment.span(3, 1) if f in tracked]
+        def select(self, now: Any, conditioning: Any, non_conditioning: Any, similarity: Any) -> Any:
+            frames = [f for f in now.span(3, 1) if f in non_conditioning]
             if frames:
                 values = similarity(frames)
                 seen.append(values.copy())
                 values[:] = 5
-            return predictor.selector.select(moment, conditioning, tracked, similarity)
+            return predictor.selector.select(now, conditioning, non_conditioning, similarity)
 
     greedy = I2VPPVideoPredictor(predictor.model, selector=Greedy())
     with greedy.init_state(FRAMES[:6]) as state:

@@ -26,14 +26,14 @@ def draw(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 
-def memory(*, batch: int = 2, groups: int = 3, copies: bool = False) -> MemoryTokens:
+def memory(*, batch: int = 2, groups: int = 3, weights: bool = False) -> MemoryTokens:
     tokens = groups * CELLS + 8
     return MemoryTokens(
         values=draw(batch, tokens, 64),
         position=draw(1, tokens, 64).expand(batch, -1, -1),
         foreground=torch.arange(tokens).expand(batch, -1) % 3 != 0,
         num_pointer_tokens=8,
-        log_copies=torch.randint(1, 4, (batch, tokens)).float().log() if copies else None,
+        log_weights=torch.randint(1, 4, (batch, tokens)).float().log() if weights else None,
     )
 
 
@@ -139,13 +139,13 @@ def test_float16_whose_exponentials_would_overflow_is_left_to_fused_attention(mo
 # ---- memory prompts
 
 
-@pytest.mark.parametrize("copies", [False, True])
-def test_memory_prompts_are_a_masked_cross_attention(copies):
+@pytest.mark.parametrize("weights", [False, True])
+def test_memory_prompts_are_a_masked_cross_attention(weights):
     """The projections moved to the queries' side give what the layer gives in its plain form."""
     generator = MemoryPromptGenerator().eval()
-    tokens = memory(copies=copies)
+    tokens = memory(weights=weights)
     x = generator.norm_fg_ca(generator.query_embedding_fg.weight[None])
-    bias = tokens.foreground if not copies else tokens.log_copies.masked_fill(~tokens.foreground, float("-inf"))
+    bias = tokens.foreground if not weights else tokens.log_weights.masked_fill(~tokens.foreground, float("-inf"))
     keys = tokens.values + tokens.position
     with torch.no_grad():
         plain = generator.cross_attn(
@@ -200,9 +200,9 @@ def test_coarse_cells_lie_at_their_centres():
 # ---- pooled tokens
 
 
-@pytest.mark.parametrize("copies", [False, True])
-def test_pooling_means_squares_and_keeps_their_weight(copies):
-    tokens = memory(copies=copies)
+@pytest.mark.parametrize("weights", [False, True])
+def test_pooling_means_squares_and_keeps_their_weight(weights):
+    tokens = memory(weights=weights)
     pooled = pool_tokens(tokens, GRID, 2)
     assert pooled.values.shape == (2, 3 * 6 + 8, 64)
     square = [0, 1, 6, 7]  # the first one of the first frame
@@ -211,9 +211,9 @@ def test_pooling_means_squares_and_keeps_their_weight(copies):
     last = [2 * CELLS + cell for cell in (16, 17, 22, 23)]  # the last one of the last frame
     torch.testing.assert_close(pooled.values[:, 17], tokens.values[:, last].mean(1))
     torch.testing.assert_close(pooled.values[:, 18:], tokens.values[:, -8:])
-    before = torch.ones(2, 80) if tokens.log_copies is None else tokens.log_copies.exp()
-    torch.testing.assert_close(pooled.log_copies.exp()[:, 0], before[:, square].sum(1))
-    torch.testing.assert_close(pooled.log_copies.exp().sum(1), before.sum(1))
+    before = torch.ones(2, 80) if tokens.log_weights is None else tokens.log_weights.exp()
+    torch.testing.assert_close(pooled.log_weights.exp()[:, 0], before[:, square].sum(1))
+    torch.testing.assert_close(pooled.log_weights.exp().sum(1), before.sum(1))
     assert pool_tokens(tokens, GRID, 1) is tokens
 
 
@@ -223,7 +223,7 @@ def test_pooling_changes_nothing_where_squares_are_even():
     values = torch.cat([cells, draw(1, 8, 64)], dim=1)
     tokens = without_positions(values)
     layer = MemoryAttention(num_layers=1).eval().layers[0].cross_attn_image
-    x, bias = draw(1, CELLS, 256), pool_tokens(tokens, GRID, 2).log_copies
+    x, bias = draw(1, CELLS, 256), pool_tokens(tokens, GRID, 2).log_weights
     with torch.no_grad():
         full = layer(x, tokens.values, tokens.values)
         pooled = layer(x, *[pool_tokens(tokens, GRID, 2).values] * 2, bias=bias[:, None, None])

@@ -12,10 +12,10 @@ from i2vpp.structures import (
     ABSENT_LOGIT,
     FrameFeatures,
     FrameMemory,
-    PointerEntry,
+    MemoryFrame,
+    MemoryPointer,
     Prompt,
-    Recall,
-    SpatialEntry,
+    SelectedMemory,
 )
 from models import SIDE, parity_weights
 from parity.det_weights import normal
@@ -44,13 +44,13 @@ def memory_of(seed: int, device: torch.device, batch: int = 1) -> FrameMemory:
     )
 
 
-def recall_of(*memories: tuple[FrameMemory, int], copies: int = 1) -> Recall:
-    """The first memory counts `copies` times."""
-    counts = [copies] + [1] * (len(memories) - 1)
-    return Recall(
-        spatial=tuple(SpatialEntry(memory=m, slot=s, copies=c) for (m, s), c in zip(memories, counts, strict=True)),
+def selected_memory(*memories: tuple[FrameMemory, int], weight: int = 1) -> SelectedMemory:
+    """The first memory has the weight `weight`."""
+    counts = [weight] + [1] * (len(memories) - 1)
+    return SelectedMemory(
+        spatial=tuple(MemoryFrame(memory=m, slot=s, weight=c) for (m, s), c in zip(memories, counts, strict=True)),
         pointers=tuple(
-            PointerEntry(pointer=m.pointer, offset=1 - s / 7, copies=c)
+            MemoryPointer(pointer=m.pointer, offset=1 - s / 7, weight=c)
             for (m, s), c in zip(memories, counts, strict=True)
         ),
     )
@@ -59,8 +59,10 @@ def recall_of(*memories: tuple[FrameMemory, int], copies: int = 1) -> Recall:
 @torch.no_grad()
 def test_counted_copies_equal_real_copies(model: I2VPP, features: FrameFeatures) -> None:
     a, b = memory_of(10, model.device), memory_of(20, model.device)
-    counted = model.condition(features, model.read_memory([recall_of((a, 0), (b, 6), copies=4)]))
-    real = model.condition(features, model.read_memory([recall_of((a, 0), (a, 0), (a, 0), (a, 0), (b, 6))]))
+    counted = model.condition_on_memory(features, model.memory_tokens([selected_memory((a, 0), (b, 6), weight=4)]))
+    real = model.condition_on_memory(
+        features, model.memory_tokens([selected_memory((a, 0), (a, 0), (a, 0), (a, 0), (b, 6))])
+    )
     torch.testing.assert_close(counted.embedding, real.embedding, rtol=0, atol=2e-5)
     torch.testing.assert_close(counted.memory_prompts, real.memory_prompts, rtol=0, atol=2e-5)
 
@@ -68,21 +70,21 @@ def test_counted_copies_equal_real_copies(model: I2VPP, features: FrameFeatures)
 @torch.no_grad()
 def test_objects_with_other_slots_and_copies_share_a_batch(model: I2VPP, features: FrameFeatures) -> None:
     a, b, c = (memory_of(seed, model.device) for seed in (10, 20, 30))
-    recalls = [recall_of((a, 0), (b, 6), copies=3), recall_of((b, 0), (c, 5))]
-    together = model.condition(features, model.read_memory(recalls))
-    for i, recall in enumerate(recalls):
-        alone = model.condition(features, model.read_memory([recall]))
+    memories = [selected_memory((a, 0), (b, 6), weight=3), selected_memory((b, 0), (c, 5))]
+    together = model.condition_on_memory(features, model.memory_tokens(memories))
+    for i, selected in enumerate(memories):
+        alone = model.condition_on_memory(features, model.memory_tokens([selected]))
         torch.testing.assert_close(together.embedding[i : i + 1], alone.embedding, rtol=0, atol=2e-5)
         torch.testing.assert_close(together.memory_prompts[i : i + 1], alone.memory_prompts, rtol=0, atol=2e-5)
 
 
 @torch.no_grad()
-def test_a_recall_may_hold_a_batch_of_objects(model: I2VPP, features: FrameFeatures) -> None:
+def test_a_selected_memory_may_hold_a_batch_of_objects(model: I2VPP, features: FrameFeatures) -> None:
     both = memory_of(10, model.device, batch=2)
     single = [FrameMemory(values=both.values[i : i + 1], foreground=both.foreground[i : i + 1],
                           pointer=both.pointer[i : i + 1]) for i in range(2)]  # fmt: skip
-    batched = model.read_memory([recall_of((both, 0), copies=2)])
-    separate = model.read_memory([recall_of((m, 0), copies=2) for m in single])
+    batched = model.memory_tokens([selected_memory((both, 0), weight=2)])
+    separate = model.memory_tokens([selected_memory((m, 0), weight=2) for m in single])
     for field in dataclasses.fields(batched):
         got, want = getattr(batched, field.name), getattr(separate, field.name)
         assert torch.equal(got, want) if isinstance(got, torch.Tensor) else got == want
@@ -91,7 +93,7 @@ def test_a_recall_may_hold_a_batch_of_objects(model: I2VPP, features: FrameFeatu
 @torch.no_grad()
 def test_absent_objects(model: I2VPP, features: FrameFeatures) -> None:
     head = model.sam_mask_decoder.pred_obj_score_head.layers[-1]
-    conditioned = model.condition(features, None)
+    conditioned = model.condition_on_memory(features, None)
     assert model.decode(conditioned, Prompt()).object_score > 0
     bias = head.bias.data.clone()
     try:
@@ -103,7 +105,7 @@ def test_absent_objects(model: I2VPP, features: FrameFeatures) -> None:
     assert (absent.logits == ABSENT_LOGIT).all()
     assert torch.equal(absent.pointer, model.no_obj_ptr)
     present = dataclasses.replace(absent, object_score=-absent.object_score)
-    memories = [model.memorise(features, p, p.logits, prompted=False) for p in (absent, present)]
+    memories = [model.encode_memory(features, p, p.logits, conditioning=False) for p in (absent, present)]
     difference = (memories[0].values.float() - memories[1].values.float())[0, :, 0, 0]
     torch.testing.assert_close(difference, model.no_obj_embed_spatial[0], rtol=0.05, atol=0.02)
     assert not memories[0].foreground.any()
@@ -113,7 +115,7 @@ def test_absent_objects(model: I2VPP, features: FrameFeatures) -> None:
 def test_an_adopted_mask_is_the_output(model: I2VPP, features: FrameFeatures) -> None:
     masks = torch.zeros(2, 1, SIDE, SIDE, device=model.device)
     masks[0, :, 16:48, 8:40] = 1
-    adopted = model.adopt_mask(features, masks)
+    adopted = model.use_mask_as_output(features, masks)
     assert adopted.object_score.tolist() == [10, -10]
     assert adopted.iou.tolist() == [1, 1]
     assert torch.equal(adopted.logits > 0, masks[:, :, 2::4, 2::4] > 0)
@@ -129,7 +131,7 @@ def test_few_points_are_ambiguous(model: I2VPP, features: FrameFeatures, points:
     if points:
         coords = torch.full((1, points, 2), 20.0, device=model.device)
         prompt = Prompt(coords=coords, labels=torch.ones(1, points, dtype=torch.int32, device=model.device))
-    prediction = model.decode(model.condition(features, None), prompt)
+    prediction = model.decode(model.condition_on_memory(features, None), prompt)
     assert prediction.candidates.shape[1] == masks
     assert float(prediction.iou) in [pytest.approx(v) for v in prediction.candidate_ious[0].tolist()]
 
@@ -140,10 +142,10 @@ def test_half_precision_stays_near_float32(model: I2VPP, features: FrameFeatures
     def way() -> torch.Tensor:
         clip = normal(1, 1, 3, 3, SIDE, SIDE).to(model.device)
         found = model.encode(clip)
-        prediction = model.decode(model.condition(found, None), Prompt())
-        memory = model.memorise(found, prediction, prediction.logits, prompted=True)
-        recall = recall_of((memory, 0), copies=3)
-        return model.decode(model.condition(found, model.read_memory([recall])), Prompt()).logits
+        prediction = model.decode(model.condition_on_memory(found, None), Prompt())
+        memory = model.encode_memory(found, prediction, prediction.logits, conditioning=True)
+        selected = selected_memory((memory, 0), weight=3)
+        return model.decode(model.condition_on_memory(found, model.memory_tokens([selected])), Prompt()).logits
 
     exact = way()
     with torch.autocast(model.device.type, dtype=dtype):
@@ -157,9 +159,11 @@ def test_half_precision_stays_near_float32(model: I2VPP, features: FrameFeatures
 def test_any_multiple_of_16(image_size: int) -> None:
     model = I2VPP(ModelConfig(image_size=image_size)).eval()
     features = model.encode(normal(1, 1, 3, 3, image_size, image_size))
-    prediction = model.decode(model.condition(features, None), Prompt())
-    memory = model.memorise(features, prediction, prediction.logits, prompted=True)
-    tracked = model.decode(model.condition(features, model.read_memory([recall_of((memory, 0))])), Prompt())
+    prediction = model.decode(model.condition_on_memory(features, None), Prompt())
+    memory = model.encode_memory(features, prediction, prediction.logits, conditioning=True)
+    tracked = model.decode(
+        model.condition_on_memory(features, model.memory_tokens([selected_memory((memory, 0))])), Prompt()
+    )
     assert tracked.logits.shape[-1] == image_size // 4
     assert tracked.logits.isfinite().all()
 
@@ -169,13 +173,13 @@ def test_gradients_reach_every_parameter_that_is_read() -> None:
     clip = normal(1, 2, 3, 3, SIDE, SIDE)
     features = model.encode(clip)
     masks = (normal(3, 2, 1, SIDE, SIDE) > 0).float()
-    adopted = model.adopt_mask(features, masks)
+    adopted = model.use_mask_as_output(features, masks)
     points = Prompt(coords=torch.full((2, 4, 2), 20.0), labels=torch.tensor([[2, 3, 0, 1]] * 2), mask=adopted.logits)
-    clicked = model.decode(model.condition(features, None), points)
+    clicked = model.decode(model.condition_on_memory(features, None), points)
     empty = dataclasses.replace(clicked, object_score=clicked.object_score * 0 - 1)
-    memories = [model.memorise(features, p, p.logits, prompted=True) for p in (adopted, empty)]
-    recall = recall_of((memories[0], 0), *((memories[1], slot) for slot in range(1, 7)))
-    conditioned = model.condition(features, model.read_memory([recall]), auxiliary=True)
+    memories = [model.encode_memory(features, p, p.logits, conditioning=True) for p in (adopted, empty)]
+    selected = selected_memory((memories[0], 0), *((memories[1], slot) for slot in range(1, 7)))
+    conditioned = model.condition_on_memory(features, model.memory_tokens([selected]), auxiliary=True)
     tracked = model.decode(conditioned, Prompt())
     predictions = (clicked, tracked)
     loss = sum(

@@ -135,9 +135,9 @@ def test_reverse_reads_what_it_has_just_tracked(
     read = {}
     select = predictor.selector.select
 
-    def spy(moment: Any, *args: Any) -> Any:
-        selection = select(moment, *args)
-        read[moment.frame_idx] = [pick.frame_idx for pick in selection.spatial]
+    def spy(now: Any, *args: Any) -> Any:
+        selection = select(now, *args)
+        read[now.frame_idx] = [pick.frame_idx for pick in selection.spatial]
         return selection
 
     monkeypatch.setattr(predictor.selector, "select", spy)
@@ -251,7 +251,7 @@ class TestCorrections:
         predictor.add_new_points_or_box(state, 0, 1, **CLICK)
         track(predictor, state)
         seen = {}
-        condition, decode = predictor.model.condition, predictor.model.decode
+        condition, decode = predictor.model.condition_on_memory, predictor.model.decode
 
         def spy_condition(features: Any, memory: Any, **kwargs: Any) -> Any:
             seen["memory"] = memory
@@ -261,7 +261,7 @@ class TestCorrections:
             seen["prompt"] = prompt
             return decode(conditioned, prompt, **kwargs)
 
-        monkeypatch.setattr(predictor.model, "condition", spy_condition)
+        monkeypatch.setattr(predictor.model, "condition_on_memory", spy_condition)
         monkeypatch.setattr(predictor.model, "decode", spy_decode)
         previous = state.tracks[1].records[9].logits
         predictor.add_new_points_or_box(state, 9, 1, points=[[30, 20]], labels=[0])
@@ -396,7 +396,7 @@ class TestSessions:
             results = predictor.propagate_in_video(state, progress=False)
             next(results)
             next(results)
-            held = [weakref.ref(memory.values) for memory in state.tracks[1].bank._tracked.values()]
+            held = [weakref.ref(memory.values) for memory in state.tracks[1].bank._non_conditioning.values()]
             held += [weakref.ref(features.embedding) for features in state.features.values()]
             assert len(held) >= 2
         gc.collect()
@@ -432,7 +432,7 @@ class TestSessions:
         with predictor.init_state(FRAMES, offload_video_to_cpu=True, offload_state_to_cpu=True) as other:
             predictor.add_new_points_or_box(other, 0, 1, **CLICK)
             a, b = track(predictor, state), track(predictor, other)
-            assert all(m.values.device.type == "cpu" for m in other.tracks[1].bank._tracked.values())
+            assert all(m.values.device.type == "cpu" for m in other.tracks[1].bank._non_conditioning.values())
         assert all(iou(a[f].masks, b[f].masks) >= 0.999 for f in a)
 
 

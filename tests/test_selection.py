@@ -10,7 +10,7 @@ import torch
 
 from i2vpp.config import SelectionConfig
 from i2vpp.memory.cpu_copy import CpuCopy
-from i2vpp.memory.selection import Moment, RecentFrames, Selection, SimilaritySampling, build_selector
+from i2vpp.memory.selection import FrameTime, RecentFrames, Selection, SimilaritySampling, build_selector
 from i2vpp.memory.similarity import SimilarityTable
 from parity.det_weights import normal
 
@@ -34,10 +34,10 @@ def test_most_similar_frames_are_those_of_the_published_network(case: dict) -> N
     table = SimilarityTable(selector.window)
     for f in range(max(0, t - selector.window), t + 1):
         table.add(f, normal(1000 + f, 16, 8)[None, :, :, None])
-    selection = selector.select(Moment(frame_idx=t), conditioning, tracked, lambda frames: table.get(t, frames))
+    selection = selector.select(FrameTime(frame_idx=t), conditioning, tracked, lambda frames: table.get(t, frames))
     assert slots(selection) == case["slots"]
-    assert selection.spatial[0].copies - 1 == case["copies_of_first_conditioning"]
-    assert sum(p.copies for p in selection.pointers) == sum(p.copies for p in selection.spatial)
+    assert selection.spatial[0].weight - 1 == case["copies_of_first_conditioning"]
+    assert sum(p.weight for p in selection.pointers) == sum(p.weight for p in selection.spatial)
 
 
 @pytest.mark.parametrize("mode", ["sample", "top", "recent"])
@@ -48,31 +48,31 @@ def test_reverse_is_forward_in_mirrored_time(mode: str, t: int, conditioning: li
     last = 40
     selector = build_selector(SelectionConfig(mode=mode))
     alike = np.random.default_rng(0).random(last + 1)
-    forward = selector.select(Moment(frame_idx=t), conditioning, tracked, lambda fs: alike[list(fs)])
+    forward = selector.select(FrameTime(frame_idx=t), conditioning, tracked, lambda fs: alike[list(fs)])
     backward = selector.select(
-        Moment(frame_idx=last - t, last_frame=last, reverse=True),
+        FrameTime(frame_idx=last - t, last_frame=last, reverse=True),
         [last - f for f in conditioning],
         {last - f for f in tracked},
         lambda fs: alike[[last - f for f in fs]],
     )
-    assert [(last - p.frame_idx, p.slot, p.copies) for p in backward.spatial] == [
-        (p.frame_idx, p.slot, p.copies) for p in forward.spatial
+    assert [(last - p.frame_idx, p.slot, p.weight) for p in backward.spatial] == [
+        (p.frame_idx, p.slot, p.weight) for p in forward.spatial
     ]
-    assert [(last - p.frame_idx, p.offset, p.copies) for p in backward.pointers] == [
-        (p.frame_idx, p.offset, p.copies) for p in forward.pointers
+    assert [(last - p.frame_idx, p.offset, p.weight) for p in backward.pointers] == [
+        (p.frame_idx, p.offset, p.weight) for p in forward.pointers
     ]
     assert all(np.isfinite(p.offset) for p in backward.pointers)
 
 
 def test_reverse_needs_the_last_frame() -> None:
     with pytest.raises(ValueError, match="last_frame"):
-        Moment(frame_idx=3, reverse=True)
+        FrameTime(frame_idx=3, reverse=True)
 
 
 def test_draws_depend_on_seed_and_frame_only() -> None:
     def draw(seed: int, t: int) -> Selection:
         selector = SimilaritySampling(SelectionConfig(seed=seed))
-        return selector.select(Moment(frame_idx=t), [0], set(range(1, t)), even)
+        return selector.select(FrameTime(frame_idx=t), [0], set(range(1, t)), even)
 
     assert draw(0, 100) == draw(0, 100)
     assert draw(0, 100) != draw(1, 100)
@@ -87,7 +87,7 @@ def test_sampling_follows_the_softmax_of_the_similarities() -> None:
     selector_config = {"num_global": 0, "num_local": 1, "local_window": 4, "global_window": 0}
     for seed in range(2000):
         selector = SimilaritySampling(SelectionConfig(seed=seed, **selector_config))
-        picked = selector.select(Moment(frame_idx=10), [0], {6, 7, 8, 9}, lambda _: similarity).spatial[1]
+        picked = selector.select(FrameTime(frame_idx=10), [0], {6, 7, 8, 9}, lambda _: similarity).spatial[1]
         counts[picked.frame_idx - 6] += 1
     np.testing.assert_allclose(counts / counts.sum(), [0.1, 0.2, 0.3, 0.4], atol=0.04)
 
@@ -96,30 +96,30 @@ def test_similarity_is_not_asked_when_there_is_nothing_to_choose() -> None:
     def refuse(frames: Sequence[int]) -> np.ndarray:
         raise AssertionError("not needed")
 
-    SimilaritySampling(SelectionConfig()).select(Moment(frame_idx=3), [0], {1, 2}, refuse)
-    RecentFrames().select(Moment(frame_idx=300), [0], set(range(1, 300)), refuse)
+    SimilaritySampling(SelectionConfig()).select(FrameTime(frame_idx=3), [0], {1, 2}, refuse)
+    RecentFrames().select(FrameTime(frame_idx=300), [0], set(range(1, 300)), refuse)
 
 
 def test_future_prompts_give_features_but_no_pointers() -> None:
-    selection = SimilaritySampling(SelectionConfig()).select(Moment(frame_idx=3), [0, 9], {1, 2}, even)
+    selection = SimilaritySampling(SelectionConfig()).select(FrameTime(frame_idx=3), [0, 9], {1, 2}, even)
     assert slots(selection) == [[0, 0], [9, 0], [1, 5], [2, 6]]
-    assert [(p.frame_idx, p.copies) for p in selection.pointers] == [(0, 2), (1, 1), (2, 1)]
+    assert [(p.frame_idx, p.weight) for p in selection.pointers] == [(0, 2), (1, 1), (2, 1)]
 
 
 def test_windows_may_be_empty() -> None:
     only_global = SimilaritySampling(SelectionConfig(mode="top", local_window=0, num_local=0, global_window=3))
-    assert slots(only_global.select(Moment(frame_idx=9), [0], set(range(1, 9)), even)) == [
+    assert slots(only_global.select(FrameTime(frame_idx=9), [0], set(range(1, 9)), even)) == [
         [0, 0],
         [6, 1],
         [7, 2],
         [8, 3],
     ]
     only_local = SimilaritySampling(SelectionConfig(mode="top", local_window=3, num_global=0, global_window=0))
-    assert slots(only_local.select(Moment(frame_idx=9), [0], set(range(1, 9)), even)) == [[0, 0], [6, 1], [7, 2]]
+    assert slots(only_local.select(FrameTime(frame_idx=9), [0], set(range(1, 9)), even)) == [[0, 0], [6, 1], [7, 2]]
 
 
 def test_recent_frames_are_sam2s() -> None:
-    selection = RecentFrames().select(Moment(frame_idx=20), [0, 30], set(range(1, 20)), even)
+    selection = RecentFrames().select(FrameTime(frame_idx=20), [0, 30], set(range(1, 20)), even)
     assert slots(selection) == [[0, 0], [30, 0], [14, 1], [15, 2], [16, 3], [17, 4], [18, 5], [19, 6]]
     assert [(p.frame_idx, p.offset) for p in selection.pointers] == [
         (0, 20 / 7), *((20 - age, age / 7) for age in range(1, 8))

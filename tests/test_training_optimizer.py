@@ -13,7 +13,7 @@ from torch import nn
 from i2vpp.config import ModelConfig
 from i2vpp.errors import ConfigError, RunError
 from i2vpp.modeling.i2vpp import I2VPP
-from i2vpp.structures import FrameFeatures, PointerEntry, Prompt, Recall, SpatialEntry
+from i2vpp.structures import FrameFeatures, MemoryFrame, MemoryPointer, Prompt, SelectedMemory
 from training.config import OptimizerConfig
 from training.ema import EMA
 from training.optimizer import (
@@ -111,17 +111,17 @@ def test_exactly_the_unused_parameters_get_no_gradient() -> None:
         return model.encode(torch.randn(1, 3, 3, 64, 64))
 
     first = features()
-    plain = model.condition(first, None)
+    plain = model.condition_on_memory(first, None)
     clicks = Prompt(coords=torch.tensor([[[10.0, 20.0]]]), labels=torch.ones(1, 1, dtype=torch.int32))
     clicked = model.decode(plain, clicks)
-    memory = model.memorise(first, clicked, clicked.logits, prompted=False)
-    recall = Recall(
-        spatial=(SpatialEntry(memory=memory, slot=0),), pointers=(PointerEntry(pointer=memory.pointer, offset=1.0),)
+    memory = model.encode_memory(first, clicked, clicked.logits, conditioning=False)
+    selected = SelectedMemory(
+        spatial=(MemoryFrame(memory=memory, slot=0),), pointers=(MemoryPointer(pointer=memory.pointer, offset=1.0),)
     )
     second = features()
-    read = model.condition(second, model.read_memory([recall]), auxiliary=True)
+    read = model.condition_on_memory(second, model.memory_tokens([selected]), auxiliary=True)
     tracked = model.decode(read, Prompt(mask=clicked.logits.detach()), multimask=False)
-    adopted = model.adopt_mask(second, torch.ones(1, 1, 64, 64))
+    adopted = model.use_mask_as_output(second, torch.ones(1, 1, 64, 64))
     assert read.auxiliary is not None
     outputs = [
         read.auxiliary,

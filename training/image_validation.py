@@ -96,7 +96,7 @@ def score_photos(model: I2VPP, photos: Iterable[AnnotatedVideo], *, dtype: torch
         frames = FrameStore(open_source([photo.image(0)]), model.image_size, device=model.device, prefetch=0)
         clip = frames.clip(0)
         with torch.autocast(model.device.type, dtype=dtype, enabled=dtype != torch.float32):
-            conditioned = model.condition(model.encode(clip), None)
+            conditioned = model.condition_on_memory(model.encode(clip), None)
         for mask in _objects(photo):
             click = central_click(mask)
             for values, coords, labels in (

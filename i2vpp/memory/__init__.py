@@ -1,1 +1,1 @@
-"""What is remembered of a video: the store (`bank`) and the policies that read it (`selection`)."""
+"""The memory of a video: the store (`bank`) and the policies that select from it (`selection`)."""

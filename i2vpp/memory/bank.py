@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from i2vpp.memory.selection import Selection
-from i2vpp.structures import FrameMemory, PointerEntry, Recall, SpatialEntry
+from i2vpp.structures import FrameMemory, MemoryFrame, MemoryPointer, SelectedMemory
 
 
 class MemoryBank:
@@ -24,42 +24,42 @@ class MemoryBank:
     def __init__(self, device: torch.device | None = None) -> None:
         self.device = device
         self.conditioning: dict[int, FrameMemory] = {}
-        self._tracked: dict[int, FrameMemory] = {}
+        self._non_conditioning: dict[int, FrameMemory] = {}
         self._evicted: set[int] = set()
 
     def __contains__(self, frame_idx: object) -> bool:
         """Whether the frame is tracked (a prompted frame is not)."""
-        return frame_idx in self._tracked or frame_idx in self._evicted
+        return frame_idx in self._non_conditioning or frame_idx in self._evicted
 
     def __len__(self) -> int:
-        return len(self.conditioning) + len(self._tracked)
+        return len(self.conditioning) + len(self._non_conditioning)
 
-    def put(self, frame_idx: int, memory: FrameMemory, *, prompted: bool) -> None:
+    def put(self, frame_idx: int, memory: FrameMemory, *, conditioning: bool) -> None:
         """Keep a memory, replacing what was known of the frame."""
         self.drop(frame_idx)
-        store = self.conditioning if prompted else self._tracked
+        store = self.conditioning if conditioning else self._non_conditioning
         store[frame_idx] = memory if self.device is None else memory.to(self.device)
 
     def tensors(self) -> list[Tensor]:
         """All that is held."""
-        memories = [*self.conditioning.values(), *self._tracked.values()]
+        memories = [*self.conditioning.values(), *self._non_conditioning.values()]
         return [x for memory in memories for x in (memory.values, memory.foreground, memory.pointer)]
 
     def drop(self, frame_idx: int) -> None:
         """Forget a frame."""
         self.conditioning.pop(frame_idx, None)
-        self._tracked.pop(frame_idx, None)
+        self._non_conditioning.pop(frame_idx, None)
         self._evicted.discard(frame_idx)
 
     def evict(self, frame_idx: int, window: int) -> list[int]:
         """Let go of the tracked memories more than `window` frames away from `frame_idx`; return their frames."""
-        far = [f for f in self._tracked if abs(f - frame_idx) > window]
+        far = [f for f in self._non_conditioning if abs(f - frame_idx) > window]
         for f in far:
-            del self._tracked[f]
+            del self._non_conditioning[f]
         self._evicted.update(far)
         return far
 
-    def recall(self, selection: Selection, rebuild: Callable[[int], FrameMemory]) -> Recall:
+    def fetch(self, selection: Selection, rebuild: Callable[[int], FrameMemory]) -> SelectedMemory:
         """Fetch the selected memories.
 
         Args:
@@ -67,19 +67,19 @@ class MemoryBank:
             rebuild: makes the memory of an evicted frame again.
         """
 
-        def fetch(frame_idx: int) -> FrameMemory:
-            memory = self.conditioning.get(frame_idx) or self._tracked.get(frame_idx)
+        def memory_of(frame_idx: int) -> FrameMemory:
+            memory = self.conditioning.get(frame_idx) or self._non_conditioning.get(frame_idx)
             if memory is None:
                 memory = rebuild(frame_idx)
-                self.put(frame_idx, memory, prompted=False)
+                self.put(frame_idx, memory, conditioning=False)
             return memory
 
-        return Recall(
+        return SelectedMemory(
             spatial=tuple(
-                SpatialEntry(memory=fetch(p.frame_idx), slot=p.slot, copies=p.copies) for p in selection.spatial
+                MemoryFrame(memory=memory_of(p.frame_idx), slot=p.slot, weight=p.weight) for p in selection.spatial
             ),
             pointers=tuple(
-                PointerEntry(pointer=fetch(p.frame_idx).pointer, offset=p.offset, copies=p.copies)
+                MemoryPointer(pointer=memory_of(p.frame_idx).pointer, offset=p.offset, weight=p.weight)
                 for p in selection.pointers
             ),
         )

@@ -1,4 +1,4 @@
-"""Policies that choose which remembered frames are read for the frame being tracked.
+"""Policies that choose which memory frames are read for the frame being tracked.
 
 A selector works on frame indices only: it is tested without tensors, and a new idea is a new selector. Time runs in the
 direction of tracking: in reverse, "before" means a higher frame index, and nothing else changes.
@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from i2vpp.config import TRACKED_SLOTS, SelectionConfig
+from i2vpp.config import NON_CONDITIONING_SLOTS, SelectionConfig
 
 Similarity = Callable[[Sequence[int]], np.ndarray]
 """Cosine similarities [n] between the current frame's embedding and those of n frames."""
@@ -22,8 +22,8 @@ LOCAL_POOL, GLOBAL_POOL = 0, 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Moment:
-    """The frame being tracked and the direction of time.
+class FrameTime:
+    """The frame being tracked and the direction of tracking, in which ages are counted.
 
     Args:
         frame_idx: the frame.
@@ -37,7 +37,7 @@ class Moment:
 
     def __post_init__(self) -> None:
         if self.reverse and self.last_frame is None:
-            raise ValueError("Moment: last_frame is needed in reverse")
+            raise ValueError("FrameTime: last_frame is needed in reverse")
 
     @property
     def elapsed(self) -> int:
@@ -45,35 +45,35 @@ class Moment:
         return self.last_frame - self.frame_idx if self.reverse and self.last_frame is not None else self.frame_idx
 
     def age(self, frame_idx: int) -> int:
-        """How many frames ago `frame_idx` was; negative if it is yet to come."""
+        """Return the age of a frame, in frames before this one; negative for a frame after it."""
         return frame_idx - self.frame_idx if self.reverse else self.frame_idx - frame_idx
 
-    def ago(self, age: int) -> int:
-        """Index of the frame `age` frames ago."""
+    def frame_at(self, age: int) -> int:
+        """Return the index of the frame of an age."""
         return self.frame_idx + age if self.reverse else self.frame_idx - age
 
     def span(self, oldest: int, newest: int) -> range:
-        """Indices of the frames from `oldest` to `newest` frames ago."""
+        """Return the indices of the frames from the age `oldest` to the age `newest`."""
         step = -1 if self.reverse else 1
-        return range(self.ago(oldest), self.ago(newest) + step, step)
+        return range(self.frame_at(oldest), self.frame_at(newest) + step, step)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpatialPick:
-    """A frame whose memory features are read: temporal slot 0 (prompted) or 1..6 (tracked), counted `copies` times."""
+    """A frame whose memory features are read: temporal slot 0 (conditioning) or 1..6 (non-conditioning), and weight."""
 
     frame_idx: int
     slot: int
-    copies: int = 1
+    weight: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class PointerPick:
-    """A frame whose object pointer is read, at a normalised temporal offset, counted `copies` times."""
+    """A frame whose object pointer is read, with its normalised temporal offset and weight."""
 
     frame_idx: int
     offset: float
-    copies: int = 1
+    weight: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ class Selection:
 class MemorySelector(Protocol):
     """A policy.
 
-    `window` is how many frames back tracked frames may still be read (older ones may be dropped);
+    `window` is the largest age at which non-conditioning frames may be read (older ones may be dropped);
     `uses_similarity` says whether the session has to compare frame embeddings at all.
     """
 
@@ -95,20 +95,20 @@ class MemorySelector(Protocol):
     uses_similarity: bool
 
     def select(
-        self, moment: Moment, conditioning: Sequence[int], tracked: Container[int], similarity: Similarity
+        self, now: FrameTime, conditioning: Sequence[int], non_conditioning: Container[int], similarity: Similarity
     ) -> Selection:
         """Choose memories.
 
         Args:
-            moment: the frame being tracked.
-            conditioning: the object's prompted frames; never empty.
-            tracked: the object's tracked frames, prompted ones not among them.
+            now: the frame being tracked.
+            conditioning: the object's conditioning frames, those that were prompted; never empty.
+            non_conditioning: the object's other frames with a memory.
             similarity: of the current frame to others; asked only when there is something to choose.
         """
 
 
 class SimilaritySampling:
-    """The published policy: all prompted frames, and tracked frames by similarity from a local and a global window.
+    """The published policy: all conditioning frames, and others by similarity from a local and a global window.
 
     Args:
         config: sizes of windows and picks; mode `sample` draws without replacement with the softmax of the
@@ -122,43 +122,43 @@ class SimilaritySampling:
         self.window = config.local_window + config.global_window
 
     def select(
-        self, moment: Moment, conditioning: Sequence[int], tracked: Container[int], similarity: Similarity
+        self, now: FrameTime, conditioning: Sequence[int], non_conditioning: Container[int], similarity: Similarity
     ) -> Selection:
-        """See `MemorySelector`; the first prompted frame stands in for tracked frames that do not exist yet."""
+        """See `MemorySelector`; the weight of the first conditioning frame stands for frames that do not exist yet."""
         config = self.config
-        prompted = sorted(conditioning, key=moment.age, reverse=True)
-        local = [f for f in moment.span(config.local_window, 1) if f in tracked]
-        distant = [f for f in moment.span(self.window, config.local_window + 1) if f in tracked]
+        ordered = sorted(conditioning, key=now.age, reverse=True)
+        local = [f for f in now.span(config.local_window, 1) if f in non_conditioning]
+        distant = [f for f in now.span(self.window, config.local_window + 1) if f in non_conditioning]
         slots = {
-            **self._pick(distant, config.num_global, 1, moment, GLOBAL_POOL, similarity),
-            **self._pick(local, config.num_local, 1 + config.num_global, moment, LOCAL_POOL, similarity),
+            **self._pick(distant, config.num_global, 1, now, GLOBAL_POOL, similarity),
+            **self._pick(local, config.num_local, 1 + config.num_global, now, LOCAL_POOL, similarity),
         }
-        length = max(0, min(moment.elapsed - 1, config.num_global + config.num_local))
+        length = max(0, min(now.elapsed - 1, config.num_global + config.num_local))
         padding = max(0, length - len(slots))
 
-        spatial = [SpatialPick(frame_idx=f, slot=0) for f in prompted]
-        spatial[0] = SpatialPick(frame_idx=prompted[0], slot=0, copies=1 + padding)
+        spatial = [SpatialPick(frame_idx=f, slot=0) for f in ordered]
+        spatial[0] = SpatialPick(frame_idx=ordered[0], slot=0, weight=1 + padding)
         spatial += [SpatialPick(frame_idx=f, slot=slot) for f, slot in slots.items()]
 
-        past = [f for f in prompted if moment.age(f) >= 0]
+        past = [f for f in ordered if now.age(f) >= 0]
         pointers = [PointerPick(frame_idx=f, offset=1.0) for f in past]
         pointers += [PointerPick(frame_idx=f, offset=1 - slot / (length + 1)) for f, slot in slots.items()]
         if not pointers:
-            pointers = [PointerPick(frame_idx=prompted[0], offset=1.0)]
-        missing = len(prompted) + len(slots) + padding - len(pointers)
+            pointers = [PointerPick(frame_idx=ordered[0], offset=1.0)]
+        missing = len(ordered) + len(slots) + padding - len(pointers)
         first = pointers[0]
-        pointers[0] = PointerPick(frame_idx=first.frame_idx, offset=first.offset, copies=1 + missing)
+        pointers[0] = PointerPick(frame_idx=first.frame_idx, offset=first.offset, weight=1 + missing)
         return Selection(spatial=tuple(spatial), pointers=tuple(pointers))
 
     def _pick(
-        self, frames: list[int], count: int, first_slot: int, moment: Moment, pool: int, similarity: Similarity
+        self, frames: list[int], count: int, first_slot: int, now: FrameTime, pool: int, similarity: Similarity
     ) -> dict[int, int]:
         """Choose `count` of `frames` (oldest first) and give them slots in time order."""
         if len(frames) > count:
-            weight = np.asarray(similarity(frames), dtype=np.float64)
+            score = np.asarray(similarity(frames), dtype=np.float64)
             if self.config.mode == "sample":  # the Gumbel trick: top-k of noisy log-weights draws without replacement
-                weight = weight + _noise(self.config.seed, moment.elapsed, pool, len(frames))
-            best = np.argsort(-weight, kind="stable")[:count]
+                score = score + _noise(self.config.seed, now.elapsed, pool, len(frames))
+            best = np.argsort(-score, kind="stable")[:count]
             frames = [frames[i] for i in sorted(best)]
         return {f: slot for slot, f in enumerate(frames, start=first_slot)}
 
@@ -170,33 +170,33 @@ def _noise(seed: int, frame: int, pool: int, size: int) -> np.ndarray:
 
 
 class RecentFrames:
-    """SAM 2's policy, used in training: all prompted frames and the latest tracked ones; no similarity.
+    """SAM 2's policy, used in training: all conditioning frames and the latest others; no similarity.
 
     Args:
-        num_frames: how many frames back memory features are read.
+        num_frames: largest age at which memory features are read.
         max_pointers: object pointers reach `max_pointers - 1` frames back, and their distance is normalised by that:
             the smaller of 16 and the length of a training clip (8 in the published recipe).
     """
 
     uses_similarity = False
 
-    def __init__(self, num_frames: int = TRACKED_SLOTS, *, max_pointers: int = 8) -> None:
+    def __init__(self, num_frames: int = NON_CONDITIONING_SLOTS, *, max_pointers: int = 8) -> None:
         self.num_frames = num_frames
         self.pointer_span = max_pointers - 1
         self.window = max(num_frames, self.pointer_span)
 
     def select(
-        self, moment: Moment, conditioning: Sequence[int], tracked: Container[int], similarity: Similarity
+        self, now: FrameTime, conditioning: Sequence[int], non_conditioning: Container[int], similarity: Similarity
     ) -> Selection:
         """See `MemorySelector`."""
-        prompted = sorted(conditioning, key=moment.age, reverse=True)
-        spatial = [SpatialPick(frame_idx=f, slot=0) for f in prompted]
+        ordered = sorted(conditioning, key=now.age, reverse=True)
+        spatial = [SpatialPick(frame_idx=f, slot=0) for f in ordered]
         for age in range(self.num_frames, 0, -1):
-            if moment.ago(age) in tracked:
-                spatial.append(SpatialPick(frame_idx=moment.ago(age), slot=TRACKED_SLOTS + 1 - age))
-        frames = [f for f in prompted if moment.age(f) >= 0]
-        frames += [f for f in map(moment.ago, range(1, self.pointer_span + 1)) if f in tracked]
-        pointers = (PointerPick(frame_idx=f, offset=moment.age(f) / self.pointer_span) for f in frames)
+            if now.frame_at(age) in non_conditioning:
+                spatial.append(SpatialPick(frame_idx=now.frame_at(age), slot=NON_CONDITIONING_SLOTS + 1 - age))
+        frames = [f for f in ordered if now.age(f) >= 0]
+        frames += [f for f in map(now.frame_at, range(1, self.pointer_span + 1)) if f in non_conditioning]
+        pointers = (PointerPick(frame_idx=f, offset=now.age(f) / self.pointer_span) for f in frames)
         return Selection(spatial=tuple(spatial), pointers=tuple(pointers))
 
 

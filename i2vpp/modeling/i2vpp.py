@@ -1,7 +1,8 @@
 """The SAM-I2V++ network: every parameter under its published name, and the verbs that the loops call.
 
-A frame goes `encode` -> `read_memory` + `condition` -> `decode` (or `adopt_mask`) -> `memorise`. The model never sees a
-frame index, a memory bank, a video or an object id; prediction and training call the same verbs in the same order.
+A frame goes through `encode`, then `memory_tokens` and `condition_on_memory`, then `decode` (or `use_mask_as_output`),
+then `encode_memory`. The model never sees a frame index, a memory bank, a video or an object id; prediction and
+training call the same verbs in the same order.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from i2vpp.config import TRACKED_SLOTS, ModelConfig
+from i2vpp.config import NON_CONDITIONING_SLOTS, ModelConfig
 from i2vpp.modeling.backbones.image_encoder import ImageEncoder
 from i2vpp.modeling.backbones.temporal_feature_integrator import TemporalFeatureIntegrator
 from i2vpp.modeling.backbones.tiny_vit import TinyViT
@@ -32,43 +33,45 @@ from i2vpp.structures import (
     MaskPrediction,
     MemoryTokens,
     Prompt,
-    Recall,
+    SelectedMemory,
 )
 
 WIDTH = 256
 MEMORY_WIDTH = 64
-NUM_SLOTS = TRACKED_SLOTS + 1  # temporal slots: 0 for prompted frames, 1 (oldest) to 6 (newest) for tracked ones
+NUM_SLOTS = NON_CONDITIONING_SLOTS + 1
+"""Temporal slots: 0 for conditioning frames, 1 (oldest) to 6 (newest) for non-conditioning ones."""
+
 MEMORY_MASK_SCALE = 20.0
 MEMORY_MASK_BIAS = -10.0
 
 
 class StackedMemories(NamedTuple):
-    """What B objects recall, gathered in tensors: G memories and P pointers each; see `SpatialEntry`, `PointerEntry`.
+    """The selected memories of B objects in tensors: of each G frames (`MemoryFrame`) and P pointers (`MemoryPointer`).
 
     Args:
         values: memory features [B, G, M, h, w], bfloat16.
         foreground: [B, G, h, w] bool.
         pointers: [B, P, D].
         slots: [B, G] float32.
-        copies: [B, G] float32; 0 for an entry that only fills the tensor up and is not attended to.
+        weights: [B, G] float32; 0 for padding, which is not attended to.
         offsets: [B, P] float32.
-        pointer_copies: [B, P] float32.
+        pointer_weights: [B, P] float32.
     """
 
     values: Tensor
     foreground: Tensor
     pointers: Tensor
     slots: Tensor
-    copies: Tensor
+    weights: Tensor
     offsets: Tensor
-    pointer_copies: Tensor
+    pointer_weights: Tensor
 
 
 class I2VPP(nn.Module):
     """SAM-I2V++.
 
     Args:
-        config: image size and how masks are chosen and remembered; selection is not the model's business.
+        config: image size and how masks are chosen and encoded as memory; the model does not read `config.selection`.
     """
 
     def __init__(self, config: ModelConfig | None = None) -> None:
@@ -109,29 +112,29 @@ class I2VPP(nn.Module):
         features: FrameFeatures = self.image_encoder(clip[:, :, -1], clip)
         return features
 
-    def read_memory(self, recalls: Sequence[Recall]) -> MemoryTokens:
-        """Turn recalled memories of equal shape, concatenated along the batch, into attention keys.
+    def memory_tokens(self, selected: Sequence[SelectedMemory]) -> MemoryTokens:
+        """Turn selected memories of equal shape, concatenated along the batch, into attention keys.
 
         Spatial tokens come first, frame by frame; then every pointer as WIDTH / MEMORY_WIDTH tokens.
         """
-        once = all(recall.counts_once for recall in recalls)
-        return self.memory_tokens(self.stack_memories(recalls), counts_once=once)
+        unit_weights = all(memory.unit_weights for memory in selected)
+        return self.stacked_memory_tokens(self.stack_memories(selected), unit_weights=unit_weights)
 
-    def stack_memories(self, recalls: Sequence[Recall]) -> StackedMemories:
-        """Gather recalled memories of equal shape on the network's device: what `read_memory` does first."""
-        batches = [recall.spatial[0].memory.values.shape[0] for recall in recalls]
+    def stack_memories(self, selected: Sequence[SelectedMemory]) -> StackedMemories:
+        """Stack selected memories of equal shape on the network's device: the first step of `memory_tokens`."""
+        batches = [memory.spatial[0].memory.values.shape[0] for memory in selected]
         with torch.autocast(self.device.type, enabled=False):  # it cannot stack bfloat16 in a float16 region
-            values = _stack([[e.memory.values for e in recall.spatial] for recall in recalls])
-            foreground = _stack([[e.memory.foreground for e in recall.spatial] for recall in recalls])
+            values = _stack([[e.memory.values for e in memory.spatial] for memory in selected])
+            foreground = _stack([[e.memory.foreground for e in memory.spatial] for memory in selected])
             pointers = values.new_zeros(len(values), 0, WIDTH, dtype=torch.float32)
-            if recalls[0].pointers:
-                pointers = _stack([[e.pointer for e in recall.pointers] for recall in recalls])
-        slots, copies, offsets, pointer_copies = _numbers(
+            if selected[0].pointers:
+                pointers = _stack([[e.pointer for e in memory.pointers] for memory in selected])
+        slots, weights, offsets, pointer_weights = _numbers(
             [
-                [[e.slot for e in recall.spatial] for recall in recalls],
-                [[e.copies for e in recall.spatial] for recall in recalls],
-                [[e.offset for e in recall.pointers] for recall in recalls],
-                [[e.copies for e in recall.pointers] for recall in recalls],
+                [[e.slot for e in memory.spatial] for memory in selected],
+                [[e.weight for e in memory.spatial] for memory in selected],
+                [[e.offset for e in memory.pointers] for memory in selected],
+                [[e.weight for e in memory.pointers] for memory in selected],
             ],
             batches,
             self.device,
@@ -141,15 +144,15 @@ class I2VPP(nn.Module):
             foreground=foreground.to(self.device),
             pointers=pointers.to(self.device),
             slots=slots,
-            copies=copies,
+            weights=weights,
             offsets=offsets,
-            pointer_copies=pointer_copies,
+            pointer_weights=pointer_weights,
         )
 
-    def memory_tokens(self, memories: StackedMemories, *, counts_once: bool = False) -> MemoryTokens:
-        """Turn gathered memories into attention keys; with `counts_once` their numbers of copies are all 1."""
+    def stacked_memory_tokens(self, memories: StackedMemories, *, unit_weights: bool = False) -> MemoryTokens:
+        """Turn stacked memories into attention keys; `unit_weights` says that all weights are 1."""
         parts = zip(self._spatial_tokens(memories), self._pointer_tokens(memories), strict=True)
-        values, position, copies = (torch.cat(part, dim=1) for part in parts)
+        values, position, weights = (torch.cat(part, dim=1) for part in parts)
         foreground = memories.foreground.flatten(1)
         num_pointer_tokens = values.shape[1] - foreground.shape[1]
         return MemoryTokens(
@@ -157,36 +160,36 @@ class I2VPP(nn.Module):
             position=position,
             foreground=F.pad(foreground, (0, num_pointer_tokens), value=True),
             num_pointer_tokens=num_pointer_tokens,
-            log_copies=None if counts_once else copies.log(),
+            log_weights=None if unit_weights else weights.log(),
         )
 
     def _spatial_tokens(self, memories: StackedMemories) -> tuple[Tensor, Tensor, Tensor]:
-        """Values, positions [B, G * h * w, M] and copies [B, G * h * w] of G remembered frames."""
+        """Values, positions [B, G * h * w, M] and weights [B, G * h * w] of G memory frames."""
         values = memories.values.to(self.no_mem_embed.dtype)
         slot_position = self.maskmem_tpos_enc[NUM_SLOTS - 1 - memories.slots.long(), 0, 0]  # [B, G, M]
         grid_position = to_tokens(sine_map(MEMORY_WIDTH, *values.shape[-2:], self.device))
         position = (slot_position[:, :, None] + grid_position).flatten(1, 2)
         tokens = values.flatten(3).transpose(2, 3).flatten(1, 2)
-        return tokens, position, memories.copies.repeat_interleave(grid_position.shape[1], dim=1)
+        return tokens, position, memories.weights.repeat_interleave(grid_position.shape[1], dim=1)
 
     def _pointer_tokens(self, memories: StackedMemories) -> tuple[Tensor, Tensor, Tensor]:
-        """Values, positions [B, P * split, M] and copies [B, P * split] of P pointers, each split into tokens."""
+        """Values, positions [B, P * split, M] and weights [B, P * split] of P pointers, each split into tokens."""
         split = WIDTH // MEMORY_WIDTH
         position = self.obj_ptr_tpos_proj(sine_vector(memories.offsets, WIDTH)).repeat_interleave(split, dim=1)
         return (
             memories.pointers.unflatten(2, (split, MEMORY_WIDTH)).flatten(1, 2),
             position,
-            memories.pointer_copies.repeat_interleave(split, dim=1),
+            memories.pointer_weights.repeat_interleave(split, dim=1),
         )
 
-    def condition(
+    def condition_on_memory(
         self, features: FrameFeatures, memory: MemoryTokens | None, *, auxiliary: bool = False
     ) -> Conditioned:
         """Read memory into a frame's features; without memory say so.
 
         Args:
             features: of the frame, B = 1 for all objects or one per object.
-            memory: of B objects, or None for objects of which nothing is remembered.
+            memory: of B objects, or None for objects without memory.
             auxiliary: also compute the deep-supervision masks (only with memory).
         """
         if memory is None:
@@ -235,8 +238,8 @@ class I2VPP(nn.Module):
             candidate_ious=masks.ious,
         )
 
-    def adopt_mask(self, features: FrameFeatures, mask: Tensor) -> MaskPrediction:
-        """Take the user's masks as they are; only the object pointers are computed.
+    def use_mask_as_output(self, features: FrameFeatures, mask: Tensor) -> MaskPrediction:
+        """Use the user's masks as the output; only the object pointers are computed.
 
         Args:
             features: of the frame, B = 1 or one per object.
@@ -262,26 +265,26 @@ class I2VPP(nn.Module):
             candidate_ious=iou[:, None],
         )
 
-    def memorise(
-        self, features: FrameFeatures, prediction: MaskPrediction, stored: Tensor, *, prompted: bool
+    def encode_memory(
+        self, features: FrameFeatures, prediction: MaskPrediction, stored: Tensor, *, conditioning: bool
     ) -> FrameMemory:
-        """Remember the masks of B objects on one frame.
+        """Encode the masks of B objects on one frame as a memory.
 
         Args:
             features: of the frame, B = 1 or one per object.
             prediction: what was decoded.
             stored: mask logits [B, 1, 4h, 4w] as they are kept and returned (holes filled).
-            prompted: the user prompted this frame: the stored mask is remembered, as 0/1; otherwise the decoded one,
-                as probability.
+            conditioning: encode the stored mask, as 0/1, as for a frame that the user prompted; otherwise encode the
+                decoded mask, as probability.
         """
         grid = features.embedding.shape[-2:]
         logits = F.interpolate(
-            stored if prompted else prediction.logits,
+            stored if conditioning else prediction.logits,
             (self.image_size, self.image_size),
             mode="bilinear",
             align_corners=False,
         )
-        binary = prompted and self.config.binarize_mask_from_pts_for_mem_enc
+        binary = conditioning and self.config.binarize_mask_from_pts_for_mem_enc
         mask = (logits > 0).float() if binary else logits.sigmoid()
         values = self.memory_encoder(features.embedding, mask * MEMORY_MASK_SCALE + MEMORY_MASK_BIAS)
         absent = (prediction.object_score <= 0)[:, None, None, None]
@@ -291,14 +294,14 @@ class I2VPP(nn.Module):
 
 
 def _stack(rows: list[list[Tensor]]) -> Tensor:
-    """Tensors [b, ...] by recall and entry as one tensor [B, entries, ...]; B sums the b of all recalls."""
+    """Tensors [b, ...] by selected memory and entry as one tensor [B, entries, ...]; B is the sum of all b."""
     if all(len(row[0]) == 1 for row in rows):  # as in tracking: one copy, however many objects there are
         return torch.cat([entry for row in rows for entry in row]).unflatten(0, (len(rows), -1))
     return torch.cat([torch.stack(row, dim=1) for row in rows])
 
 
 def _numbers(tables: Sequence[Sequence[Sequence[float]]], batches: list[int], device: torch.device) -> list[Tensor]:
-    """Tables of numbers by recall and entry, each as [B, entries], repeated for the objects of each recall.
+    """Tables of numbers by selected memory and entry, each as [B, entries], repeated for the objects of each memory.
 
     They cross over to the device in one copy, for which a GPU need not wait.
     """

@@ -1,4 +1,4 @@
-"""Memory attention: a frame's features read what is remembered of an object."""
+"""Memory attention: a frame's features attend to the memory of an object."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ def pool_tokens(memory: MemoryTokens, grid: torch.Size, side: int) -> MemoryToke
         squares = x[:, :spatial].unflatten(1, (-1, grid[0] // side, side, grid[1] // side, side))
         return torch.cat([squares.mean((3, 5)).flatten(1, 3), x[:, spatial:]], dim=1)
 
-    copies = memory.values.new_ones(batch, tokens) if memory.log_copies is None else memory.log_copies.exp()
-    copies = pooled(copies[..., None])[..., 0]
-    copies[:, : spatial // side**2] *= side**2
+    weights = memory.values.new_ones(batch, tokens) if memory.log_weights is None else memory.log_weights.exp()
+    weights = pooled(weights[..., None])[..., 0]
+    weights[:, : spatial // side**2] *= side**2
     return MemoryTokens(
         values=pooled(memory.values),
         position=pooled(memory.position),
         foreground=pooled(memory.foreground[..., None].float())[..., 0] >= 0.5,
         num_pointer_tokens=memory.num_pointer_tokens,
-        log_copies=copies.log(),
+        log_weights=weights.log(),
     )
 
 
@@ -123,7 +123,7 @@ class MemoryAttentionLayer(nn.Module):
 
     def _cross_attention(self, x: Tensor, grid: torch.Size, memory: MemoryTokens, keys: Tensor, pooling: int) -> Tensor:
         width = self.cross_attn_image.q_proj.out_features
-        bias = None if memory.log_copies is None else memory.log_copies[:, None, None, :]
+        bias = None if memory.log_weights is None else memory.log_weights[:, None, None, :]
         return self.cross_attn_image(
             x,
             keys,

@@ -31,7 +31,7 @@ class MemoryPromptGenerator(nn.Module):
         self.linear2 = nn.Linear(width, width)
 
     def without_memory(self, batch: int) -> Tensor:
-        """Prompts [batch, Q, D] of objects of which nothing is remembered yet."""
+        """Prompts [batch, Q, D] of objects without memory."""
         return self.no_memory_prompt_embeddings_fg.weight.expand(batch, self.query_embedding_fg.num_embeddings, -1)
 
     def forward(self, memory: MemoryTokens, grid: torch.Size) -> Tensor:
@@ -63,8 +63,8 @@ class MemoryPromptGenerator(nn.Module):
             by_group = [((spatial * (one @ weight)).sum(-1) + one @ bias).flatten(1) for one in by_cell]
             pointers = keys[:, turned:].float() @ (q @ weight).T + q @ bias  # [B, P, Q]
             logits = torch.cat([torch.stack(by_group, dim=1), pointers.transpose(1, 2)], dim=2)  # [B, Q, N]
-            if memory.log_copies is not None:
-                logits = logits + memory.log_copies[:, None]
+            if memory.log_weights is not None:
+                logits = logits + memory.log_weights[:, None]
             seen = memory.foreground.any(
                 dim=1, keepdim=True
             )  # [B, 1]; an object never seen, without pointers, has nothing

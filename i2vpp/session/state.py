@@ -15,7 +15,7 @@ from torch import Tensor
 
 from i2vpp.errors import PromptError, SessionError
 from i2vpp.memory.bank import MemoryBank
-from i2vpp.memory.selection import MemorySelector, Moment
+from i2vpp.memory.selection import FrameTime, MemorySelector
 from i2vpp.memory.similarity import SimilarityTable
 from i2vpp.session import sam2_keys
 from i2vpp.session.frames import FrameStore
@@ -217,9 +217,9 @@ class InferenceState:
             raise PromptError(f"There is no object {obj_id!r} in this session; known objects: {self.obj_ids}.")
         return self.tracks[obj_id]
 
-    def moment(self, frame_idx: int, *, reverse: bool) -> Moment:
-        """Return a frame together with a direction of time."""
-        return Moment(frame_idx=frame_idx, last_frame=self.num_frames - 1 if reverse else None, reverse=reverse)
+    def frame_time(self, frame_idx: int, *, reverse: bool) -> FrameTime:
+        """Return a frame together with the direction of tracking."""
+        return FrameTime(frame_idx=frame_idx, last_frame=self.num_frames - 1 if reverse else None, reverse=reverse)
 
     def keep_features(self, frame_idx: int, features: FrameFeatures) -> None:
         """Cache a frame's features, the latest few."""

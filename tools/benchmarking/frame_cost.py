@@ -116,7 +116,7 @@ def fill_memory(state: InferenceState, history: int) -> None:
         if state.selector.uses_similarity:
             state.similarity.add(frame_idx, embedding)
         for track in state.tracks.values():
-            track.bank.put(frame_idx, _copy(track.bank.conditioning[0]), prompted=False)
+            track.bank.put(frame_idx, _copy(track.bank.conditioning[0]), conditioning=False)
             track.records[frame_idx] = _copy(track.records[0])
             track.visited.add(frame_idx)
 
@@ -188,7 +188,7 @@ def memory_shape(state: InferenceState, frame_idx: int) -> tuple[int, int]:
     """Return how many frames' memory features and pointers were read for a frame that has been tracked."""
     bank = next(iter(state.tracks.values())).bank
     selection = state.selector.select(
-        state.moment(frame_idx, reverse=False),
+        state.frame_time(frame_idx, reverse=False),
         list(bank.conditioning),
         bank,
         lambda frames: state.similarity.get(frame_idx, frames),

@@ -55,11 +55,11 @@ def model_places(model: I2VPP) -> dict[tuple[Any, str], str]:
     return {
         (model.image_encoder.trunk_image, "forward"): "image trunk",
         (model.image_encoder.trunk_video, "forward"): "temporal integrator",
-        (I2VPP, "read_memory"): "read memory",
+        (I2VPP, "memory_tokens"): "read memory",
         (model.memory_attention, "forward"): "memory attention",
         (model.memory_prompt_generator, "forward"): "memory prompts",
         (I2VPP, "decode"): "decode",
-        (I2VPP, "memorise"): "memorise",
+        (I2VPP, "encode_memory"): "memorise",
     }
 
 
@@ -73,7 +73,7 @@ def tracking_places(predictor: I2VPPVideoPredictor, state: InferenceState, *, co
     }
     if compiled:  # nothing inside of what is compiled is touched: it would be compiled anew
         runner: Any = type(predictor._tracker.runner)
-        return {**found, (runner, "encode"): "encode", (runner, "find"): "find objects"}
+        return {**found, (runner, "encode"): "encode", (runner, "track_step"): "find objects"}
     return {**found, **model_places(predictor.model), (tracking, "fill_holes"): "fill holes"}
 
 

@@ -12,7 +12,7 @@ from benchmarking.meters import by_part, flop_counter, model_places, split_by_pa
 from i2vpp.config import ModelConfig
 from i2vpp.modeling.i2vpp import I2VPP, MEMORY_WIDTH, WIDTH
 from i2vpp.modeling.memory_prompt_generator import MemoryPromptGenerator
-from i2vpp.structures import FrameMemory, MemoryTokens, PointerEntry, Prompt, Recall, SpatialEntry
+from i2vpp.structures import FrameMemory, MemoryFrame, MemoryPointer, MemoryTokens, Prompt, SelectedMemory
 
 STRIDE = 16  # image pixels per cell
 META = torch.device("meta")
@@ -40,9 +40,9 @@ def published_flop(config: ModelConfig, *, objects: int, groups: int, pointers: 
         foreground=torch.empty(objects, side // STRIDE, side // STRIDE, dtype=torch.bool, device=META),
         pointer=torch.empty(objects, WIDTH, device=META),
     )
-    recall = Recall(
-        spatial=tuple(SpatialEntry(memory=memory, slot=0) for _ in range(groups)),
-        pointers=tuple(PointerEntry(pointer=memory.pointer, offset=0.0) for _ in range(pointers)),
+    selected = SelectedMemory(
+        spatial=tuple(MemoryFrame(memory=memory, slot=0) for _ in range(groups)),
+        pointers=tuple(MemoryPointer(pointer=memory.pointer, offset=0.0) for _ in range(pointers)),
     )
     prompts = model.memory_prompt_generator
     plainly = patch.object(prompts, "forward", lambda memory, grid: plain_prompts(prompts, memory))
@@ -51,9 +51,9 @@ def published_flop(config: ModelConfig, *, objects: int, groups: int, pointers: 
     with torch.no_grad(), without_autocast, plainly, flop_counter() as counter:
         with split_by_part(model_places(model), counter.get_total_flops) as shares:
             features = model.encode(torch.empty(1, 3, 3, side, side, device=META))
-            conditioned = model.condition(features, model.read_memory([recall]))
+            conditioned = model.condition_on_memory(features, model.memory_tokens([selected]))
             prediction = model.decode(conditioned, Prompt())
-            model.memorise(features, prediction, prediction.logits, prompted=False)
+            model.encode_memory(features, prediction, prediction.logits, conditioning=False)
     return {part: int(count) for part, count in by_part(shares).items()}
 
 

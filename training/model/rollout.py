@@ -1,7 +1,7 @@
 """The training loop's half of "two loops, one set of verbs": a batch of clips is played through the model.
 
-The order is the predictor's: prompted frames first, without memory; then the other frames in time, each reading what is
-remembered so far. A frame that the simulated user corrects becomes a prompted one for the frames after it.
+The order is the predictor's: prompted frames first, without memory; then the other frames in time, each reading the
+memory of the frames before it. A frame that the simulated user corrects becomes a conditioning frame.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from i2vpp.memory.bank import MemoryBank
-from i2vpp.memory.selection import Moment, RecentFrames
+from i2vpp.memory.selection import FrameTime, RecentFrames
 from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.session.frames import clip_indices
 from i2vpp.structures import Conditioned, FrameFeatures, FrameMemory, MaskPrediction, Prompt
@@ -131,7 +131,7 @@ class ClipRollout(nn.Module):
 
 
 class _Play:
-    """One batch being played: what is remembered of its objects so far."""
+    """One batch being played, with the memory of its objects."""
 
     def __init__(self, rollout: ClipRollout, batch: ClipBatch, plan: PromptPlan) -> None:
         self.rollout = rollout
@@ -155,7 +155,7 @@ class _Play:
         prompted = t in self.plan.prompted
         if prompted and self.plan.kind == "mask":
             truth = self.batch.masks[:, t]
-            prediction = with_small_parts(self.model.adopt_mask(features, truth[:, None].float()))
+            prediction = with_small_parts(self.model.use_mask_as_output(features, truth[:, None].float()))
             outcome = FrameOutcome(logits=self._filled(prediction), prompts=[("mask", truth, None)])
         else:
             conditioned = self._condition(t, features, with_memory=not prompted)
@@ -169,18 +169,24 @@ class _Play:
             if t in self.plan.corrected:
                 prediction = self._correct(t, outcome, conditioned, clicks, prediction)
         given = prompted or t in self.plan.corrected
-        memory = self.rollout.recomputed(self.model.memorise, features, prediction, outcome.logits, prompted=given)
-        self.bank.put(t, memory, prompted=given)
+        memory = self.rollout.recomputed(
+            self.model.encode_memory, features, prediction, outcome.logits, conditioning=given
+        )
+        self.bank.put(t, memory, conditioning=given)
         return outcome
 
     def _condition(self, t: int, features: FrameFeatures, *, with_memory: bool) -> Conditioned:
         if not with_memory:
-            return self.model.condition(features, None)
-        selection = self.selector.select(Moment(frame_idx=t), list(self.bank.conditioning), self.bank, _no_similarity)
-        recall = self.bank.recall(selection, _no_rebuild)
+            return self.model.condition_on_memory(features, None)
+        selection = self.selector.select(
+            FrameTime(frame_idx=t), list(self.bank.conditioning), self.bank, _no_similarity
+        )
+        selected = self.bank.fetch(selection, _no_rebuild)
 
         def read(features: FrameFeatures) -> Conditioned:
-            return self.model.condition(features, self.model.read_memory([recall]), auxiliary=self.rollout.auxiliary)
+            return self.model.condition_on_memory(
+                features, self.model.memory_tokens([selected]), auxiliary=self.rollout.auxiliary
+            )
 
         conditioned: Conditioned = self.rollout.recomputed(read, features)
         return conditioned
