@@ -37,8 +37,11 @@ FOLDERS_MAY_IMPORT: dict[str, set[str]] = {
     "sav_dataset": {"i2vpp", "training.dataset.sav"},
     "test_pvs": {"i2vpp", "sav_dataset", "training.launch"},
 }
-# modules of training that its data sources may import; the network, the losses and the loop are not among them
-DATASET_MAY_IMPORT = ("training.dataset", "training.config", "training.recipes")
+# folder of training -> modules of training that its data sources may import: not the network, the losses and the loop
+SOURCES_MAY_IMPORT: dict[str, tuple[str, ...]] = {
+    "dataset": ("training.dataset", "training.synthetic", "training.config", "training.recipes"),
+    "synthetic": ("training.synthetic", "training.dataset.clips"),
+}
 
 MAX_LINES = 450
 PRINTING = {"cli", "commands"}  # modules or packages of i2vpp that speak to a terminal
@@ -108,12 +111,14 @@ def folders_keep_to_their_imports(path: PurePosixPath, source: str) -> Iterator[
 
 
 def sources_know_no_training(path: PurePosixPath, source: str) -> Iterator[str]:
-    if path.parts[:2] != ("training", "dataset"):
+    folder = path.parts[1]
+    if path.parts[0] != "training" or folder not in SOURCES_MAY_IMPORT:
         return
+    allowed = SOURCES_MAY_IMPORT[folder]
     for line, name in imported(path, source):
-        inside = any(f"{name}.".startswith(f"{module}.") for module in DATASET_MAY_IMPORT)
+        inside = any(f"{name}.".startswith(f"{module}.") for module in allowed)
         if name.split(".")[0] == "training" and not inside:
-            yield f"{path}:{line} imports {name}; `training/dataset` may import only {', '.join(DATASET_MAY_IMPORT)}"
+            yield f"{path}:{line} imports {name}; `training/{folder}` may import only {', '.join(allowed)}"
 
 
 def files_stay_short(path: PurePosixPath, source: str) -> Iterator[str]:
@@ -200,6 +205,7 @@ BAD = [
     (folders_keep_to_their_imports, "sav_dataset/visualize.py", "from tests.media import save", "tests.media.save"),
     (sources_know_no_training, "training/dataset/loader.py", "from training.loss_fns import clip_loss", "loss_fns"),
     (sources_know_no_training, "training/dataset/loader.py", "from ..model import rollout", "training.model.rollout"),
+    (sources_know_no_training, "training/synthetic/scene.py", "from training.dataset import loader", "dataset.loader"),
     (files_stay_short, "training/trainer.py", "x = 1\n" * (MAX_LINES + 1), f"{MAX_LINES + 1} lines"),
     (only_commands_print, "i2vpp/session/video.py", "if True:\n    print('hello')", "video.py:2"),
     (nothing_is_swallowed, "i2vpp/checkpoint.py", "try:\n    pass\nexcept:\n    pass", "checkpoint.py:3"),
@@ -226,6 +232,8 @@ GOOD = [
     ("i2vpp/cli.py", "print('hello')"),
     ("i2vpp/commands/demo.py", "print('hello')"),
     ("training/dataset/loader.py", "from training.config import DataConfig\nfrom .clips import Clip\nimport i2vpp"),
+    ("training/dataset/build.py", "from training.synthetic.procedural import ProceduralVideos"),
+    ("training/synthetic/scene.py", "from training.dataset.clips import Source\nfrom training.synthetic import warp"),
     ("sav_dataset/visualize.py", "from training.dataset.sav import SavVideos\nfrom i2vpp.errors import I2VPPError"),
     ("tools/benchmark_training.py", "from training.trainer import Trainer\nimport benchmark"),
     ("tools/benchmark.py", "from i2vpp import build_i2vpp_video_predictor\nprint('hello')"),

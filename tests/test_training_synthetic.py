@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 
 from i2vpp.errors import DataError
-from training.dataset import moving_stills
 from training.dataset.clips import AnnotatedVideo, Source
-from training.dataset.moving_stills import MovingStills
-from training.dataset.procedural import ProceduralVideos, draw_outline, draw_sprite, draw_texture
-from training.dataset.scene import Backdrop, Layer, Look, Scene, SceneVideo, draw_camera, draw_path
-from training.dataset.warp import Motion, Pose, Ripple, Swing, Window, shift, smear, transform, warp
+from training.synthetic import moving_stills
+from training.synthetic.moving_stills import MovingStills
+from training.synthetic.procedural import ProceduralVideos, draw_outline, draw_sprite, draw_texture
+from training.synthetic.scene import Backdrop, Layer, Look, Scene, SceneVideo, draw_camera, draw_path
+from training.synthetic.warp import Motion, Pose, Ripple, Swing, Window, shift, smear, transform, warp
 
 BLUE, BROWN = (40, 60, 250), (90, 70, 30)
 

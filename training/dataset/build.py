@@ -13,9 +13,9 @@ from training.dataset.file_source import FileSource
 from training.dataset.image_mask import ImageMaskPairs
 from training.dataset.palette import PaletteVideos
 from training.dataset.palette_image import PaletteImages
-from training.dataset.procedural import ProceduralVideos
 from training.dataset.sa1b import Sa1bImages
 from training.dataset.sav import SavVideos
+from training.synthetic.procedural import ProceduralVideos
 
 PROCEDURAL = "procedural"
 FILE_SOURCES: dict[str, type[FileSource]] = {

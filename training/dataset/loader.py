@@ -19,10 +19,10 @@ from training.dataset.build import build_source
 from training.dataset.clips import Clip, ClipBatch, Source
 from training.dataset.errors import item_errors
 from training.dataset.file_source import name_of
-from training.dataset.moving_stills import MovingStills
 from training.dataset.plan import Draw, EpochPlan, derive_seed
 from training.dataset.sampling import draw_clip
 from training.dataset.transforms import transform_clip
+from training.synthetic.moving_stills import MovingStills
 
 PREFETCH = 2
 """Batches that each loader process prepares ahead."""

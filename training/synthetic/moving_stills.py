@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor
 
-from .clips import Source, problems_of
-from .procedural import draw_object
-from .scene import Backdrop, Layer, Look, Scene, SceneVideo, draw_camera, draw_path
-from .warp import Ripple, log_uniform
+from training.dataset.clips import Source, problems_of
+from training.synthetic.procedural import draw_object
+from training.synthetic.scene import Backdrop, Layer, Look, Scene, SceneVideo, draw_camera, draw_path
+from training.synthetic.warp import Ripple, log_uniform
 
 COMPOSED = 0.6  # probability that a photo's objects are cut out, where it has some; otherwise the camera moves over it
 HIDDEN = 0.4  # probability that something without a mask passes in front of an object

@@ -16,7 +16,20 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from .warp import Motion, Ripple, Swing, Window, corners, inverse, log_uniform, shift, smear, transform, warp, window_of
+from training.synthetic.warp import (
+    Motion,
+    Ripple,
+    Swing,
+    Window,
+    corners,
+    inverse,
+    log_uniform,
+    shift,
+    smear,
+    transform,
+    warp,
+    window_of,
+)
 
 VISIBLE = 0.5  # share of a pixel's colour that is the object's, from which on the pixel belongs to its mask
 KEPT_FRAMES = 8  # rendered frames that an open video keeps: image and masks of a frame are mostly asked for together
