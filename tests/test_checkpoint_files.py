@@ -25,7 +25,7 @@ from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.modeling.i2vpp import I2VPP
 from media import moving_disc, write_video
 from training.config import StartConfig
-from training.model.start import start
+from training.model.initialise import start
 
 REPO = Path(__file__).resolve().parent.parent
 

@@ -16,7 +16,7 @@ from i2vpp.utils.notices import plain_warnings
 from media import moving_disc, write_video
 from models import make_predictor
 from training.config import StartConfig
-from training.model.start import start
+from training.model.initialise import start
 
 REPO = Path(__file__).resolve().parent.parent
 SIZE = ["model.image_size=80"]

@@ -46,9 +46,9 @@ from training.dataset.plan import EpochPlan, derive_seed
 from training.ema import EMA
 from training.length import run_length, shortened
 from training.loss_fns import LossTerms, normalised
+from training.model.initialise import start
 from training.model.objective import Objective
 from training.model.rollout import ClipRollout
-from training.model.start import start
 from training.optimizer import (
     SkipCounter,
     build_optimizer,

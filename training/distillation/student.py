@@ -47,8 +47,8 @@ from training.dataset.plan import derive_seed
 from training.distillation.embeddings import GRID, EmbeddingReader
 from training.ema import EMA
 from training.image_validation import held_out_photos, score_photos
+from training.model.initialise import start
 from training.model.matching import begin_as_matching
-from training.model.start import start
 from training.optimizer import build_optimizer, clip_gradients, freeze, set_rates, train_mode, trainable
 
 GRID_CROPS = (24, 64)

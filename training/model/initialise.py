@@ -1,7 +1,8 @@
-"""How a network begins that no checkpoint fills: every part on purpose, so that the first gradients are of order one.
+"""The weights that a run begins with: from files, and initialised on purpose where no file fills them.
 
-What the constructors already do on purpose stays: truncated normals in the temporal feature integrator and in learned
-embeddings, layer scales of 1e-6 in the fuser and the scale adapters, a zero gain in criss-cross attention.
+The initialisation gives first gradients of order one. What the constructors already do on purpose stays: truncated
+normals in the temporal feature integrator and in learned embeddings, layer scales of 1e-6 in the fuser and the scale
+adapters, a zero gain in criss-cross attention.
 """
 
 from __future__ import annotations
@@ -9,17 +10,38 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from i2vpp.checkpoint import import_image_model, load_checkpoint, load_parts
 from i2vpp.modeling.attention import Attention
 from i2vpp.modeling.backbones.tiny_vit import InvertedBottleneck, TinyViT
 from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.modeling.memory_attention import MemoryAttentionLayer, ScaleAdapter
 from i2vpp.modeling.memory_prompt_generator import MemoryPromptGenerator
+from i2vpp.utils.notices import warn_user
+from training.config import StartConfig
 
 LINEAR_STD = 0.02
 BRANCH_STD = 0.002
 """Of the last layer of a residual branch: the branch begins close to the identity, and still passes a gradient."""
 VISIBLE_BIAS = 2.0
 """Object score at the start: an object counts as visible until the network has learnt when it is not."""
+
+
+def start(model: I2VPP, config: StartConfig, *, seed: int) -> None:
+    """Initialise the network, and load over that what the config names.
+
+    Raises:
+        CheckpointError: a file is missing, unreadable or of another architecture.
+    """
+    initialise(model, seed=seed)
+    if config.image_model is not None:
+        import_image_model(model, config.image_model)
+    if config.checkpoint is not None:
+        trained_at = load_checkpoint(model, config.checkpoint).image_size
+        if trained_at not in (None, model.image_size):
+            sizes = f"image_size {trained_at}, and this run trains it at {model.image_size}"
+            warn_user(f"{config.checkpoint} was trained at {sizes}")
+    if config.heads is not None:
+        load_parts(model, config.heads)
 
 
 @torch.no_grad()
