@@ -23,13 +23,10 @@ from i2vpp.errors import CheckpointError, RunError
 from i2vpp.modeling.i2vpp import I2VPP
 from training.checkpoint import (
     FILE,
-    Interrupts,
     Learner,
     RunState,
-    SaveClock,
     changed_keys,
     complete_best,
-    export_weights,
     keep_best,
     load,
     random_state,
@@ -37,6 +34,8 @@ from training.checkpoint import (
     save,
 )
 from training.ema import EMA
+from training.export import export_weights
+from training.signals import STOP_SIGNALS, SaveClock, outlive_signals, stop_requests
 
 CPU = torch.device("cpu")
 CONFIG = "optimizer:\n  learning_rate: 0.001\nrun:\n  max_minutes: 5\n"
@@ -398,10 +397,10 @@ def test_a_signal_is_noted_and_the_earlier_handler_comes_back(name: str) -> None
     if number is None:
         pytest.skip(f"there is no {name} here")
     earlier = signal.getsignal(number)
-    with Interrupts() as interrupts:
-        assert not interrupts.requested
+    with stop_requests() as stop:
+        assert not stop.requested
         signal.raise_signal(number)
-        assert interrupts.requested
+        assert stop.requested
     assert signal.getsignal(number) is earlier
 
 
@@ -410,8 +409,8 @@ def test_other_threads_install_no_handlers() -> None:
     seen = []
 
     def body() -> None:
-        with Interrupts() as interrupts:
-            seen.append((signal.getsignal(signal.SIGTERM), interrupts.requested))
+        with stop_requests() as stop:
+            seen.append((signal.getsignal(signal.SIGTERM), stop.requested))
 
     thread = threading.Thread(target=body)
     thread.start()
@@ -431,9 +430,9 @@ class Slow(Dataset[int]):
 
 
 def test_loader_processes_go_on_through_a_signal_to_the_group() -> None:
-    loader = iter(DataLoader(Slow(), batch_size=None, num_workers=1, worker_init_fn=Interrupts.outlive))
+    loader = iter(DataLoader(Slow(), batch_size=None, num_workers=1, worker_init_fn=outlive_signals))
     worker = int(next(loader))
     assert worker != os.getpid()
-    for number in Interrupts.SIGNALS:
+    for number in STOP_SIGNALS:
         os.kill(worker, number)
     assert [int(item) for item in loader] == [worker] * 3

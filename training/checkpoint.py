@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import copy
 import shutil
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +18,8 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from i2vpp.checkpoint import CheckpointInfo, inspect_checkpoint, load_checkpoint, read_checkpoint, save_checkpoint
-from i2vpp.config import ModelConfig
+from i2vpp.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
 from i2vpp.errors import CheckpointError
-from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.utils.files import atomic_write
 from i2vpp.utils.notices import warn_user
 from training.ema import EMA
@@ -32,8 +27,6 @@ from training.utils.disk import writing
 
 FILE = "checkpoint.pt"
 BEST = "best.pt"
-LINGER = 60  # seconds that a loader process outlives a signal
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 _CHUNK = 2**22  # bytes that are copied at a time
 _VERSION = 1  # of the `training` entry
@@ -292,98 +285,3 @@ def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(inner, f"{prefix}{key}.")
     else:
         yield prefix.rstrip("."), value
-
-
-def export_weights(
-    checkpoint: Path, out: Path, *, dtype: str = "bf16", card: Mapping[str, str] | None = None
-) -> CheckpointInfo:
-    """Write an inference checkpoint with small weights from a checkpoint of a run, or from any other of SAM-I2V++.
-
-    Matrices and kernels are cast; vectors, position matrices and running statistics, little of the size and sensitive,
-    stay float32. Loading casts everything back to the model's dtype.
-
-    Args:
-        checkpoint: the file to read.
-        out: the file to write.
-        dtype: `bf16`, `fp16` or `fp32`.
-        card: notes for whoever opens the file (licence, data, recipe), kept under `card`.
-
-    Raises:
-        CheckpointError: the file does not fit, an unknown dtype, or weights that are not finite in it.
-        RunError: the file could not be written, for example because the disk is full.
-    """
-    if dtype not in DTYPES:
-        raise CheckpointError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")
-    size = inspect_checkpoint(checkpoint).image_size
-    model = I2VPP() if size is None else I2VPP(ModelConfig(image_size=size))
-    load_checkpoint(model, checkpoint)
-    for name, parameter in model.named_parameters():
-        if parameter.ndim > 1:
-            parameter.data = parameter.data.to(DTYPES[dtype])
-        if not parameter.isfinite().all():
-            raise CheckpointError(f"{checkpoint}: {name} is not finite in {dtype}; nothing was written")
-    extra = {"card": {str(key): str(value) for key, value in card.items()}} if card else None
-    with writing(out, "Make room, or write to another disk"):
-        save_checkpoint(model, out, image_size=model.image_size, extra=extra)
-    return inspect_checkpoint(out)
-
-
-class SaveClock:
-    """Says when the next checkpoint is due.
-
-    Args:
-        minutes: between checkpoints.
-        now: seconds of a clock that never goes back.
-    """
-
-    def __init__(self, minutes: float, *, now: Callable[[], float] = time.monotonic) -> None:
-        self._seconds = 60 * minutes
-        self._now = now
-        self._last = now()
-
-    def due(self) -> bool:
-        """Whether the last checkpoint is old enough."""
-        return self._now() - self._last >= self._seconds
-
-    def reset(self) -> None:
-        """Note that a checkpoint was written."""
-        self._last = self._now()
-
-
-class Interrupts:
-    """While entered, SIGTERM, SIGUSR1 and Ctrl-C only set `requested`: the loop then finishes its step, saves and ends.
-
-    A second Ctrl-C ends the program at once. Handlers can be set in the main thread only; elsewhere nothing happens. On
-    leaving, the earlier ones are put back.
-    """
-
-    SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name))
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._earlier: dict[int, Any] = {}
-
-    def __enter__(self) -> Interrupts:
-        if threading.current_thread() is threading.main_thread():
-            self._earlier = {number: signal.signal(number, self._note) for number in self.SIGNALS}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._earlier.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        self._earlier = {}
-
-    def _note(self, number: int, _: object) -> None:
-        if self.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.requested = True
-
-    @classmethod
-    def outlive(cls, _worker: int = 0) -> None:
-        """Let a loader process outlive the signals for a minute (its `worker_init_fn`).
-
-        Schedulers signal the whole group of processes, but the last step still needs its data. For a minute only: at
-        the end of a failed program, the same signal is how Python gets rid of the process.
-        """
-        for number in cls.SIGNALS:
-            signal.signal(number, lambda *_: signal.alarm(LINGER))

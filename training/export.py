@@ -10,13 +10,53 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from i2vpp.checkpoint import inspect_checkpoint
-from i2vpp.errors import I2VPPError
+import torch
+
+from i2vpp.checkpoint import CheckpointInfo, inspect_checkpoint, load_checkpoint, save_checkpoint
+from i2vpp.config import ModelConfig
+from i2vpp.errors import CheckpointError, I2VPPError
+from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.utils.parser import Parser
-from training.checkpoint import DTYPES, export_weights
+from training.utils.disk import writing
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def export_weights(
+    checkpoint: Path, out: Path, *, dtype: str = "bf16", card: Mapping[str, str] | None = None
+) -> CheckpointInfo:
+    """Write an inference checkpoint with small weights from a checkpoint of a run, or from any other of SAM-I2V++.
+
+    Matrices and kernels are cast; vectors, position matrices and running statistics, little of the size and sensitive,
+    stay float32. Loading casts everything back to the model's dtype.
+
+    Args:
+        checkpoint: the file to read.
+        out: the file to write.
+        dtype: `bf16`, `fp16` or `fp32`.
+        card: notes for whoever opens the file (licence, data, recipe), kept under `card`.
+
+    Raises:
+        CheckpointError: the file does not fit, an unknown dtype, or weights that are not finite in it.
+        RunError: the file could not be written, for example because the disk is full.
+    """
+    if dtype not in DTYPES:
+        raise CheckpointError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")
+    size = inspect_checkpoint(checkpoint).image_size
+    model = I2VPP() if size is None else I2VPP(ModelConfig(image_size=size))
+    load_checkpoint(model, checkpoint)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1:
+            parameter.data = parameter.data.to(DTYPES[dtype])
+        if not parameter.isfinite().all():
+            raise CheckpointError(f"{checkpoint}: {name} is not finite in {dtype}; nothing was written")
+    extra = {"card": {str(key): str(value) for key, value in card.items()}} if card else None
+    with writing(out, "Make room, or write to another disk"):
+        save_checkpoint(model, out, image_size=model.image_size, extra=extra)
+    return inspect_checkpoint(out)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

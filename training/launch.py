@@ -25,6 +25,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, spawn
 from i2vpp.checkpoint import inspect_checkpoint, read_checkpoint
 from i2vpp.errors import ConfigError, I2VPPError, RunError
 from i2vpp.utils.distributed import Ranks, check_port_free, find_free_port
+from i2vpp.utils.signals import handled
 from training.config import TrainConfig
 
 TRAINER = "training.trainer:run"
@@ -201,7 +202,7 @@ def _spawn(config: TrainConfig, plan: Plan, target: str) -> int:
             if process.is_alive():
                 os.kill(process.pid, number)
 
-    with _handling(pass_on, signal.SIGTERM, signal.SIGUSR1):
+    with handled(pass_on, signal.SIGTERM, signal.SIGUSR1):
         try:
             while not context.join(grace_period=_GRACE):
                 pass
@@ -214,16 +215,6 @@ def _spawn(config: TrainConfig, plan: Plan, target: str) -> int:
             hint = "; was there too little memory?" if error.signal_name == "SIGKILL" else ""
             raise RunError(f"process {error.error_index} was ended by {error.signal_name}{hint}") from None
     return 0
-
-
-@contextmanager
-def _handling(handler: Any, *signals: signal.Signals) -> Iterator[None]:
-    previous = {number: signal.signal(number, handler) for number in signals}
-    try:
-        yield
-    finally:
-        for number, old in previous.items():
-            signal.signal(number, old)
 
 
 def _process(
@@ -296,7 +287,7 @@ def _save_before_requeue() -> Iterator[None]:
             interrupted = True
             signal.raise_signal(signal.SIGTERM)
 
-    with _handling(stop, number):
+    with handled(stop, number):
         yield
     if interrupted and callable(requeue):
         requeue(number, None)

@@ -28,10 +28,8 @@ from i2vpp.utils.machine import parse_device
 from i2vpp.utils.notices import plain_warnings
 from training.checkpoint import (
     FILE,
-    Interrupts,
     Learner,
     RunState,
-    SaveClock,
     complete_best,
     keep_best,
     load,
@@ -60,6 +58,7 @@ from training.optimizer import (
     trainable,
 )
 from training.recipes import to_yaml
+from training.signals import SaveClock, outlive_signals, stop_requests
 from training.utils.disk import writing
 from training.utils.pictures import DrawnPrompt, rollout_picture
 from training.utils.records import Records
@@ -139,7 +138,7 @@ class Trainer:
         records = Records(self.folder, total_steps=total, main=self.ranks.is_main, start=self.state.step)
         for change in shortened(config, self.length):
             records.message(change)
-        with records, Interrupts() as interrupts:
+        with records, stop_requests() as stop_request:
             for batches in self._batches(records):
                 rate = set_rates(optimizer, self.state.step, total, self.schedule)
                 with records.stopwatch.measure("step"):
@@ -154,7 +153,7 @@ class Trainer:
                     optimizer.zero_grad(set_to_none=True)
                 self._advance(len(batches), minutes=earlier + (time.monotonic() - begun) / 60)
                 self._record(records, sums, norm, rate, batches)
-                stop = any_rank(interrupts.requested or self._out_of_time(begun), self.device)
+                stop = any_rank(stop_request.requested or self._out_of_time(begun), self.device)
                 last = self.state.step == total
                 if self._validation_due(last=last):
                     self._validate(records)
@@ -268,7 +267,7 @@ class Trainer:
                 image_size=self.model.image_size,
                 start_step=self.state.batch,
                 pin_memory=self.device.type == "cuda",
-                worker_init=Interrupts.outlive,
+                worker_init=outlive_signals,
             )
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
@@ -22,6 +22,27 @@ def exit_status(stop: KeyboardInterrupt) -> int:
 
 
 @contextmanager
+def handled(handler: Callable[[int, FrameType | None], object], *numbers: int) -> Iterator[None]:
+    """Let a function handle signals in the block, and put the earlier handlers back on leaving it.
+
+    Outside of the main thread, where Python forbids it, nothing changes.
+
+    Args:
+        handler: called with the number of the signal and the interrupted frame.
+        numbers: the signals, such as `signal.SIGTERM`.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous: dict[int, Any] = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, earlier in previous.items():
+            signal.signal(number, signal.SIG_DFL if earlier is None else earlier)  # None: not set by Python
+
+
+@contextmanager
 def sigterm_raises() -> Iterator[None]:
     """Let SIGTERM raise `Terminated` in the block, so that it ends a command as Ctrl-C does.
 
@@ -32,35 +53,19 @@ def sigterm_raises() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> NoReturn:
         raise Terminated
 
-    is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+    with handled(stop, *([signal.SIGTERM] if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL else [])):
         yield
-        return
-    signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
     """Hold back Ctrl-C and SIGTERM until the block is done, so that no file is left half written."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     held: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         held.append(number)
 
-    previous: dict[signal.Signals, Any] = {
-        number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
+    with handled(note, signal.SIGINT, signal.SIGTERM):
         yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set by Python
     for pressed in dict.fromkeys(held):
         signal.raise_signal(pressed)

@@ -40,7 +40,6 @@ from i2vpp.errors import I2VPPError
 from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.session.frames import MEAN, STD
 from i2vpp.utils.parser import Parser
-from training.checkpoint import Interrupts, SaveClock
 from training.config import OptimizerConfig, StartConfig
 from training.dataset.clips import AnnotatedVideo
 from training.dataset.plan import derive_seed
@@ -50,6 +49,7 @@ from training.image_validation import held_out_photos, score_photos
 from training.model.initialise import start
 from training.model.matching import begin_as_matching
 from training.optimizer import build_optimizer, clip_gradients, freeze, set_rates, train_mode, trainable
+from training.signals import SaveClock, outlive_signals, stop_requests
 
 GRID_CROPS = (24, 64)
 """Side of a crop in cells of the teacher's grid, least and most. A crop of 32 cells at 256 px shows objects at the size
@@ -260,10 +260,10 @@ def distil(config: DistillationConfig) -> None:
         batch_size=config.batch_size,
         sampler=range(run.step * config.batch_size, config.steps * config.batch_size),
         num_workers=config.workers,
-        worker_init_fn=Interrupts.outlive,
+        worker_init_fn=outlive_signals,
     )
     begun, clock, mean = time.monotonic(), SaveClock(5), 1.0
-    with Interrupts() as interrupts, tqdm(total=config.steps, initial=run.step, unit="step", desc="distilling") as bar:
+    with stop_requests() as stop, tqdm(total=config.steps, initial=run.step, unit="step", desc="distilling") as bar:
         last = time.monotonic()
         for clips, target in loader:
             mean += 0.02 * (run.train_step(clips, target) - mean)
@@ -273,7 +273,7 @@ def distil(config: DistillationConfig) -> None:
             if photos and (run.step % config.score_every == 0 or run.step == config.steps):
                 run.score(mean, photos)
             last = time.monotonic()
-            if interrupts.requested or (config.minutes and time.monotonic() - begun > 60 * config.minutes):
+            if stop.requested or (config.minutes and time.monotonic() - begun > 60 * config.minutes):
                 break
             if clock.due():
                 run.save()
