@@ -8,7 +8,7 @@ from pathlib import Path
 from i2vpp.errors import CheckpointError
 from i2vpp.utils.brief import brief
 
-PUBLISHED = ("sam-i2vpp_8gpu", "sam-i2vpp_32gpu", "tinysam")  # what `i2vpp download` knows
+DOWNLOADABLE = ("sam-i2vpp_8gpu", "sam-i2vpp_32gpu", "tinysam")  # what `i2vpp download` knows
 DEMO = "i2vpp-demo"  # comes with the repository, and is too large for the wheel
 SUFFIXES = (".pt", ".pth", ".safetensors")
 PRETRAINED = (
@@ -85,7 +85,7 @@ def checkpoint_folders() -> list[Path]:
 def where_weights_are() -> str:
     """Say where weights come from, as the end of a message."""
     return (
-        f"`i2vpp download {PUBLISHED[1]}` fetches the authors' weights, and {DEMO}, a small demonstration, is "
+        f"`i2vpp download {DOWNLOADABLE[1]}` fetches the authors' weights, and {DEMO}, a small demonstration, is "
         f"{FOLDER}/{DEMO}.pt of i2vpp's git repository"
     )
 
@@ -123,5 +123,5 @@ def _how_to_get(name: str, folder: Path) -> str:
             f"it comes with the git repository of i2vpp, not with the installed package: copy {FOLDER}/{DEMO}.pt "
             f"from a checkout into {folder}"
         )
-    names = [name] if name in PUBLISHED else PUBLISHED
+    names = [name] if name in DOWNLOADABLE else DOWNLOADABLE
     return f"{' or '.join(f'`i2vpp download {name}`' for name in names)} fetches one"

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from i2vpp.checkpoint_files import DEMO, PUBLISHED, demo_checkpoint
+from i2vpp.checkpoint_files import DEMO, DOWNLOADABLE, demo_checkpoint
 from i2vpp.commands import annotate as annotate_command
 from i2vpp.commands import prompts as prompt_args
 from i2vpp.errors import CheckpointError, FrameDecodeError, I2VPPError
@@ -30,7 +30,7 @@ DEMO_FOLDER = Path("outputs/demo")
 TEXT_WIDTH = 80
 DTYPES = ("float32", "bfloat16", "float16")
 ON_BAD_FRAME = ("raise", "repeat", "skip")  # as in i2vpp.session.bad_frames, which takes seconds to import
-DOWNLOADS = f"{', '.join(PUBLISHED)}, or all"
+DOWNLOADS = f"{', '.join(DOWNLOADABLE)}, or all"
 UNTRAINED = "untrained weights, as --untrained asks for: the masks mean nothing"
 
 TRACK_TEXT = """\

@@ -32,7 +32,7 @@ class DownloadError(I2VPPError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class DownloadSource:
     """Where a checkpoint comes from.
 
     Args:
@@ -51,9 +51,9 @@ class Source:
 
 
 SOURCES = {
-    "sam-i2vpp_8gpu": Source(file="sam-i2vpp_8gpu.pt", kind="i2vpp", places=_PLACES),
-    "sam-i2vpp_32gpu": Source(file="sam-i2vpp_32gpu.pt", kind="i2vpp", places=_PLACES),
-    "tinysam": Source(
+    "sam-i2vpp_8gpu": DownloadSource(file="sam-i2vpp_8gpu.pt", kind="i2vpp", places=_PLACES),
+    "sam-i2vpp_32gpu": DownloadSource(file="sam-i2vpp_32gpu.pt", kind="i2vpp", places=_PLACES),
+    "tinysam": DownloadSource(
         file="tinysam.pth",
         kind="tinysam/mobilesam",
         places=("https://huggingface.co/xinghaochen/tinysam/tree/main",),
@@ -135,14 +135,14 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _source(name: str) -> Source:
+def _source(name: str) -> DownloadSource:
     source = SOURCES.get(name.removesuffix(".pth").removesuffix(".pt"))
     if source is None:
         raise DownloadError(f"unknown checkpoint {name!r}; there are {', '.join(SOURCES)}")
     return source
 
 
-def _problem(path: Path, source: Source) -> str:
+def _problem(path: Path, source: DownloadSource) -> str:
     """What is wrong with a file that should be the checkpoint; empty if nothing is."""
     try:
         info = inspect_checkpoint(path, expected=None if source.kind == "i2vpp" else {})

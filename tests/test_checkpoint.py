@@ -165,7 +165,7 @@ def test_missing_file_says_where_to_get_one(tmp_path) -> None:
     message = refused(tmp_path / "sam-i2vpp_8gpu.pt", "does not exist .*`i2vpp download sam-i2vpp_8gpu` fetches one")
     assert "32gpu" not in message
     refused(tmp_path / "other.pt", "`i2vpp download sam-i2vpp_8gpu` or `i2vpp download sam-i2vpp_32gpu` or")
-    assert tuple(download.SOURCES) == checkpoint_files.PUBLISHED
+    assert tuple(download.SOURCES) == checkpoint_files.DOWNLOADABLE
 
 
 def test_folder_empty_file_and_cut_off_file(tmp_path) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from data_files import write_mask
 from i2vpp.checkpoint import inspect_checkpoint, save_checkpoint
-from i2vpp.evaluation.protocol import PUBLISHED
+from i2vpp.evaluation.protocol import PUBLISHED_PROTOCOLS
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from models import make_predictor
 from training import export
@@ -51,7 +51,7 @@ def predictor() -> I2VPPVideoPredictor:
     return make_predictor()
 
 
-@pytest.mark.parametrize("prompt", PUBLISHED)
+@pytest.mark.parametrize("prompt", PUBLISHED_PROTOCOLS)
 def test_each_object_is_tracked_from_the_frame_that_first_shows_it(
     predictor: I2VPPVideoPredictor, config: ValidationConfig, prompt: str
 ) -> None:

@@ -27,7 +27,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 import i2vpp
 from i2vpp.config import nearest, shipped_configs
 from i2vpp.errors import ConfigError
-from i2vpp.evaluation.protocol import PUBLISHED
+from i2vpp.evaluation.protocol import PUBLISHED_PROTOCOLS
 from i2vpp.utils.brief import brief
 from i2vpp.utils.yaml_files import read_yaml
 from training import optimizer
@@ -43,7 +43,7 @@ _CHOICES = {
     ".kind": KINDS,
     "run.precision": ("float32", "bfloat16"),
     "run.device": ("auto", "cuda", "cpu", "mps"),
-    "validation.prompt": PUBLISHED,
+    "validation.prompt": PUBLISHED_PROTOCOLS,
 }
 _LARGEST = 10**18
 _TOO_LARGE = "must be a whole number of less than 19 digits"

@@ -22,7 +22,7 @@ from i2vpp.utils.values import whole_number
 
 Mask: TypeAlias = "NDArray[np.bool_]"
 
-PUBLISHED = ("gm", "bb", "3c", "1c")
+PUBLISHED_PROTOCOLS = ("gm", "bb", "3c", "1c")
 """Names of the protocols that results are reported for: true mask, bounding box, three clicks, one click."""
 
 
@@ -50,7 +50,7 @@ class PromptProtocol:
 
     def __post_init__(self) -> None:
         if self.name not in ("gm", "bb") and not re.fullmatch(r"[1-9]\d*c", str(self.name), re.ASCII):
-            near = nearest_word(self.name, PUBLISHED, cutoff=0.6)
+            near = nearest_word(self.name, PUBLISHED_PROTOCOLS, cutoff=0.6)
             hint = "" if near is None else f"did you mean {near!r}? "
             raise PromptError(
                 f"unknown prompt protocol {self.name!r}; {hint}allowed: gm (true mask), bb (bounding box), "
