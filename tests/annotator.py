@@ -18,7 +18,7 @@ from i2vpp.annotate.library import open_library
 from i2vpp.annotate.model import Model
 from i2vpp.annotate.problems import Problems
 from i2vpp.annotate.server import Address, Server
-from i2vpp.annotate.session import Surroundings, VideoSession
+from i2vpp.annotate.session import ServerContext, VideoSession
 from i2vpp.annotate.workspace import Workspace
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from media import moving_disc
@@ -83,7 +83,7 @@ class Opened:
     def __init__(self, video: Path, output: Path, build: Callable[[], Any]) -> None:
         self.told: list[dict[str, Any]] = []
         library = open_library(video)
-        self.around = Surroundings(
+        self.context = ServerContext(
             library=library,
             output=output,
             masks=None,
@@ -92,7 +92,7 @@ class Opened:
             problems=Problems(library.root, [output]),
             send=lambda **message: self.told.append(message),
         )
-        self.session = VideoSession(library.videos[0], self.around)
+        self.session = VideoSession(library.videos[0], self.context)
 
     def close(self) -> None:
         """Close the session, as an eviction does."""

@@ -170,7 +170,7 @@ def test_revisions_go_on_when_a_video_is_opened_again(tmp_path: Path) -> None:
     for _ in range(2):
         with opened(video, output, lambda: predictor) as session:
             assert session.state()["job"] is None
-            session.jobs.start(Job(EXPORT, "Export"), session.files, lambda job: {})
+            session.jobs.start(Job(EXPORT, "Export"), session.files_worker, lambda job: {})
             until(lambda session=session: not session.jobs.busy)
             job = session.state()["job"]
             revisions += [job["number"], job["revision"]]

@@ -688,7 +688,7 @@ def test_frames_that_nobody_waits_for_any_more_are_not_decoded(workspace, monkey
         page.state()
         session = next(iter(workspace._open.values()))
         first, go, decoded = threading.Event(), threading.Event(), []
-        jpeg = session.view.jpeg
+        jpeg = session.frame_reader.jpeg
 
         def slow(t: int, width: int) -> bytes:
             decoded.append(t)
@@ -696,7 +696,7 @@ def test_frames_that_nobody_waits_for_any_more_are_not_decoded(workspace, monkey
             assert go.wait(PATIENCE)
             return jpeg(t, width)
 
-        monkeypatch.setattr(session.view, "jpeg", slow)
+        monkeypatch.setattr(session.frame_reader, "jpeg", slow)
         waiting = threading.Thread(target=page.look, args=("frames/0?width=30",))
         waiting.start()
         assert first.wait(PATIENCE)

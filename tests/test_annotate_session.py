@@ -62,7 +62,7 @@ def no_model() -> Any:
 
 
 def prompt(session: VideoSession, prompts: Prompts, frame: int = 0, obj_id: int = 1) -> np.ndarray:
-    session.worker.submit(session.set_prompts, obj_id, frame, session.store.revision, prompts).result(PATIENCE)
+    session.model_worker.submit(session.set_prompts, obj_id, frame, session.store.revision, prompts).result(PATIENCE)
     return mask(session, frame, obj_id)
 
 
@@ -90,7 +90,7 @@ def ended(session: VideoSession) -> dict[str, Any]:
 
 
 def undo(session: VideoSession) -> None:
-    session.worker.submit(session.undo, session.store.revision).result(PATIENCE)
+    session.model_worker.submit(session.undo, session.store.revision).result(PATIENCE)
 
 
 def drawn(result: Any, obj_id: int = 1) -> np.ndarray:
@@ -148,7 +148,7 @@ def test_a_correction_of_a_tracked_frame_reads_memory_as_the_predictor_does(sess
 
 def test_no_prompts_take_the_mask_back(session):
     prompt(session, CLICK)
-    session.worker.submit(session.set_prompts, 1, 0, session.store.revision, Prompts()).result(PATIENCE)
+    session.model_worker.submit(session.set_prompts, 1, 0, session.store.revision, Prompts()).result(PATIENCE)
     assert session.store.prompts() == {}
     assert session.store.mask(1, 0) is None
     with pytest.raises(PromptError, match="nothing to propagate"):
@@ -364,7 +364,9 @@ def test_a_prompt_stops_a_propagation_and_comes_after_it(session, predictor):
         begin(session)
         gate.wait()
         session.jobs.stop(PROPAGATE)
-        answer = session.worker.submit(session.set_prompts, 1, 0, seen, MORE)  # frames that came since are no conflict
+        answer = session.model_worker.submit(
+            session.set_prompts, 1, 0, seen, MORE
+        )  # frames that came since are no conflict
     finally:
         gate.open()
     answer.result(PATIENCE)
@@ -382,7 +384,7 @@ def test_one_job_at_a_time(session, predictor):
         with pytest.raises(BusyError, match="Propagate Object 1 is running; cancel it, or wait"):
             begin(session)
         with pytest.raises(BusyError, match="Propagate Object 1 is running"):
-            session.jobs.start(Job(EXPORT, "Export"), session.files, lambda job: {})
+            session.jobs.start(Job(EXPORT, "Export"), session.files_worker, lambda job: {})
     finally:
         gate.open()
     assert ended(session)["state"] == "done"
@@ -459,7 +461,7 @@ def test_undo_and_redo_bring_masks_back_and_the_network_follows(session, predict
     undo(session)
     assert session.store.prompts() == {}
     assert session.store.timeline() == {}
-    session.worker.submit(session.redo, session.store.revision).result(PATIENCE)
+    session.model_worker.submit(session.redo, session.store.revision).result(PATIENCE)
     assert (mask(session) == first).all()
 
 
@@ -513,7 +515,7 @@ def test_deleted_objects_are_gone_and_others_stay(session, predictor):
     prompt(session, BOX, obj_id=2)
     propagate(session)
     kept = [mask(session, t, 2) for t in range(FRAMES)]
-    session.worker.submit(session.delete_object, 1, session.store.revision).result(PATIENCE)
+    session.model_worker.submit(session.delete_object, 1, session.store.revision).result(PATIENCE)
     assert list(session.store.timeline()) == [2]
     assert all((mask(session, t, 2) == kept[t]).all() for t in range(FRAMES))
     assert propagate(session)["state"] == "done"

@@ -87,7 +87,7 @@ class Routes:
 
     def table(self) -> list[Route]:
         """Return all routes."""
-        video, thing = "/api/videos/{id}", "/api/videos/{id}/objects/{obj:int}"
+        video, obj = "/api/videos/{id}", "/api/videos/{id}/objects/{obj:int}"
         return [
             Route("/", self.page),
             Route("/static/{name:path}", self.static),
@@ -102,9 +102,9 @@ class Routes:
             Route(f"{video}/masks/{{t:int}}", self._with(self.masks)),
             Route(f"{video}/doubtful", self._with(self.doubtful)),
             Route(f"{video}/objects", self._with(self.add_object), methods=["POST"]),
-            Route(thing, self._with(self.change_object), methods=["PATCH"]),
-            Route(thing, self._with(self.delete_object), methods=["DELETE"]),
-            Route(f"{thing}/prompts/{{t:int}}", self._with(self.set_prompts), methods=["PUT"]),
+            Route(obj, self._with(self.change_object), methods=["PATCH"]),
+            Route(obj, self._with(self.delete_object), methods=["DELETE"]),
+            Route(f"{obj}/prompts/{{t:int}}", self._with(self.set_prompts), methods=["PUT"]),
             Route(f"{video}/undo", self._with(self.undo), methods=["POST"]),
             Route(f"{video}/redo", self._with(self.redo), methods=["POST"]),
             Route(f"{video}/propagate", self._with(self.propagate), methods=["POST"]),
@@ -121,7 +121,7 @@ class Routes:
                 try:
                     return await handler(request, session)
                 except StaleRevisionError as error:
-                    state = await run(session.desk, session.state)
+                    state = await run(session.store_worker, session.state)
                     return JSONResponse({"error": self._workspace.problems.words(error), "state": state}, 409)
 
         return handle
@@ -183,7 +183,7 @@ class Routes:
 
     async def timeline(self, _: Request, session: VideoSession) -> Response:
         """Tell where objects are, and how sure the network is."""
-        return JSONResponse(await run(session.desk, session.timeline))
+        return JSONResponse(await run(session.store_worker, session.timeline))
 
     async def frame(self, request: Request, session: VideoSession) -> Response:
         """Answer with a frame as JPEG."""
@@ -191,7 +191,11 @@ class Routes:
         session.check_frame(t)
         width = whole(request.query_params.get("width", str(session.width)), "width", MIN_WIDTH, MAX_WIDTH)
         small = "strip" in request.query_params
-        workers, reader = (session.stripper, session.strip) if small else (session.viewer, session.view)
+        workers, reader = (
+            (session.thumbnail_worker, session.thumbnail_reader)
+            if small
+            else (session.frame_worker, session.frame_reader)
+        )
         jpeg = reader.held(t, min(width, session.width)) or await unless_gone(
             request, workers.submit(reader.jpeg, t, width)
         )
@@ -199,7 +203,7 @@ class Routes:
 
     async def masks(self, request: Request, session: VideoSession) -> Response:
         """Answer with the masks of a frame as run lengths."""
-        body = await run(session.desk, session.masks, request.path_params["t"])
+        body = await run(session.store_worker, session.masks, request.path_params["t"])
         tag = f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
         headers = {"etag": tag, "cache-control": "private, no-cache"}
         if request.headers.get("if-none-match") == tag:
@@ -209,14 +213,16 @@ class Routes:
     async def doubtful(self, request: Request, session: VideoSession) -> Response:
         """Tell the next frame that should be looked at."""
         after = whole(request.query_params.get("after", "-1"), "after", -1)
-        return JSONResponse({"frame": await run(session.desk, session.doubtful, after)})
+        return JSONResponse({"frame": await run(session.store_worker, session.doubtful, after)})
 
     # ---- changing it
 
     async def add_object(self, request: Request, session: VideoSession) -> Response:
         """Add an object."""
         body = await read(request, {"revision", "name", "color"})
-        created = await run(session.desk, session.add_object, revision(body), body.get("name"), body.get("color"))
+        created = await run(
+            session.store_worker, session.add_object, revision(body), body.get("name"), body.get("color")
+        )
         return await answer_state(session, created=created)
 
     async def change_object(self, request: Request, session: VideoSession) -> Response:
@@ -226,10 +232,10 @@ class Routes:
         for flag in ("hidden", "locked"):
             if not isinstance(changes.get(flag, False), bool):
                 raise RequestError(f"{flag} must be true or false")
-        workers = session.desk
+        workers = session.store_worker
         if "locked" in changes:
             session.jobs.stop(PROPAGATE)
-            workers = session.worker
+            workers = session.model_worker
         await run(workers, session.change_object, request.path_params["obj"], revision(body), changes)
         return await answer_state(session)
 
@@ -237,7 +243,7 @@ class Routes:
         """Delete an object."""
         expected = whole(request.query_params.get("revision", ""), "revision", 0)
         session.jobs.stop(PROPAGATE)
-        await run(session.worker, session.delete_object, request.path_params["obj"], expected)
+        await run(session.model_worker, session.delete_object, request.path_params["obj"], expected)
         return await answer_state(session)
 
     async def set_prompts(self, request: Request, session: VideoSession) -> Response:
@@ -248,21 +254,21 @@ class Routes:
         prompts = Prompts.from_json({"imported": bool(given.get("strokes")), **given})
         session.jobs.stop(PROPAGATE)
         where = request.path_params["obj"], request.path_params["t"]
-        await run(session.worker, session.set_prompts, *where, expected, prompts)
+        await run(session.model_worker, session.set_prompts, *where, expected, prompts)
         return await answer_state(session)
 
     async def undo(self, request: Request, session: VideoSession) -> Response:
         """Take the last step back."""
         body = await read(request, {"revision"})
         session.jobs.stop(PROPAGATE)
-        await run(session.worker, session.undo, revision(body))
+        await run(session.model_worker, session.undo, revision(body))
         return await answer_state(session)
 
     async def redo(self, request: Request, session: VideoSession) -> Response:
         """Do the step again that was undone last."""
         body = await read(request, {"revision"})
         session.jobs.stop(PROPAGATE)
-        await run(session.worker, session.redo, revision(body))
+        await run(session.model_worker, session.redo, revision(body))
         return await answer_state(session)
 
     async def propagate(self, request: Request, session: VideoSession) -> Response:
@@ -272,7 +278,7 @@ class Routes:
         if objects is not None and not (isinstance(objects, list) and all(type(i) is int for i in objects)):
             raise RequestError("objects must be a list of ids, or null for all")
         await run(
-            session.desk,
+            session.store_worker,
             session.start_propagation,
             revision(body),
             start=number(body, "start"),
@@ -286,13 +292,13 @@ class Routes:
         """Begin to write masks to files."""
         body = await read(request, {"kind", "every", "revision"})
         every = 1 if body.get("every") is None else number(body, "every")
-        await run(session.desk, start_export, session, body.get("kind"), every)
+        await run(session.store_worker, start_export, session, body.get("kind"), every)
         return await answer_state(session)
 
     async def import_masks(self, request: Request, session: VideoSession) -> Response:
         """Begin to read masks from files."""
         body = await read(request, {"folder", "prompts", "revision"})
-        await run(session.desk, start_import, session, body.get("folder"), body.get("prompts", "first"))
+        await run(session.store_worker, start_import, session, body.get("folder"), body.get("prompts", "first"))
         return await answer_state(session)
 
     async def cancel(self, _: Request, session: VideoSession) -> Response:
@@ -333,7 +339,7 @@ async def left(request: Request) -> None:
 
 async def answer_state(session: VideoSession, **more: Any) -> Response:
     """Answer with the state of a video."""
-    return JSONResponse({**await run(session.desk, session.state), **more})
+    return JSONResponse({**await run(session.store_worker, session.state), **more})
 
 
 async def read(request: Request, allowed: set[str]) -> dict[str, Any]:

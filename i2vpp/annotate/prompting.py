@@ -11,7 +11,7 @@ import numpy as np
 
 from i2vpp.annotate.masks import Stroke, paint
 from i2vpp.annotate.store import Annotation
-from i2vpp.annotate.tracks import Found, ModelTracks
+from i2vpp.annotate.tracks import ModelTracks, ObjectMask
 from i2vpp.annotate.values import Prompts, StoredMask
 from i2vpp.errors import PromptError
 
@@ -47,7 +47,7 @@ class Prompter:
         self._tracks = tracks
         self._bases: OrderedDict[Key, StoredMask] = OrderedDict()
 
-    def answer(self, obj_id: int, frame: int, old: Prompts, new: Prompts) -> Found:
+    def answer(self, obj_id: int, frame: int, old: Prompts, new: Prompts) -> ObjectMask:
         """Return the mask of an object on a frame for new prompts in place of the stored ones."""
         key = Key.of(obj_id, frame, new)
         same_base = key == Key.of(obj_id, frame, old)
@@ -61,7 +61,7 @@ class Prompter:
                 self._bases.popitem(last=False)
         return _painted(base, new.strokes)
 
-    def _base(self, key: Key, old: Prompts, new: Prompts) -> Found:
+    def _base(self, key: Key, old: Prompts, new: Prompts) -> ObjectMask:
         """Return the mask that strokes are painted on, where it is not the stored one."""
         same_base = key == Key.of(key.obj_id, key.frame, old)
         if same_base and key in self._bases:
@@ -74,18 +74,18 @@ class Prompter:
             )
         return self._tracks().without_prompts(key.obj_id, key.frame) or self._nothing()
 
-    def _stored(self, key: Key) -> Found:
+    def _stored(self, key: Key) -> ObjectMask:
         mask = self._store.mask(key.obj_id, key.frame)
         return self._nothing() if mask is None else self._found(mask)
 
-    def _found(self, mask: StoredMask) -> Found:
-        return Found(mask=mask.decode(self._store.height, self._store.width), score=mask.score, iou=mask.iou)
+    def _found(self, mask: StoredMask) -> ObjectMask:
+        return ObjectMask(mask=mask.decode(self._store.height, self._store.width), score=mask.score, iou=mask.iou)
 
-    def _nothing(self) -> Found:
-        return Found(mask=np.zeros((self._store.height, self._store.width), bool), score=math.nan, iou=math.nan)
+    def _nothing(self) -> ObjectMask:
+        return ObjectMask(mask=np.zeros((self._store.height, self._store.width), bool), score=math.nan, iou=math.nan)
 
 
-def _painted(found: Found, strokes: Sequence[Stroke]) -> Found:
+def _painted(found: ObjectMask, strokes: Sequence[Stroke]) -> ObjectMask:
     return replace(found, mask=paint(found.mask, strokes)) if strokes else found
 
 

@@ -19,7 +19,7 @@ from i2vpp.annotate.model import Model
 from i2vpp.annotate.problems import EXPECTED, NotFoundError, Problems
 from i2vpp.annotate.prompting import Prompter
 from i2vpp.annotate.store import Annotation
-from i2vpp.annotate.tracks import Found, ModelTracks
+from i2vpp.annotate.tracks import ModelTracks, ObjectMask
 from i2vpp.annotate.values import ObjectInfo, Prompts
 from i2vpp.annotate.workers import Workers
 from i2vpp.errors import PromptError
@@ -30,7 +30,7 @@ STORE_SUFFIX = ".sqlite"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Surroundings:
+class ServerContext:
     """What all videos of a server share.
 
     Args:
@@ -66,40 +66,40 @@ class VideoSession:
 
     Args:
         video: the video.
-        around: what all videos share.
+        context: what all videos share.
 
     Raises:
         VideoError: it cannot be read.
         AnnotationError: its store cannot be used.
     """
 
-    def __init__(self, video: Video, around: Surroundings) -> None:
+    def __init__(self, video: Video, context: ServerContext) -> None:
         self.video = video
-        self.around = around
-        self.view = FrameReader(video.id, self.open_frames, around.cache)
-        self.strip = FrameReader(video.id, self.open_frames, around.cache)
-        self.worker = Workers(f"i2vpp-model-{video.id}")  # the network, and what has to wait for it
-        self.desk = Workers(f"i2vpp-desk-{video.id}")  # quick looks into the store
-        self.viewer = Workers(f"i2vpp-view-{video.id}")
-        self.stripper = Workers(f"i2vpp-strip-{video.id}")
-        self.files = Workers(f"i2vpp-files-{video.id}")  # exports and imports
+        self.context = context
+        self.frame_reader = FrameReader(video.id, self.open_frames, context.cache)
+        self.thumbnail_reader = FrameReader(video.id, self.open_frames, context.cache)
+        self.model_worker = Workers(f"i2vpp-model-{video.id}")  # the network, and what has to wait for it
+        self.store_worker = Workers(f"i2vpp-store-{video.id}")  # quick looks into the store
+        self.frame_worker = Workers(f"i2vpp-frames-{video.id}")
+        self.thumbnail_worker = Workers(f"i2vpp-thumbnails-{video.id}")
+        self.files_worker = Workers(f"i2vpp-files-{video.id}")  # exports and imports
         self._tracks: ModelTracks | None = None
-        self.jobs = JobRunner(self._tell_job, self.tell, around.problems)
+        self.jobs = JobRunner(self._tell_job, self.tell, context.problems)
         try:
-            source = self.view.source
+            source = self.frame_reader.source
             self.height, self.width, self.fps = source.height, source.width, source.fps
             self.frames = len(source)
             self.store = Annotation(
-                around.store_path(video), height=self.height, width=self.width, frames=self.frames, video=video.name
+                context.store_path(video), height=self.height, width=self.width, frames=self.frames, video=video.name
             )
         except BaseException:
-            self.view.close()
+            self.frame_reader.close()
             raise
         self._prompter = Prompter(self.store, self._ready_tracks)
 
     def open_frames(self) -> FrameSource:
         """Open the frames once more; every thread reads from its own."""
-        return self.around.library.open(self.video)
+        return self.context.library.open(self.video)
 
     @property
     def has_tracks(self) -> bool:
@@ -109,18 +109,18 @@ class VideoSession:
     def close(self) -> Future[None]:
         """Stop what runs, keep what is done, and let go of everything; returns at once."""
         self.jobs.stop()
-        closed = self.worker.submit(self._close)
-        self.worker.close()
+        closed = self.model_worker.submit(self._close)
+        self.model_worker.close()
         return closed
 
     def _close(self) -> None:
-        for reader, worker in ((self.view, self.viewer), (self.strip, self.stripper)):
+        for reader, worker in ((self.frame_reader, self.frame_worker), (self.thumbnail_reader, self.thumbnail_worker)):
             worker.submit(reader.close)
             worker.close()
-        for worker in (self.desk, self.files):
+        for worker in (self.store_worker, self.files_worker):
             worker.close()
-        self.desk.join()
-        self.files.join()
+        self.store_worker.join()
+        self.files_worker.join()
         try:
             self._drop_tracks()
         finally:
@@ -128,9 +128,9 @@ class VideoSession:
 
     def tell(self) -> None:
         """Tell all pages that the store has changed."""
-        self.around.send(type="video", id=self.video.id, revision=self.store.revision)
+        self.context.send(type="video", id=self.video.id, revision=self.store.revision)
 
-    # ---- looking; in `desk`
+    # ---- looking; in `store_worker`
 
     def state(self) -> dict[str, Any]:
         """Return what a page shows of the video."""
@@ -185,7 +185,7 @@ class VideoSession:
         if not 0 <= frame < self.frames:
             raise NotFoundError(f"there is no frame {frame}; the video has frames 0 to {self.frames - 1}")
 
-    # ---- objects; in `desk`, but what concerns the network in `worker`
+    # ---- objects; in `store_worker`, but what concerns the network in `model_worker`
 
     def add_object(self, revision: int, name: str | None, color: str | None) -> int:
         """Add an object and return its id."""
@@ -195,21 +195,21 @@ class VideoSession:
         return info.id
 
     def change_object(self, obj_id: int, revision: int, changes: dict[str, Any]) -> None:
-        """Change name, color, hidden or locked; to lock, stop a propagation first and come in `worker`."""
+        """Change name, color, hidden or locked; to lock, stop a propagation first and come in `model_worker`."""
         info = self._object(obj_id)
         with self.store.edit(f"Change {info.name}", expected=revision) as edit:
             edit.change_object(obj_id, **changes)
         self.tell()
 
     def delete_object(self, obj_id: int, revision: int) -> None:
-        """Delete an object with all its masks; in `worker`."""
+        """Delete an object with all its masks; in `model_worker`."""
         info = self._object(obj_id)
         with self.store.edit(f"Delete {info.name}", expected=revision) as edit:
             edit.delete_object(obj_id)
         self._forget([obj_id])
         self.tell()
 
-    # ---- what needs the network; in `worker`
+    # ---- what needs the network; in `model_worker`
 
     def set_prompts(self, obj_id: int, frame: int, revision: int, prompts: Prompts) -> None:
         """Replace an object's prompts on a frame, and its mask there by what they give: nothing by none."""
@@ -254,7 +254,7 @@ class VideoSession:
     def start_propagation(
         self, revision: int, *, start: int, direction: str, stop: int | None, obj_ids: Sequence[int] | None
     ) -> None:
-        """Track objects through the video as a job; in `desk`.
+        """Track objects through the video as a job; in `store_worker`.
 
         Args:
             revision: that the wish was made in view of.
@@ -268,7 +268,7 @@ class VideoSession:
         chosen = self._propagated(obj_ids)
         name = f"Propagate {chosen[0].name}" if len(chosen) == 1 else f"Propagate {len(chosen)} objects"
         job = Job(PROPAGATE, name, sum(map(len, way)))
-        self.jobs.start(job, self.worker, lambda job: self._propagate(job, [info.id for info in chosen], way))
+        self.jobs.start(job, self.model_worker, lambda job: self._propagate(job, [info.id for info in chosen], way))
 
     def _propagate(self, job: Job, obj_ids: Sequence[int], way: Sequence[range]) -> dict[str, Any]:
         step = uuid.uuid4().hex
@@ -322,7 +322,7 @@ class VideoSession:
 
     def _ready_tracks(self) -> ModelTracks:
         if self._tracks is None:
-            predictor = self.around.model.predictor()
+            predictor = self.context.model.predictor()
             self._tracks = ModelTracks(predictor, self.open_frames(), self.store)
         return self._tracks
 
@@ -344,11 +344,11 @@ class VideoSession:
             self._forget(obj_ids)
 
     def _tell_job(self, job: dict[str, Any]) -> None:
-        self.around.send(type="job", id=self.video.id, job=job)
+        self.context.send(type="job", id=self.video.id, job=job)
 
-    def _tell_mask(self, frame: int, found: dict[int, Found]) -> None:
+    def _tell_mask(self, frame: int, found: dict[int, ObjectMask]) -> None:
         objects = {str(i): [int(one.mask.sum()), known(one.score), known(one.iou)] for i, one in found.items()}
-        self.around.send(type="mask", id=self.video.id, frame=frame, revision=self.store.revision, objects=objects)
+        self.context.send(type="mask", id=self.video.id, frame=frame, revision=self.store.revision, objects=objects)
 
 
 def known(value: float) -> float | None:

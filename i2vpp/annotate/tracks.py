@@ -19,7 +19,7 @@ from i2vpp.structures import FrameResult
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Found:
+class ObjectMask:
     """An object on a frame.
 
     Args:
@@ -67,7 +67,7 @@ class ModelTracks:
         self._predictor.remove_object(self._state, obj_id, need_output=False)
         self._held.pop(obj_id, None)
 
-    def click(self, obj_id: int, frame: int, prompts: Prompts, *, refines: bool) -> Found:
+    def click(self, obj_id: int, frame: int, prompts: Prompts, *, refines: bool) -> ObjectMask:
         """Prompt an object with points and box.
 
         Args:
@@ -96,7 +96,7 @@ class ModelTracks:
         self._held.setdefault(obj_id, {})[frame] = _digest(found.stored())
         return found
 
-    def without_prompts(self, obj_id: int, frame: int) -> Found | None:
+    def without_prompts(self, obj_id: int, frame: int) -> ObjectMask | None:
         """Return what an object would be on a frame if it had no prompts there; None if nothing tells."""
         self._sync([obj_id], besides=(obj_id, frame))
         self._start_over(obj_id, frame)
@@ -110,7 +110,7 @@ class ModelTracks:
 
     def propagate(
         self, obj_ids: Sequence[int], way: Sequence[range], *, stopping: Callable[[], bool]
-    ) -> Generator[tuple[int, dict[int, Found]], None, None]:
+    ) -> Generator[tuple[int, dict[int, ObjectMask]], None, None]:
         """Track objects along runs of frames, each up or down; yields frame and objects but those prompted there.
 
         `stopping` is asked while memory is brought to what is stored: after a restart, that may take long.
@@ -206,10 +206,10 @@ class ModelTracks:
             state.tracks = everyone
 
 
-def _found(result: FrameResult, obj_id: int) -> Found:
+def _found(result: FrameResult, obj_id: int) -> ObjectMask:
     i = result.obj_ids.index(obj_id)
     mask = (result.masks[i, 0] > 0).cpu().numpy()
-    return Found(mask=mask, score=float(result.object_scores[i]), iou=float(result.predicted_ious[i]))
+    return ObjectMask(mask=mask, score=float(result.object_scores[i]), iou=float(result.predicted_ious[i]))
 
 
 def _digest(mask: StoredMask) -> bytes:

@@ -35,19 +35,19 @@ def start_export(session: VideoSession, kind: Any, every: int) -> None:
     if every < 1:
         raise RequestError("every must be 1 or more")
     session.jobs.start(
-        Job(EXPORT, f"Export {NAMES[kind]}"), session.files, lambda job: _export(job, session, kind, every)
+        Job(EXPORT, f"Export {NAMES[kind]}"), session.files_worker, lambda job: _export(job, session, kind, every)
     )
 
 
 def _export(job: Job, session: VideoSession, kind: Kind, every: int) -> dict[str, Any]:
-    output = session.around.output
+    output = session.context.output
     with closing(session.open_frames()) as source:
         footage = Footage(
             frames=session.frames,
             read_frame=source.__getitem__,
             fps=session.fps,
             time=source.time,
-            frame_names=session.around.library.frame_names(session.video),
+            frame_names=session.context.library.frame_names(session.video),
         )
         folder = export(
             session.store,
@@ -81,7 +81,7 @@ def start_import(session: VideoSession, name: Any, prompted: Any) -> None:
         raise RequestError(f"prompts must be one of {', '.join(PROMPTED)}; got {prompted!r:.40}")
     folder = _find(session, name)
     session.jobs.start(
-        Job(IMPORT, f"Import {folder.name}"), session.files, lambda job: _import(job, session, folder, prompted)
+        Job(IMPORT, f"Import {folder.name}"), session.files_worker, lambda job: _import(job, session, folder, prompted)
     )
 
 
@@ -89,7 +89,7 @@ def _import(job: Job, session: VideoSession, folder: Path, prompted: Any) -> dic
     imported = import_masks(
         session.store,
         folder,
-        frame_names=session.around.library.frame_names(session.video),
+        frame_names=session.context.library.frame_names(session.video),
         prompts=prompted,
         progress=lambda done, total: session.jobs.step(job, done, total),
         cancelled=lambda: job.stopping,
@@ -99,7 +99,7 @@ def _import(job: Job, session: VideoSession, folder: Path, prompted: Any) -> dic
 
 def _find(session: VideoSession, name: str) -> Path:
     """Return the folder of that name; nothing of it may lie outside the folders that masks may come from."""
-    for root in session.around.mask_roots:
+    for root in session.context.mask_roots:
         folder = root / name
         if not is_below(root, folder):
             raise RequestError(f"{name!r:.200} lies outside the folders that masks may be imported from")

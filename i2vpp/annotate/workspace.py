@@ -18,7 +18,7 @@ from i2vpp.annotate.frames import FrameReader, JpegCache
 from i2vpp.annotate.library import Library, Video
 from i2vpp.annotate.model import Model
 from i2vpp.annotate.problems import BusyError, NotFoundError, Problems
-from i2vpp.annotate.session import Surroundings, VideoSession
+from i2vpp.annotate.session import ServerContext, VideoSession
 from i2vpp.annotate.store import summarize
 from i2vpp.annotate.values import Summary
 from i2vpp.annotate.workers import Workers
@@ -53,7 +53,7 @@ class Workspace:
         self.events = Events()
         self.problems = Problems(library.root, [output, *([] if masks is None else [masks]), Path.cwd(), Path.home()])
         self._max_open = max_open
-        self._around = Surroundings(
+        self._context = ServerContext(
             library=library,
             output=output,
             masks=masks,
@@ -69,8 +69,8 @@ class Workspace:
         self._errors: dict[str, str] = {}  # of videos that could not be opened
         self._sizes: dict[str, dict[str, Any]] = {}  # of videos that have been open
         self._summaries: dict[str, tuple[tuple[int, ...], Summary]] = {}
-        self._desk = Workers("i2vpp-library", 2)
-        self._painters = Workers("i2vpp-thumbnails", 2)
+        self._library_workers = Workers("i2vpp-library", 2)
+        self._thumbnail_workers = Workers("i2vpp-thumbnails", 2)
         self._leaving: set[Future[None]] = set()
 
     def start(self) -> None:
@@ -83,8 +83,8 @@ class Workspace:
         self.events.close()
         for video_id in list(self._open):
             self._leaving.add(self._open.pop(video_id).close())
-        self._desk.close()
-        self._painters.close()
+        self._library_workers.close()
+        self._thumbnail_workers.close()
         end = time.monotonic() + CLOSING_SECONDS
         while not self.stopped and time.monotonic() < end:
             await asyncio.sleep(0.02)
@@ -144,7 +144,7 @@ class Workspace:
             await self._make_room()
         self._opening += 1
         try:
-            session = await asyncio.wrap_future(self._desk.submit(VideoSession, video, self._around))
+            session = await asyncio.wrap_future(self._library_workers.submit(VideoSession, video, self._context))
         except (I2VPPError, OSError) as error:
             self._errors[video.id] = self.problems.words(error)
             raise
@@ -184,7 +184,7 @@ class Workspace:
 
     async def describe(self) -> list[dict[str, Any]]:
         """Return what the list of videos shows."""
-        return await asyncio.wrap_future(self._desk.submit(self._describe, dict(self._open)))
+        return await asyncio.wrap_future(self._library_workers.submit(self._describe, dict(self._open)))
 
     def _describe(self, opened: dict[str, VideoSession]) -> list[dict[str, Any]]:
         entries = []
@@ -205,7 +205,7 @@ class Workspace:
 
     def _summary(self, video: Video) -> Summary:
         """Look into the store of a video that is not open, if it has changed since the last look."""
-        path = self._around.store_path(video)
+        path = self._context.store_path(video)
         if not path.exists():
             return Summary(objects=0, annotated=0)
         stat = path.stat()
@@ -217,10 +217,10 @@ class Workspace:
 
     def thumbnail(self, video_id: str) -> Future[bytes]:
         """Return a small JPEG of a video's first frame, to come; the video is not opened for longer."""
-        return self._painters.submit(self._thumbnail, self._video(video_id))
+        return self._thumbnail_workers.submit(self._thumbnail, self._video(video_id))
 
     def _thumbnail(self, video: Video) -> bytes:
-        reader = FrameReader(video.id, lambda: self.library.open(video), self._around.cache)
+        reader = FrameReader(video.id, lambda: self.library.open(video), self._context.cache)
         try:
             return reader.held(0, THUMBNAIL_WIDTH) or reader.jpeg(0, THUMBNAIL_WIDTH)
         except I2VPPError as error:
