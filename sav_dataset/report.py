@@ -61,7 +61,7 @@ def notes(evaluation: Evaluation) -> list[str]:
         _describe_unscored(evaluation),
         f"predictions hold values that are no object of the ground truth, ignored: {some(strange)}" if strange else "",
         *evaluation.remarks,
-        f"{len(failed)} units of the run failed: {some(failed)}" if failed else "",
+        f"{len(failed)} jobs of the run failed: {some(failed)}" if failed else "",
     ]
     return [note for note in found if note]
 

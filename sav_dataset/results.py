@@ -121,8 +121,8 @@ def read_run(pred_root: Path) -> dict[str, Any] | None:
     """Read how predictions were made, from the notes of `test_pvs` beside them; None where there are none.
 
     Returns:
-        The contents of `.run/run.json`, and what its units took: `frames`, `seconds` (of all processes), `FPS` (frames
-        per second of a process), `peak_memory` (bytes, of the unit that took most), `devices` and `failed` (names).
+        The contents of `.run/run.json`, and what its jobs took: `frames`, `seconds` (of all processes), `FPS` (frames
+        per second of a process), `peak_memory` (bytes, of the job that took most), `devices` and `failed` (names).
 
     Raises:
         DataError: a file is damaged.

@@ -36,8 +36,8 @@ from test_pvs.options import (
     protocol_name,
     run_command,
 )
+from test_pvs.runner import DoJob, Job, JobRecord
 from test_pvs.sav import ANNOTATIONS, IMAGES, FirstMask, SavFolders, SavObject
-from test_pvs.units import Unit, UnitRecord, Work
 
 EXAMPLES = """\
 examples:
@@ -57,11 +57,11 @@ TRACKED_ID = 1
 
 @dataclass(frozen=True, kw_only=True)
 class SavWork:
-    """Sets up a process that tracks objects; see `test_pvs.units.MakeWork`.
+    """Sets up a process that tracks objects; see `test_pvs.runner.SetUp`.
 
     Args:
         model: the network.
-        objects: by the name of their unit.
+        objects: by the name of their job.
         protocol: how they are prompted.
         annotated_only: write masks of annotated frames only.
     """
@@ -71,24 +71,22 @@ class SavWork:
     protocol: PromptProtocol
     annotated_only: bool = False
 
-    def __call__(self, index: int) -> Work:
+    def __call__(self, index: int) -> DoJob:
         """Build the predictor of a process."""
         return partial(self.track, build(self.model, index))
 
-    def track(
-        self, predictor: I2VPPVideoPredictor, unit: Unit, folder: Path, on_frame: Callable[[], None]
-    ) -> UnitRecord:
-        """Track the object of a unit and write its masks to `folder`.
+    def track(self, predictor: I2VPPVideoPredictor, job: Job, folder: Path, on_frame: Callable[[], None]) -> JobRecord:
+        """Track the object of a job and write its masks to `folder`.
 
         Raises:
             I2VPPError: frames or masks are missing, damaged, or do not fit each other.
         """
-        one = self.objects[unit.name]
+        one = self.objects[job.name]
         images = one.images()
         frames = list(images)
         first = one.first_mask(frames)
         if first is None:
-            return UnitRecord(
+            return JobRecord(
                 frames=0, seconds=0.0, peak_memory=0, note=f"not tracked: no mask in {one.masks} shows the object"
             )
         written = one.annotated(frames) if self.annotated_only else set(frames)
@@ -132,8 +130,8 @@ def prepare(arguments: argparse.Namespace) -> Run:
     by_name = {f"{one.video}/{one.name}": one for one in objects}
     lengths = {one.frames: _length(one) for one in objects}
     return Run(
-        units=[Unit(name=name, frames=lengths[one.frames]) for name, one in by_name.items()],
-        make_work=SavWork(model=model, objects=by_name, protocol=protocol, annotated_only=arguments.annotated_only),
+        jobs=[Job(name=name, frames=lengths[one.frames]) for name, one in by_name.items()],
+        set_up=SavWork(model=model, objects=by_name, protocol=protocol, annotated_only=arguments.annotated_only),
         settings={
             "protocol": "semi-supervised, one object at a time, prompted on the first annotated frame that shows it",
             "prompt": protocol.name,

@@ -1,4 +1,4 @@
-"""How long a unit takes and how much memory."""
+"""How long a job takes and how much memory."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Callable
 import torch
 
 from i2vpp.utils.machine import device_name, peak_memory
-from test_pvs.record import UnitRecord
+from test_pvs.run_store import JobRecord
 
 
 class Meter:
-    """Measures one unit; made just before its first frame is read.
+    """Measures one job; made just before its first frame is read.
 
     Args:
         device: where the network runs.
-        on_frame: is called on each frame; see `test_pvs.record.Work`.
+        on_frame: is called on each frame; see `test_pvs.run_store.DoJob`.
     """
 
     def __init__(self, device: torch.device, on_frame: Callable[[], None]) -> None:
@@ -31,9 +31,9 @@ class Meter:
         self._frames += 1
         self._on_frame()
 
-    def record(self, note: str = "") -> UnitRecord:
+    def record(self, note: str = "") -> JobRecord:
         """Return what was measured up to now."""
-        return UnitRecord(
+        return JobRecord(
             frames=self._frames,
             seconds=time.perf_counter() - self._begin,
             peak_memory=peak_memory(self._device) or 0,

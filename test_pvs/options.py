@@ -20,9 +20,9 @@ from i2vpp.evaluation.protocol import PromptProtocol
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.utils.notices import plain_warnings
 from i2vpp.utils.signals import Terminated, exit_status
-from test_pvs.record import HIDDEN, Ledger
+from test_pvs.run_store import HIDDEN, RunStore
+from test_pvs.runner import Job, SetUp, run_jobs
 from test_pvs.submit import CLUSTERS, ArrayJob, Cluster, command_line, submit
-from test_pvs.units import MakeWork, Unit, run_units
 
 DTYPES = ("float32", "bfloat16", "float16")
 EXIT_ERROR = 1
@@ -30,10 +30,10 @@ EXIT_ERROR = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What a command wants to have made; see `test_pvs.units.run_units`."""
+    """What a command wants to have made; see `test_pvs.runner.run_jobs`."""
 
-    units: Sequence[Unit]
-    make_work: MakeWork
+    jobs: Sequence[Job]
+    set_up: SetUp
     settings: Mapping[str, object]
 
 
@@ -149,7 +149,7 @@ def run_command(
         return EXIT_ERROR
     except KeyboardInterrupt as stop:
         what = "terminated" if isinstance(stop, Terminated) else "interrupted"
-        sys.stderr.write(f"{what}; finished units are kept, and the same command goes on\n")
+        sys.stderr.write(f"{what}; finished jobs are kept, and the same command goes on\n")
         return exit_status(stop)
 
 
@@ -157,10 +157,10 @@ def _execute(run: Run, arguments: argparse.Namespace) -> int:
     processes = arguments.processes
     if processes is None:
         gpus = torch.cuda.device_count() if arguments.device in (None, "cuda") and "RANK" not in os.environ else 0
-        processes = max(1, min(gpus, len(run.units)))
-    outcome = run_units(
-        run.units,
-        run.make_work,
+        processes = max(1, min(gpus, len(run.jobs)))
+    outcome = run_jobs(
+        run.jobs,
+        run.set_up,
         arguments.output,
         run.settings,
         processes=processes,
@@ -173,7 +173,7 @@ def _execute(run: Run, arguments: argparse.Namespace) -> int:
 
 
 def _submit(arguments: argparse.Namespace, job: ArrayJob) -> int:
-    Ledger(arguments.output).prepare(overwrite=arguments.overwrite)
+    RunStore(arguments.output).prepare(overwrite=arguments.overwrite)
     cluster = Cluster(
         kind=arguments.cluster,
         jobs=arguments.num_jobs,

@@ -18,7 +18,7 @@ from torch.multiprocessing import get_context
 from i2vpp.errors import I2VPPError
 from i2vpp.utils.signals import sigterm_raises
 from test_pvs.progress import Bar
-from test_pvs.team import POLL, Team
+from test_pvs.worker import POLL, Worker
 
 PATIENCE = 60.0  # seconds in which a process that is asked to stop finishes its frame
 
@@ -47,13 +47,14 @@ def _handling(number: signal.Signals, handler: Any) -> Iterator[None]:
         signal.signal(number, before)
 
 
-def spawn(team: Team, processes: int, bar: Bar) -> list[str]:
-    """Run the team in processes of their own, and return what became of those that ended early."""
+def spawn(worker: Worker, processes: int, bar: Bar) -> list[str]:
+    """Run the worker in processes of their own, and return what became of those that ended early."""
     context = get_context("spawn")
     counts = context.RawArray("q", processes)
     messages = context.SimpleQueue()
     children = [
-        context.Process(target=_child, args=(index, team, counts, messages), daemon=True) for index in range(processes)
+        context.Process(target=_child, args=(index, worker, counts, messages), daemon=True)
+        for index in range(processes)
     ]
     try:
         with _handling(signal.SIGINT, signal.SIG_IGN):  # children inherit it: this process alone stops them
@@ -89,7 +90,7 @@ def _stop(children: Sequence[Any]) -> None:
         child.join()
 
 
-def _child(index: int, team: Team, counts: Any, messages: Any) -> None:  # pragma: no cover - in another process
+def _child(index: int, worker: Worker, counts: Any, messages: Any) -> None:  # pragma: no cover - in another process
     parent = os.getppid()
 
     def show(frames: int) -> None:
@@ -99,8 +100,8 @@ def _child(index: int, team: Team, counts: Any, messages: Any) -> None:  # pragm
 
     try:
         with sigterm_raises():
-            torch.set_num_threads(team.threads)
-            team.work(index, show)
+            torch.set_num_threads(worker.threads)
+            worker.run(index, show)
     except KeyboardInterrupt:
         sys.exit(1)
     except (I2VPPError, OSError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""Array jobs on SLURM: a command is started in several jobs, which share its units as any processes do."""
+"""SLURM job arrays: a command is started in several cluster jobs, which share its jobs as any processes do."""
 
 from __future__ import annotations
 

@@ -16,18 +16,18 @@ from i2vpp.utils.writers import MaskWriter, check_object_ids, index_map
 from test_pvs.benchmarks import VosVideo, VosVideos
 from test_pvs.measure import Meter
 from test_pvs.options import build
-from test_pvs.record import Unit, UnitRecord
+from test_pvs.run_store import Job, JobRecord
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class VosWork:
-    """Makes units that are videos: index PNGs with DAVIS's palette, named like the frames.
+    """Makes jobs that are videos: index PNGs with DAVIS's palette, named like the frames.
 
     A pixel belongs to the object with the highest logit, if that is positive. Frames before the first object are empty.
 
     Args:
         predictor: tracks.
-        videos: to find them by the names of the units.
+        videos: to find them by the names of the jobs.
         protocol: what is told of an object.
     """
 
@@ -35,13 +35,13 @@ class VosWork:
     videos: VosVideos
     protocol: PromptProtocol
 
-    def __call__(self, unit: Unit, folder: Path, on_frame: Callable[[], None]) -> UnitRecord:
-        """Track a video; see `test_pvs.record.Work`.
+    def __call__(self, job: Job, folder: Path, on_frame: Callable[[], None]) -> JobRecord:
+        """Track a video; see `test_pvs.run_store.DoJob`.
 
         Raises:
             I2VPPError: its files are not right.
         """
-        video = self.videos.open(unit.name)
+        video = self.videos.open(job.name)
         given = [one for one in video.objects() if one.frame_idx < video.length]
         check_object_ids([one.obj_id for one in given])
         masks, meter = _NamedMasks(folder, video), Meter(self.predictor.device, on_frame)

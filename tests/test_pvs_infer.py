@@ -113,8 +113,8 @@ def test_each_object_is_tracked_alone_from_the_first_frame_that_shows_it(infer, 
         np.testing.assert_array_equal(read(tmp_path / "out" / name), mask, err_msg=name)
     assert any(mask.any() for mask in wanted.values())
     out, err = capfd.readouterr()
-    assert "4 of 4 units made: 19 frames" in out
-    assert "4/4 units" in err
+    assert "4 of 4 jobs made: 19 frames" in out
+    assert "4/4 jobs" in err
     record = json.loads((tmp_path / "out/.run/units/disc/001.json").read_text())
     assert record["frames"] == 2 and record["seconds"] > 0 and record["peak_memory"] > 2**20
     settings = json.loads((tmp_path / "out/.run/run.json").read_text())["settings"]
@@ -172,7 +172,7 @@ def test_what_is_wrong_with_one_object_is_reported_and_the_rest_is_done(infer, d
     write(masks / "lost/000/00000.png", np.ones((HEIGHT, WIDTH), bool))
     assert infer() == 1
     said = capfd.readouterr().out
-    assert "1 of 7 units made" in said and "6 failed; the same command tries them again:" in said
+    assert "1 of 7 jobs made" in said and "6 failed; the same command tries them again:" in said
     for line in (
         f"disc/000: DataError: mask {annotation(data, 'disc', '000', 0)} holds the values 1, 2 beside 0",
         f"disc/001: DataError: cannot read the mask {annotation(data, 'disc', '001', 4)}",

@@ -15,7 +15,7 @@ from sav_dataset.plots import draw_plots
 from sav_dataset.results import Evaluation, ObjectResult, write_csv, write_frames_csv, write_json
 from sav_dataset.sav_evaluator import evaluate, main
 from test_pvs.mask_info import write_mask_info
-from test_pvs.record import Ledger, Unit
+from test_pvs.run_store import Job, RunStore
 
 sys.path.insert(0, str(REPO / "tools"))
 import make_file_lists
@@ -69,7 +69,7 @@ def test_an_earlier_result_stays_where_the_disk_is_full(writer, tmp_path, full_d
 
 def test_records_of_a_run_stay_where_the_disk_is_full(tmp_path, full_disk):
     with pytest.raises(OSError, match="No space left"):
-        Ledger(tmp_path / "out").open({"prompt": "gm"}, [Unit(name="v", frames=3)])
+        RunStore(tmp_path / "out").open({"prompt": "gm"}, [Job(name="v", frames=3)])
     assert sorted(entry.name for entry in (tmp_path / "out" / ".run").iterdir()) in ([], ["lock"])
 
 

@@ -359,7 +359,7 @@ def test_the_command_reports_speed_and_failures_of_the_run(sav, capsys):
     assert main(["--gt_root", str(gt), "--pred_root", str(pred)]) == 0
     captured = capsys.readouterr()
     assert "Predictions: 4.0 frames/s, peak memory 3.00 GiB (H100)" in captured.out
-    assert "note: 1 units of the run failed: b/000" in captured.err
+    assert "note: 1 jobs of the run failed: b/000" in captured.err
     run = evaluate(gt, pred).run
     assert run is not None
     assert run["settings"] == {"prompt": "3c"}

@@ -18,7 +18,7 @@ from i2vpp.utils.visualize import davis_palette
 from media import moving_disc
 from models import make_predictor
 from test_pvs.benchmarks import BENCHMARKS, VosVideos, open_benchmark, open_folder
-from test_pvs.record import Unit, UnitRecord
+from test_pvs.run_store import Job, JobRecord
 from test_pvs.vos import VosWork
 from tools import vos_inference
 
@@ -57,17 +57,17 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> VosVideos:
 @pytest.fixture(scope="module")
 def tracked(
     predictor: I2VPPVideoPredictor, own: VosVideos, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[UnitRecord, dict[str, np.ndarray]]:
+) -> tuple[JobRecord, dict[str, np.ndarray]]:
     return track(predictor, own, tmp_path_factory.mktemp("tracked") / "v")
 
 
 def track(
     predictor: I2VPPVideoPredictor, videos: VosVideos, folder: Path, name: str = "v", prompt: str = "gm"
-) -> tuple[UnitRecord, dict[str, np.ndarray]]:
+) -> tuple[JobRecord, dict[str, np.ndarray]]:
     folder.mkdir()
     work = VosWork(predictor=predictor, videos=videos, protocol=PromptProtocol(prompt))
     ticks = []
-    record = work(Unit(name=name, frames=videos.open(name).length), folder, lambda: ticks.append(1))
+    record = work(Job(name=name, frames=videos.open(name).length), folder, lambda: ticks.append(1))
     assert len(ticks) == videos.open(name).length
     return record, read(folder)
 

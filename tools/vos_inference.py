@@ -35,7 +35,7 @@ from test_pvs.options import (
     protocol_name,
     run_command,
 )
-from test_pvs.units import Unit
+from test_pvs.runner import Job
 from test_pvs.vos import MakeVosWork
 
 FOLDER, SAV = "folder", "sav"
@@ -69,8 +69,8 @@ def prepare(arguments: argparse.Namespace) -> Run:
     names = _chosen(videos, arguments.videos)
     model = model_choice(arguments)
     return Run(
-        units=[Unit(name=name, frames=_length(videos, name)) for name in names],
-        make_work=MakeVosWork(model=model, videos=videos, prompt=arguments.prompt),
+        jobs=[Job(name=name, frames=_length(videos, name)) for name in names],
+        set_up=MakeVosWork(model=model, videos=videos, prompt=arguments.prompt),
         settings={
             "protocol": "semi-supervised, objects of a video together, each prompted on the first annotated frame that "
             "shows it",

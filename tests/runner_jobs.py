@@ -1,8 +1,8 @@
-"""Work for tests of the runner: makes little files in place of masks, and does what it is told by files in a folder.
+"""Jobs for tests of the runner: makes little files in place of masks, and does what it is told by files in a folder.
 
-    python unit_works.py OUT ORDERS PROCESSES
+    python runner_jobs.py OUT ORDERS PROCESSES
 
-makes all `UNITS`. ORDERS may hold `broken/<unit>` (the unit raises DataError in its second frame), `deadly/<unit>` (the
+makes all `JOBS`. ORDERS may hold `broken/<job>` (the job raises DataError in its second frame), `deadly/<job>` (the
 process kills itself, once) and `slow` (each frame takes a tenth of a second). `log` there tells who began what.
 """
 
@@ -19,38 +19,38 @@ from pathlib import Path
 
 from i2vpp.errors import DataError, I2VPPError
 from i2vpp.utils.signals import exit_status
-from test_pvs.units import Unit, UnitRecord, Work, run_units
+from test_pvs.runner import DoJob, Job, JobRecord, run_jobs
 
-UNITS = [Unit(name=f"{video}/{obj:03d}", frames=3 + obj) for video in ("bear", "cat", "dog") for obj in range(3)]
+JOBS = [Job(name=f"{video}/{obj:03d}", frames=3 + obj) for video in ("bear", "cat", "dog") for obj in range(3)]
 SETTINGS = {"prompt": "gm", "model": {"seed": 0}}
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """Makes units; see the top of the file."""
+    """Makes jobs; see the top of the file."""
 
     orders: Path
 
-    def __call__(self, index: int) -> Work:
+    def __call__(self, index: int) -> DoJob:
         self.orders.mkdir(parents=True, exist_ok=True)
         self._log(f"set-up {index}")
         return partial(self._make, index)
 
-    def _make(self, index: int, unit: Unit, folder: Path, on_frame: Callable[[], None]) -> UnitRecord:
+    def _make(self, index: int, job: Job, folder: Path, on_frame: Callable[[], None]) -> JobRecord:
         assert folder.is_dir() and not any(folder.iterdir())
-        self._log(f"begin {unit.name}")
-        deadly = self.orders / "deadly" / unit.name
+        self._log(f"begin {job.name}")
+        deadly = self.orders / "deadly" / job.name
         if deadly.exists():
             if deadly.read_text() != "always":
                 deadly.unlink()
             os.kill(os.getpid(), signal.SIGKILL)
-        for frame in range(unit.frames):
-            if (self.orders / "broken" / unit.name).exists() and frame == 1:
-                raise DataError(f"frame {frame} of {unit.name}", "is broken")
+        for frame in range(job.frames):
+            if (self.orders / "broken" / job.name).exists() and frame == 1:
+                raise DataError(f"frame {frame} of {job.name}", "is broken")
             time.sleep(0.1 if (self.orders / "slow").exists() else 0)
-            (folder / f"{frame:05d}.png").write_text(f"{unit.name} {frame}")
+            (folder / f"{frame:05d}.png").write_text(f"{job.name} {frame}")
             on_frame()
-        return UnitRecord(frames=unit.frames, seconds=0.5, peak_memory=2**20)
+        return JobRecord(frames=job.frames, seconds=0.5, peak_memory=2**20)
 
     def _log(self, text: str) -> None:
         with (self.orders / "log").open("a") as file:
@@ -58,9 +58,9 @@ class Drawing:
 
 
 def main(out: str, orders: str, processes: str) -> int:
-    """Make all units, as a command does."""
+    """Make all jobs, as a command does."""
     try:
-        outcome = run_units(UNITS, Drawing(Path(orders)), Path(out), SETTINGS, processes=int(processes))
+        outcome = run_jobs(JOBS, Drawing(Path(orders)), Path(out), SETTINGS, processes=int(processes))
     except I2VPPError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

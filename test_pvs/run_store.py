@@ -1,8 +1,9 @@
-"""What a run leaves on disk beside its masks: how it was made, which units are done or failed, and who works on what.
+"""What a run leaves on disk beside its masks: how it was made, which jobs are done or failed, and who works on what.
 
 OUT/.run/run.json                how the run is made; what changes masks must be the same on a restart
-OUT/.run/units/<unit>.json       the `UnitRecord` of a finished unit, or its error
-OUT/.run/locks/<unit>.lock       locked by the process that works on the unit; the OS unlocks it when that ends
+OUT/.run/units/<job>.json        the `JobRecord` of a finished job, or its error; called units since the first version,
+                                 so that runs of all versions can be resumed and scored
+OUT/.run/locks/<job>.lock        locked by the process that works on the job; the OS unlocks it when that ends
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ HIDDEN = ".run"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unit:
+class Job:
     """A piece of work that one process does.
 
     Args:
         name: path below the output folder of the folder that it makes: `<video>` or `<video>/<object>`.
-        frames: to be tracked; the unit's weight in the progress bar.
+        frames: to be tracked; the job's weight in the progress bar.
     """
 
     name: str
@@ -44,11 +45,11 @@ class Unit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnitRecord:
-    """What a finished unit took; `test_pvs.measure.Meter` makes it.
+class JobRecord:
+    """What a finished job took; `test_pvs.measure.Meter` makes it.
 
     Args:
-        frames: that were tracked; 0 for a unit that had nothing to do and wrote nothing.
+        frames: that were tracked; 0 for a job that had nothing to do and wrote nothing.
         seconds: from the first frame's read to the last mask; loading weights is not counted.
         peak_memory: in bytes: of the device on CUDA, resident set of the process elsewhere.
         device: name of the device.
@@ -64,7 +65,7 @@ class UnitRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """Why a unit is not there.
+    """Why a job is not there.
 
     Args:
         error: type and message.
@@ -75,20 +76,20 @@ class Failure:
     attempt: str
 
 
-class Work(Protocol):
-    """Makes units in one process."""
+class DoJob(Protocol):
+    """Makes jobs in one process."""
 
-    def __call__(self, unit: Unit, folder: Path, on_frame: Callable[[], None]) -> UnitRecord:
-        """Make the files of a unit.
+    def __call__(self, job: Job, folder: Path, on_frame: Callable[[], None]) -> JobRecord:
+        """Make the files of a job.
 
         Args:
-            unit: what to make.
-            folder: where to; it exists, is empty, and gets its own name when the unit is whole.
+            job: what to make.
+            folder: where to; it exists, is empty, and gets its own name when the job is whole.
             on_frame: to be called after each frame.
         """
 
 
-class Ledger:
+class RunStore:
     """The state of a run on disk, shared by all processes and machines that work on it.
 
     Args:
@@ -100,26 +101,26 @@ class Ledger:
         self._run = out / HIDDEN
 
     def open(
-        self, settings: Mapping[str, object], units: Sequence[Unit], *, overwrite: bool = False
+        self, settings: Mapping[str, object], jobs: Sequence[Job], *, overwrite: bool = False
     ) -> dict[str, Failure]:
         """Begin the run, or go on with it.
 
         Args:
             settings: what the masks depend on; plain data.
-            units: of this start; a later one may have others.
+            jobs: of this start; a later one may have others.
             overwrite: delete what an earlier run has made.
 
         Returns:
-            Units that failed before now, which are worth another attempt.
+            Jobs that failed before now, which are worth another attempt.
 
         Raises:
             RunError: the folder has other contents, or was made with other settings; nothing is changed then.
         """
-        _check_names(units)
+        _check_names(jobs)
         self.prepare(overwrite=overwrite)
         with FileLock(self._run / "lock"):
             self._check_settings(json.loads(json.dumps(settings)))
-        states = {unit.name: self.look(unit) for unit in units}
+        states = {job.name: self.look(job) for job in jobs}
         return {name: state for name, state in states.items() if isinstance(state, Failure)}
 
     def prepare(self, *, overwrite: bool = False) -> None:
@@ -141,23 +142,23 @@ class Ledger:
             with FileLock(self._run / "lock"):
                 self._clear()
 
-    def look(self, unit: Unit) -> UnitRecord | Failure | None:
-        """Return the record of a finished unit, or why it failed; None if it is still to be made."""
-        path = self._record(unit)
+    def look(self, job: Job) -> JobRecord | Failure | None:
+        """Return the record of a finished job, or why it failed; None if it is still to be made."""
+        path = self._record(job)
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            state = Failure(**content) if "error" in content else UnitRecord(**content)
+            state = Failure(**content) if "error" in content else JobRecord(**content)
         except FileNotFoundError:
             return None
         except (ValueError, TypeError) as error:
-            raise RunError(f"{path} is damaged ({error}); delete it, and its unit is made again") from error
-        if isinstance(state, UnitRecord) and state.frames and not (self.out / unit.name).is_dir():
+            raise RunError(f"{path} is damaged ({error}); delete it, and its job is made again") from error
+        if isinstance(state, JobRecord) and state.frames and not (self.out / job.name).is_dir():
             return None
         return state
 
     @contextmanager
     def claim(self, name: str) -> Iterator[bool]:
-        """Keep others from the unit of a name in the body; gives False if another process has it."""
+        """Keep others from the job of a name in the body; gives False if another process has it."""
         path = self._run / "locks" / f"{name}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path, timeout=0)
@@ -171,14 +172,14 @@ class Ledger:
         finally:
             lock.release()
 
-    def make(self, unit: Unit, work: Work, on_frame: Callable[[], None]) -> UnitRecord:
-        """Make a claimed unit in a temporary folder, rename that and record it; a failure leaves no files."""
-        folder = self.out / unit.name
+    def make(self, job: Job, do_job: DoJob, on_frame: Callable[[], None]) -> JobRecord:
+        """Make a claimed job in a temporary folder, rename that and record it; a failure leaves no files."""
+        folder = self.out / job.name
         partial = _partial(folder)
         _remove(partial)
         partial.mkdir(parents=True)
         try:
-            record = work(unit, partial, on_frame)
+            record = do_job(job, partial, on_frame)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
@@ -187,16 +188,16 @@ class Ledger:
             partial.rename(folder)
         else:
             _remove(partial)
-        _write_json(self._record(unit), asdict(record))
+        _write_json(self._record(job), asdict(record))
         return record
 
-    def fail(self, unit: Unit, error: BaseException) -> None:
-        """Record why a claimed unit could not be made."""
+    def fail(self, job: Job, error: BaseException) -> None:
+        """Record why a claimed job could not be made."""
         text = f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
-        _write_json(self._record(unit), asdict(Failure(error=text, attempt=uuid.uuid4().hex)))
+        _write_json(self._record(job), asdict(Failure(error=text, attempt=uuid.uuid4().hex)))
 
-    def _record(self, unit: Unit) -> Path:
-        return self._run / "units" / f"{unit.name}.json"
+    def _record(self, job: Job) -> Path:
+        return self._run / "units" / f"{job.name}.json"
 
     def _check_settings(self, settings: Mapping[str, Any]) -> None:
         path = self._run / "run.json"
@@ -224,7 +225,7 @@ class Ledger:
         return settings
 
     def _clear(self) -> None:
-        """Delete whatever runs have made here; every unit that was ever begun has a lock."""
+        """Delete whatever runs have made here; every job that was ever begun has a lock."""
         locks = self._run / "locks"
         names = [path.relative_to(locks).as_posix().removesuffix(".lock") for path in locks.rglob("*.lock")]
         for name in names:
@@ -243,16 +244,16 @@ class Ledger:
                 folder.parent.rmdir()
 
 
-def _check_names(units: Sequence[Unit]) -> None:
-    names = {unit.name for unit in units}
-    if len(names) < len(units):
-        raise RunError("two units have one name; names of videos and objects must differ")
+def _check_names(jobs: Sequence[Job]) -> None:
+    names = {job.name for job in jobs}
+    if len(names) < len(jobs):
+        raise RunError("two jobs have one name; names of videos and objects must differ")
     for name in names:
         path = PurePosixPath(name)
         if not path.parts or path.is_absolute() or any(part.startswith(".") for part in path.parts):
-            raise RunError(f"{name!r} cannot name a unit: a video's or object's name may not begin with a dot or slash")
+            raise RunError(f"{name!r} cannot name a job: a video's or object's name may not begin with a dot or slash")
         if above := names.intersection(parent.as_posix() for parent in path.parents):
-            raise RunError(f"unit {name} would lie in the folder of unit {above.pop()}")
+            raise RunError(f"job {name} would lie in the folder of job {above.pop()}")
 
 
 def _circumstances() -> dict[str, Any]:

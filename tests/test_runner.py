@@ -1,4 +1,4 @@
-"""The runner of evaluations: every unit is made once and whole, whatever happens to processes."""
+"""The runner of evaluations: every job is made once and whole, whatever happens to processes."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ import pytest
 
 from i2vpp.errors import CheckpointError
 from i2vpp.utils.distributed import find_free_port
-from test_pvs.record import Ledger
-from test_pvs.units import Outcome, RunError, Unit, UnitRecord, run_units
-from unit_works import SETTINGS, UNITS, Drawing
+from runner_jobs import JOBS, SETTINGS, Drawing
+from test_pvs.run_store import RunStore
+from test_pvs.runner import Job, JobRecord, Outcome, RunError, run_jobs
 
 REPO = Path(__file__).resolve().parent.parent
-NAMES = {unit.name for unit in UNITS}
+NAMES = {job.name for job in JOBS}
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,7 @@ def orders(tmp_path: Path) -> Path:
 @pytest.fixture
 def run(out: Path, orders: Path) -> Callable[..., Outcome]:
     def call(**options) -> Outcome:
-        return run_units(UNITS, Drawing(orders), out, options.pop("settings", SETTINGS), **options)
+        return run_jobs(JOBS, Drawing(orders), out, options.pop("settings", SETTINGS), **options)
 
     return call
 
@@ -63,7 +63,7 @@ def masks(out: Path) -> dict[str, str]:
     return {name: text for name, text in named.items() if not name.startswith(".run/")}
 
 
-WHOLE = {f"{unit.name}/{t:05d}.png": f"{unit.name} {t}" for unit in UNITS for t in range(unit.frames)}
+WHOLE = {f"{job.name}/{t:05d}.png": f"{job.name} {t}" for job in JOBS for t in range(job.frames)}
 
 
 def begun(orders: Path) -> Counter[str]:
@@ -81,12 +81,12 @@ def wait_until(happened: Callable[[], object]) -> None:
 # one process
 
 
-def test_a_run_leaves_whole_units_records_and_how_it_was_made(run, out, capfd) -> None:
+def test_a_run_leaves_whole_jobs_records_and_how_it_was_made(run, out, capfd) -> None:
     outcome = run()
     assert masks(out) == WHOLE
     assert outcome.exit_status == 0 and set(outcome.done) == NAMES and not outcome.failed
-    assert "9/9 units" in capfd.readouterr().err
-    assert outcome.report() == "9 of 9 units made: 36 frames, 8.0 frames/s per process, peak memory 1 MiB"
+    assert "9/9 jobs" in capfd.readouterr().err
+    assert outcome.report() == "9 of 9 jobs made: 36 frames, 8.0 frames/s per process, peak memory 1 MiB"
     assert json.loads((out / ".run/units/cat/001.json").read_text()) == {
         "frames": 4, "seconds": 0.5, "peak_memory": 2**20, "device": "", "note": ""
     }  # fmt: skip
@@ -95,7 +95,7 @@ def test_a_run_leaves_whole_units_records_and_how_it_was_made(run, out, capfd) -
     assert {"command", "started", "host", "versions"} <= set(made)
 
 
-def test_the_longest_units_come_first(run, orders) -> None:
+def test_the_longest_jobs_come_first(run, orders) -> None:
     run()
     assert [name[-3:] for name in begun(orders)] == ["002"] * 3 + ["001"] * 3 + ["000"] * 3
 
@@ -121,15 +121,34 @@ def test_a_second_start_does_only_what_is_missing(run, out, orders) -> None:
     assert masks(out) == WHOLE
 
 
-def test_a_unit_that_has_nothing_to_do_is_reported_and_leaves_nothing(out) -> None:
-    def make_work(index):
-        return lambda unit, folder, on_frame: UnitRecord(frames=0, seconds=0, peak_memory=0, note="never appears")
+def test_a_run_that_the_first_version_began_goes_on(run, out, orders) -> None:
+    """On disk jobs are called units, as they were in the first version; its runs are resumed."""
+    records = out / ".run" / "units" / "bear"
+    records.mkdir(parents=True)
+    made = {"settings": {**SETTINGS, "threads": 1}, "command": ["infer"], "started": "2025-01-01T00:00:00+00:00"}
+    (out / ".run" / "run.json").write_text(json.dumps(made))
+    record = {"frames": 3, "seconds": 0.5, "peak_memory": 2**20, "device": "", "note": ""}
+    (records / "000.json").write_text(json.dumps(record))
+    (records / "001.json").write_text(json.dumps({"error": "OSError: no disk", "attempt": "e3"}))
+    (out / "bear" / "000").mkdir(parents=True)
+    for t in range(3):
+        (out / "bear" / "000" / f"{t:05d}.png").write_text(f"bear/000 {t}")
+    with pytest.raises(RunError, match='prompt was "gm" and is now "bb"'):
+        run(settings={**SETTINGS, "prompt": "bb"})
+    assert run().exit_status == 0
+    assert begun(orders) == dict.fromkeys(NAMES - {"bear/000"}, 1)
+    assert masks(out) == WHOLE
 
-    outcome = run_units(UNITS[:1], make_work, out, SETTINGS)
+
+def test_a_job_that_has_nothing_to_do_is_reported_and_leaves_nothing(out) -> None:
+    def set_up(index):
+        return lambda job, folder, on_frame: JobRecord(frames=0, seconds=0, peak_memory=0, note="never appears")
+
+    outcome = run_jobs(JOBS[:1], set_up, out, SETTINGS)
     assert outcome.exit_status == 0
-    assert outcome.report() == "0 of 1 units made: 0 frames\nnote: bear/000: never appears"
+    assert outcome.report() == "0 of 1 jobs made: 0 frames\nnote: bear/000: never appears"
     assert not masks(out) and not (out / "bear/000").exists()
-    assert run_units(UNITS[:1], Drawing(out / "unused"), out, SETTINGS).done == outcome.done
+    assert run_jobs(JOBS[:1], Drawing(out / "unused"), out, SETTINGS).done == outcome.done
 
 
 # failures
@@ -156,39 +175,39 @@ def test_a_failure_is_reported_the_rest_is_done_and_the_next_start_tries_again(r
 
 
 @pytest.mark.parametrize("error", [OSError("no disk"), RuntimeError("out of memory"), ValueError("a value")])
-def test_what_may_go_wrong_with_one_unit(out, error) -> None:
-    def make_work(index):
-        def work(unit, folder, on_frame):
+def test_what_may_go_wrong_with_one_job(out, error) -> None:
+    def set_up(index):
+        def work(job, folder, on_frame):
             raise error
 
         return work
 
-    outcome = run_units(UNITS[:2], make_work, out, SETTINGS)
+    outcome = run_jobs(JOBS[:2], set_up, out, SETTINGS)
     assert outcome.failed == dict.fromkeys(("bear/000", "bear/001"), f"{type(error).__name__}: {error}")
 
 
 def test_a_bug_ends_the_run_and_leaves_nothing_half_made(out) -> None:
-    def make_work(index):
-        def work(unit, folder, on_frame):
+    def set_up(index):
+        def work(job, folder, on_frame):
             (folder / "00000.png").touch()
             raise TypeError("a bug")
 
         return work
 
     with pytest.raises(TypeError, match="a bug"):
-        run_units(UNITS, make_work, out, SETTINGS)
+        run_jobs(JOBS, set_up, out, SETTINGS)
     assert not masks(out)
 
 
-def test_a_full_disk_ends_the_run_and_is_no_failure_of_the_unit(run, out) -> None:
-    def make_work(index):
-        def work(unit, folder, on_frame):
+def test_a_full_disk_ends_the_run_and_is_no_failure_of_the_job(run, out) -> None:
+    def set_up(index):
+        def work(job, folder, on_frame):
             raise OSError(errno.ENOSPC, "No space left on device")
 
         return work
 
     with pytest.raises(RunError, match=r"out is full .*make room, and the same command goes on"):
-        run_units(UNITS, make_work, out, SETTINGS)
+        run_jobs(JOBS, set_up, out, SETTINGS)
     assert set(run().done) == NAMES
 
 
@@ -200,9 +219,9 @@ def test_errors_of_the_set_up(out) -> None:
         raise RuntimeError("CUDA out of memory")
 
     with pytest.raises(CheckpointError, match="no such checkpoint"):
-        run_units(UNITS, missing, out, SETTINGS)
+        run_jobs(JOBS, missing, out, SETTINGS)
     with pytest.raises(RunError, match="the network cannot be set up: CUDA out of memory"):
-        run_units(UNITS, torch_error, out, SETTINGS)
+        run_jobs(JOBS, torch_error, out, SETTINGS)
 
 
 # the output folder
@@ -222,7 +241,7 @@ def test_other_settings_are_refused_until_they_may_overwrite(run, out, orders) -
     assert masks(out) == WHOLE
 
     (out / "bear/notes.txt").write_text("mine")
-    run_units(UNITS[:1], Drawing(orders), out, other, overwrite=True)
+    run_jobs(JOBS[:1], Drawing(orders), out, other, overwrite=True)
     assert set(masks(out)) == {"bear/notes.txt", *(name for name in WHOLE if name.startswith("bear/000"))}
     assert not (out / "cat").exists()
     assert json.loads((out / ".run/run.json").read_text())["settings"]["prompt"] == "bb"
@@ -233,7 +252,7 @@ def test_a_start_that_made_nothing_binds_nobody(run, out, orders) -> None:
         raise CheckpointError("no such checkpoint")
 
     with pytest.raises(CheckpointError):
-        run_units(UNITS, missing, out, {"device": "cuda"})
+        run_jobs(JOBS, missing, out, {"device": "cuda"})
     assert run().exit_status == 0
 
 
@@ -245,12 +264,12 @@ def test_a_folder_with_other_contents_is_left_alone(run, out, tmp_path) -> None:
             run(overwrite=overwrite)
     assert [path.name for path in out.iterdir()] == ["thesis.txt"]
     with pytest.raises(RunError, match=r"thesis\.txt is a file; name a folder"):
-        run_units(UNITS, Drawing(tmp_path), out / "thesis.txt", SETTINGS)
+        run_jobs(JOBS, Drawing(tmp_path), out / "thesis.txt", SETTINGS)
 
 
 def test_nobody_overwrites_what_another_process_is_making(run, out) -> None:
     run()
-    with Ledger(out).claim("dog/001") as mine:
+    with RunStore(out).claim("dog/001") as mine:
         assert mine
         with pytest.raises(RunError, match="another process is making dog/001 there now; end it first"):
             run(overwrite=True)
@@ -261,7 +280,7 @@ def test_a_damaged_record_is_named(run, out) -> None:
     run()
     for text in ("{", '{"frame": 1}', "[]"):
         (out / ".run/units/dog/001.json").write_text(text)
-        with pytest.raises(RunError, match=r"units/dog/001\.json is damaged .*delete it, and its unit is made again"):
+        with pytest.raises(RunError, match=r"units/dog/001\.json is damaged .*delete it, and its job is made again"):
             run()
     (out / ".run/run.json").write_text("{}")
     with pytest.raises(RunError, match=r"run\.json is damaged .*or pass --overwrite"):
@@ -272,23 +291,23 @@ def test_a_damaged_record_is_named(run, out) -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["a", "a"], "two units have one name"),
-        (["../a"], r"'\.\./a' cannot name a unit"),
-        (["/a"], "'/a' cannot name a unit"),
-        ([".run"], r"'\.run' cannot name a unit"),
-        (["a", "a/b"], "unit a/b would lie in the folder of unit a"),
+        (["a", "a"], "two jobs have one name"),
+        (["../a"], r"'\.\./a' cannot name a job"),
+        (["/a"], "'/a' cannot name a job"),
+        ([".run"], r"'\.run' cannot name a job"),
+        (["a", "a/b"], "job a/b would lie in the folder of job a"),
     ],
 )
 def test_names_that_would_get_into_each_others_way(out, orders, names, message) -> None:
     with pytest.raises(RunError, match=message):
-        run_units([Unit(name=name, frames=1) for name in names], Drawing(orders), out, SETTINGS)
+        run_jobs([Job(name=name, frames=1) for name in names], Drawing(orders), out, SETTINGS)
     assert not out.exists()
 
 
 # several runners
 
 
-def test_runners_at_once_share_the_units_and_wait_for_each_other(run, out, orders) -> None:
+def test_runners_at_once_share_the_jobs_and_wait_for_each_other(run, out, orders) -> None:
     order(orders / "slow")
     order(orders / "broken/bear/000")
     outcomes: list[Outcome] = []
@@ -313,7 +332,7 @@ def test_a_run_may_begin_while_another_runner_looks_at_the_folder(out: Path, mon
         return listed(folder)
 
     monkeypatch.setattr(Path, "iterdir", listed_a_moment_later)
-    Ledger(out).prepare()
+    RunStore(out).prepare()
 
 
 def test_three_processes_make_what_one_makes_though_one_of_them_dies(run, out, orders) -> None:
@@ -330,11 +349,9 @@ def test_three_processes_make_what_one_makes_though_one_of_them_dies(run, out, o
 
 
 def test_what_no_process_survives_is_an_error(run, orders) -> None:
-    for unit in UNITS:
-        order(orders / "deadly" / unit.name).write_text("always")
-    with pytest.raises(
-        RunError, match="no process is left to make 9 of 9 units, such as bear/000: a process was ended"
-    ):
+    for job in JOBS:
+        order(orders / "deadly" / job.name).write_text("always")
+    with pytest.raises(RunError, match="no process is left to make 9 of 9 jobs, such as bear/000: a process was ended"):
         run(processes=2)
 
 
@@ -353,7 +370,7 @@ def test_processes_are_checked(run, monkeypatch) -> None:
 def start(out: Path, orders: Path, processes: int = 1, **environment: str) -> subprocess.Popen[str]:
     path = os.pathsep.join([str(REPO), str(REPO / "tests")])
     return subprocess.Popen(
-        [sys.executable, str(REPO / "tests/unit_works.py"), str(out), str(orders), str(processes)],
+        [sys.executable, str(REPO / "tests/runner_jobs.py"), str(out), str(orders), str(processes)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -362,8 +379,8 @@ def start(out: Path, orders: Path, processes: int = 1, **environment: str) -> su
 
 
 def nobody_works(out: Path) -> bool:
-    for unit in UNITS:
-        with Ledger(out).claim(unit.name) as mine:
+    for job in JOBS:
+        with RunStore(out).claim(job.name) as mine:
             if not mine:
                 return False
     return True
@@ -377,7 +394,7 @@ def test_killed_twice_and_started_again(run, out, orders) -> None:
         process.kill()
         process.communicate()
         wait_until(lambda: nobody_works(out))  # its own processes notice that, and end
-        assert len(list((out / ".run/units").rglob("*.json"))) < len(UNITS)
+        assert len(list((out / ".run/units").rglob("*.json"))) < len(JOBS)
     (orders / "slow").unlink()
     outcome = run()
     assert masks(out) == WHOLE
@@ -397,16 +414,16 @@ def test_a_signal_ends_all_processes_and_leaves_nothing_half_made(out, orders, n
     assert not list(out.glob("*/.*.partial"))
 
 
-def test_ranks_of_torchrun_share_the_units_and_only_rank_0_says_that_one_failed(out, orders) -> None:
+def test_ranks_of_torchrun_share_the_jobs_and_only_rank_0_says_that_one_failed(out, orders) -> None:
     order(orders / "slow")
     order(orders / "broken/dog/002")
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_port()), "WORLD_SIZE": "2"}
     ranks = [start(out, orders, RANK=str(rank), LOCAL_RANK=str(rank), **address) for rank in (0, 1)]
     said = [rank.communicate(timeout=120) for rank in ranks]
     assert [rank.returncode for rank in ranks] == [1, 0], said
-    assert "8 of 9 units made" in said[0][0] and "dog/002: DataError" in said[0][0]
-    assert "9/9 units" in said[0][1]
-    assert said[1][0] == "" and "units" not in said[1][1]
+    assert "8 of 9 jobs made" in said[0][0] and "dog/002: DataError" in said[0][0]
+    assert "9/9 jobs" in said[0][1]
+    assert said[1][0] == "" and "jobs" not in said[1][1]
     assert begun(orders) == dict.fromkeys(NAMES, 1)
     setups = {line.split()[1] for line in (orders / "log").read_text().splitlines() if line.startswith("set-up")}
     assert setups == {"0", "1"}  # each with its own GPU
