@@ -27,6 +27,7 @@ from i2vpp.tracking import Runner, Tracker
 from i2vpp.utils.values import whole_number
 
 Progress: TypeAlias = bool | Callable[..., Iterable[int]]
+ObjIds: TypeAlias = Iterable[int] | None
 
 
 class I2VPPVideoPredictor(Sam2Module):
@@ -166,6 +167,8 @@ class I2VPPVideoPredictor(Sam2Module):
         clear_old_points: bool = True,
         normalize_coords: bool = True,
         box: Any = None,
+        *,
+        obj_ids: ObjIds = None,
     ) -> FrameResult:
         """Prompt an object with clicks and/or a box on a frame; a new id adds an object, at any time.
 
@@ -182,16 +185,18 @@ class I2VPPVideoPredictor(Sam2Module):
             clear_old_points: replace the frame's earlier clicks; False adds to them.
             normalize_coords: False if points and box are already divided by the video's width and height.
             box: x0, y0, x1, y1 in pixels of the video.
+            obj_ids: the objects of the result; default: all.
 
         Returns:
-            Masks of all objects on this frame.
+            Masks of these objects on this frame.
 
         Raises:
-            PromptError: the prompt makes no sense; nothing was changed.
+            PromptError: the prompt makes no sense, or `obj_ids` names an unknown object; nothing was changed.
         """
         state = inference_state
         with state.lock:
             frame_idx, obj_id = state.check_frame(frame_idx), whole_number("obj_id", obj_id)
+            shown = state.check_obj_ids(obj_ids, adding=obj_id)
             clicks = parse_clicks(
                 points,
                 labels,
@@ -210,13 +215,15 @@ class I2VPPVideoPredictor(Sam2Module):
             self._tracker.prompt_clicks(state, track, frame_idx, clicks)
             track.clicks[frame_idx] = clicks
             state.tracks[obj_id] = track
-            return self._tracker.result(state, frame_idx)
+            return self._tracker.result(state, frame_idx, shown)
 
     def add_new_points(self, *args: Any, **kwargs: Any) -> FrameResult:
         """Old name of `add_new_points_or_box`."""
         return self.add_new_points_or_box(*args, **kwargs)
 
-    def add_new_mask(self, inference_state: InferenceState, frame_idx: int, obj_id: int, mask: Any) -> FrameResult:
+    def add_new_mask(
+        self, inference_state: InferenceState, frame_idx: int, obj_id: int, mask: Any, *, obj_ids: ObjIds = None
+    ) -> FrameResult:
         """Prompt an object with its mask on a frame; it is taken as it is and replaces earlier prompts on the frame.
 
         Args:
@@ -225,39 +232,87 @@ class I2VPPVideoPredictor(Sam2Module):
             obj_id: any integer.
             mask: [H, W] of the video's size: bool, integers (the object is not 0), floats in [0, 1] (above 0.5),
                 logits, some of which are negative (above 0), or a PIL image; an empty mask declares the object absent.
+            obj_ids: the objects of the result; default: all.
 
         Returns:
-            Masks of all objects on this frame.
+            Masks of these objects on this frame.
 
         Raises:
-            PromptError: the mask does not fit; nothing was changed.
+            PromptError: the mask does not fit, or `obj_ids` names an unknown object; nothing was changed.
         """
         state = inference_state
         with state.lock:
             frame_idx, obj_id = state.check_frame(frame_idx), whole_number("obj_id", obj_id)
+            shown = state.check_obj_ids(obj_ids, adding=obj_id)
             parsed = parse_mask(mask, height=state.video_height, width=state.video_width)
             track = self._existing_or_new(state, obj_id)
-            self._tracker.prompt_mask(state, track, frame_idx, parsed)
+            self._tracker.use_mask(state, track, frame_idx, parsed)
             track.clicks[frame_idx] = None
             state.tracks[obj_id] = track
-            return self._tracker.result(state, frame_idx)
+            return self._tracker.result(state, frame_idx, shown)
+
+    def add_tracked_mask(
+        self, inference_state: InferenceState, frame_idx: int, obj_id: int, mask: Any, *, reverse: bool = False
+    ) -> None:
+        """Set an object's mask on a frame as if tracking had found it: it is no prompt, and tracking may replace it.
+
+        Clicks on the frame start from this mask. Its memory is that of a non-conditioning frame. An object without any
+        prompt is not tracked, whatever masks it has.
+
+        Args:
+            inference_state: the session.
+            frame_idx: the frame.
+            obj_id: any integer; a new id adds an object.
+            mask: see `add_new_mask`.
+            reverse: the mask was tracked towards frame 0.
+
+        Raises:
+            PromptError: the mask does not fit, or the object has prompts on this frame; nothing was changed.
+        """
+        state = inference_state
+        with state.lock:
+            frame_idx, obj_id = state.check_frame(frame_idx), whole_number("obj_id", obj_id)
+            track = self._existing_or_new(state, obj_id)
+            if frame_idx in track.clicks:
+                raise PromptError(f"Object {obj_id} has prompts on frame {frame_idx}: clear them first.")
+            parsed = parse_mask(mask, height=state.video_height, width=state.video_width)
+            self._tracker.use_mask(state, track, frame_idx, parsed, conditioning=False, reverse=reverse)
+            track.mark_visited([frame_idx])
+            state.tracks[obj_id] = track
 
     def clear_all_prompts_in_frame(
-        self, inference_state: InferenceState, frame_idx: int, obj_id: int, need_output: bool = True
+        self,
+        inference_state: InferenceState,
+        frame_idx: int,
+        obj_id: int,
+        need_output: bool = True,
+        *,
+        obj_ids: ObjIds = None,
     ) -> FrameResult | None:
         """Take back an object's prompts on a frame, and with them its mask there, until the next propagation.
 
         A frame on which it has no prompt is left as it is.
 
+        Args:
+            inference_state: the session.
+            frame_idx: the frame.
+            obj_id: the object.
+            need_output: return the masks on this frame.
+            obj_ids: the objects of the result; default: all.
+
         Returns:
-            Masks of all objects on this frame, or None without `need_output`.
+            Masks of these objects on this frame, or None without `need_output`.
+
+        Raises:
+            PromptError: there is no such frame or object.
         """
         with inference_state.lock:
             frame_idx = inference_state.check_frame(frame_idx)
             track = inference_state.track(obj_id)
+            shown = inference_state.check_obj_ids(obj_ids)
             if frame_idx in track.clicks:
                 track.forget(frame_idx)
-            return self._tracker.result(inference_state, frame_idx) if need_output else None
+            return self._tracker.result(inference_state, frame_idx, shown) if need_output else None
 
     def remove_object(
         self, inference_state: InferenceState, obj_id: int, strict: bool = False, need_output: bool = True
@@ -298,8 +353,9 @@ class I2VPPVideoPredictor(Sam2Module):
         *,
         both: bool = False,
         progress: Progress = True,
+        obj_ids: ObjIds = None,
     ) -> Iterator[FrameResult]:
-        """Track all objects through the video, frame by frame, as the caller asks for them.
+        """Track objects through the video, frame by frame, as the caller asks for them.
 
         Args:
             inference_state: the session.
@@ -308,17 +364,20 @@ class I2VPPVideoPredictor(Sam2Module):
             reverse: go towards frame 0.
             both: go to the end, then from the frame before the first one towards frame 0.
             progress: show a bar; or a function such as tqdm, called with the frame indices and `total`, `desc`.
+            obj_ids: the objects that are tracked and in the results; default: all. The others stay as they are.
 
         Yields:
-            Masks of all objects on each frame, with object scores and predicted IoUs.
+            Masks of these objects on each frame, with object scores and predicted IoUs.
 
         Raises:
-            PromptError: nothing is prompted yet, the first frame does not exist, or a number is not right.
+            PromptError: nothing is prompted yet, the first frame does not exist, a number is not right, or `obj_ids`
+                names an unknown object.
             FrameDecodeError: a frame cannot be decoded; the results before it stay valid. See `on_bad_frame` of
                 `init_state`.
         """
         state, limit = inference_state, max_frame_num_to_track
-        start = self._first_frame(state, start_frame_idx)
+        tracked = state.check_obj_ids(obj_ids)
+        start = self._first_frame(state, start_frame_idx, tracked)
         if limit is not None:
             limit = whole_number("max_frame_num_to_track", limit, least=0, instead="None, for all frames")
         if both:
@@ -330,9 +389,11 @@ class I2VPPVideoPredictor(Sam2Module):
             passes = [Pass.backward(start, limit)]
         else:
             passes = [Pass.forward(state.source, start, limit)]
-        return self._propagate(state, passes, progress)
+        return self._propagate(state, passes, progress, tracked)
 
-    def _propagate(self, state: InferenceState, passes: list[Pass], progress: Progress) -> Iterator[FrameResult]:
+    def _propagate(
+        self, state: InferenceState, passes: list[Pass], progress: Progress, tracked: frozenset[int] | None
+    ) -> Iterator[FrameResult]:
         lengths = [p.length for p in passes if p.length is not None]
         total = sum(lengths) if len(lengths) == len(passes) else None
         frames: Iterable[int] = (frame_idx for p in passes for frame_idx in p.frames())
@@ -344,19 +405,40 @@ class I2VPPVideoPredictor(Sam2Module):
             state.frames.hint(current.announced(frame_idx))
             if state.source.skips and state.source.is_bad(frame_idx):
                 continue
-            yield self.track_frame(state, frame_idx, reverse=current.reverse)
+            yield self._track(state, frame_idx, reverse=current.reverse, tracked=tracked)
 
-    def track_frame(self, inference_state: InferenceState, frame_idx: int, *, reverse: bool = False) -> FrameResult:
-        """Find all objects on one frame: a single step of `propagate_in_video`."""
-        with inference_state.lock:
-            frame_idx = inference_state.check_frame(frame_idx)
-            self._tracker.track(inference_state, frame_idx, reverse=reverse)
-            return self._tracker.result(inference_state, frame_idx)
+    def track_frame(
+        self, inference_state: InferenceState, frame_idx: int, *, reverse: bool = False, obj_ids: ObjIds = None
+    ) -> FrameResult:
+        """Track objects on one frame: a single step of `propagate_in_video`.
+
+        Args:
+            inference_state: the session.
+            frame_idx: the frame.
+            reverse: tracking runs towards frame 0.
+            obj_ids: the objects that are tracked and in the result; default: all.
+
+        Returns:
+            Masks of these objects on this frame.
+
+        Raises:
+            PromptError: there is no such frame, or `obj_ids` names an unknown object.
+            FrameDecodeError: the frame cannot be decoded.
+        """
+        return self._track(inference_state, frame_idx, reverse=reverse, tracked=inference_state.check_obj_ids(obj_ids))
+
+    def _track(
+        self, state: InferenceState, frame_idx: int, *, reverse: bool, tracked: frozenset[int] | None
+    ) -> FrameResult:
+        with state.lock:
+            frame_idx = state.check_frame(frame_idx)
+            self._tracker.track(state, frame_idx, reverse=reverse, obj_ids=tracked)
+            return self._tracker.result(state, frame_idx, tracked)
 
     @staticmethod
-    def _first_frame(state: InferenceState, start_frame_idx: int | None) -> int:
+    def _first_frame(state: InferenceState, start_frame_idx: int | None, obj_ids: frozenset[int] | None) -> int:
         state.check_open()
-        prompted = [f for track in state.tracks.values() for f in track.bank.conditioning]
+        prompted = [f for track in state.chosen(obj_ids).values() for f in track.bank.conditioning]
         if not prompted:
             raise PromptError("Nothing to track: add points, a box or a mask for at least one object first.")
         if start_frame_idx is None:

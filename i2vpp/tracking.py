@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
@@ -174,8 +174,26 @@ class Tracker:
         self._keep([track], frame_idx, output, conditioning=True, reverse=reverse)
 
     @torch.no_grad()
-    def prompt_mask(self, state: InferenceState, track: ObjectTrack, frame_idx: int, mask: Tensor) -> None:
-        """Use a mask [1, 1, H, W] of 0 and 1, of any size, as the output on a frame, and as a conditioning memory."""
+    def use_mask(
+        self,
+        state: InferenceState,
+        track: ObjectTrack,
+        frame_idx: int,
+        mask: Tensor,
+        *,
+        conditioning: bool = True,
+        reverse: bool = False,
+    ) -> None:
+        """Use a mask as an object's output on a frame and encode it as a memory.
+
+        Args:
+            state: the session.
+            track: the object.
+            frame_idx: the frame.
+            mask: [1, 1, H, W] of 0 and 1, of any size.
+            conditioning: the mask is a prompt; the frame keeps the direction in which it was tracked before.
+            reverse: direction in which the mask was tracked, if it is no prompt.
+        """
         state.check_not_skipped(frame_idx)
         size = (self.model.image_size, self.model.image_size)
         mask = drawn = mask.to(self.model.device)
@@ -186,18 +204,29 @@ class Tracker:
         with self.precision():
             features = self.features(state, frame_idx)
             prediction = with_small_parts(self.model.use_mask_as_output(features, mask))
-            output = encode_output(self.model, features, prediction, conditioning=True)
-        reverse = previous is not None and previous.reverse
-        self._keep([track], frame_idx, output, conditioning=True, reverse=reverse)
+            output = encode_output(self.model, features, prediction, conditioning=conditioning)
+        if conditioning:
+            reverse = previous is not None and previous.reverse
+        self._keep([track], frame_idx, output, conditioning=conditioning, reverse=reverse)
         if _loses(output.logits, drawn > 0):
             record = replace(track.records[frame_idx], drawn=DrawnMask.of(drawn[0, 0] > 0))
             track.records[frame_idx] = record
 
     @torch.no_grad()
-    def track(self, state: InferenceState, frame_idx: int, *, reverse: bool) -> None:
-        """Track all objects on a frame; an object that was prompted on it keeps the output of its prompts."""
+    def track(
+        self, state: InferenceState, frame_idx: int, *, reverse: bool, obj_ids: Container[int] | None = None
+    ) -> None:
+        """Track objects on a frame; an object that was prompted on it keeps the output of its prompts.
+
+        Args:
+            state: the session.
+            frame_idx: the frame.
+            reverse: tracking runs towards frame 0.
+            obj_ids: the objects; None for all.
+        """
+        chosen = state.chosen(obj_ids)
         pending = []
-        for track in state.tracks.values():
+        for track in chosen.values():
             if track.bank.conditioning:
                 track.visited.add(frame_idx)
                 if frame_idx not in track.bank.conditioning:
@@ -208,18 +237,19 @@ class Tracker:
             features = self.features(state, frame_idx)
             now = state.frame_time(frame_idx, reverse=reverse)
             similarity = self._similarity(state, frame_idx)
-            selected = [self.runner.pad(self._selected_memory(state, track, now, similarity)) for track in pending]
+            selected = [self.runner.pad(self.select_memory(state, track, now, similarity)) for track in pending]
             cells = features.embedding[0, 0].numel()
             for tracks, batch in _batches(pending, selected, cells):
                 output = self.runner.track_step(features, batch)
                 self._keep(tracks, frame_idx, output, conditioning=False, reverse=reverse)
-        state.evict(frame_idx)
+        state.evict(frame_idx, chosen.values())
 
     @torch.no_grad()
-    def result(self, state: InferenceState, frame_idx: int) -> FrameResult:
-        """Collect what is known of all objects on a frame, at the video's size."""
+    def result(self, state: InferenceState, frame_idx: int, obj_ids: Container[int] | None = None) -> FrameResult:
+        """Collect masks and scores of objects on a frame, at the video's size; `obj_ids` is None for all objects."""
         device = self.model.device
-        records = [track.records.get(frame_idx) for track in state.tracks.values()]
+        chosen = state.chosen(obj_ids)
+        records = [track.records.get(frame_idx) for track in chosen.values()]
         side = self.model.image_size // 4
         nothing = torch.full((1, 1, side, side), ABSENT_LOGIT, dtype=torch.float32, device=device)
         unknown = torch.full((1,), torch.nan, dtype=torch.float32, device=device)
@@ -233,7 +263,7 @@ class Tracker:
                 record.drawn.show(mask[0])
         return FrameResult(
             frame_idx=frame_idx,
-            obj_ids=state.obj_ids,
+            obj_ids=list(chosen),
             masks=masks,
             object_scores=torch.cat(scores),
             predicted_ious=torch.cat(ious),
@@ -256,7 +286,7 @@ class Tracker:
         if frame_idx not in track.visited or not track.bank.conditioning:
             return self.model.condition_on_memory(features, None)
         now = state.frame_time(frame_idx, reverse=reverse)
-        selected = self._selected_memory(state, track, now, self._similarity(state, frame_idx))
+        selected = self.select_memory(state, track, now, self._similarity(state, frame_idx))
         return self.model.condition_on_memory(features, self.model.memory_tokens([selected]))
 
     def _similarity(self, state: InferenceState, frame_idx: int) -> Similarity:
@@ -270,9 +300,20 @@ class Tracker:
 
         return lambda frames: answer(tuple(frames)).copy()  # selectors add noise to it, or sort it
 
-    def _selected_memory(
+    def select_memory(
         self, state: InferenceState, track: ObjectTrack, now: FrameTime, similarity: Similarity
     ) -> SelectedMemory:
+        """Select and fetch the memories of one object for a frame.
+
+        Args:
+            state: the session.
+            track: the object.
+            now: the frame being tracked.
+            similarity: of the frame to others.
+
+        Returns:
+            The memories; one that was evicted is encoded again.
+        """
         selection: Selection = state.selector.select(now, list(track.bank.conditioning), track.bank, similarity)
         return track.bank.fetch(selection, lambda f: self._rebuild(state, track, f))
 

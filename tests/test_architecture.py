@@ -46,6 +46,14 @@ SOURCES_MAY_IMPORT: dict[str, tuple[str, ...]] = {
 MAX_LINES = 450
 PRINTING = {"cli", "commands"}  # modules or packages of i2vpp that speak to a terminal
 BROAD = {"Exception", "BaseException"}
+# attributes in which predictor and session keep objects; others use the methods of predictor and session
+INNER_STATE = {"_tracker", "tracks", "visited", "bank", "clicks"}
+# parts of i2vpp that make up the predictor
+CORE = {"i2vpp_video_predictor", "part_times", "prompts", "sam2_module", "session", "stream", "tracking"}
+# files that are about to be replaced
+REPLACED = {"tools/benchmarking/frame_cost.py", "tools/benchmarking/meters.py"}
+# names of things that have such attributes and are no session
+OWN = {"self", "arguments", "i2vpp"}
 
 Rule = Callable[[PurePosixPath, str], Iterator[str]]
 
@@ -140,6 +148,16 @@ def hands_on(handler: ast.ExceptHandler) -> bool:
     return ends_in_raise or any(isinstance(x, ast.Attribute) and x.attr == "set_exception" for x in ast.walk(handler))
 
 
+def only_the_core_knows_how_objects_are_kept(path: PurePosixPath, source: str) -> Iterator[str]:
+    if part_of(path) in CORE or path.as_posix() in REPLACED:
+        return
+    for node in ast.walk(ast.parse(source, str(path))):
+        if isinstance(node, ast.Attribute) and node.attr in INNER_STATE:
+            owner = node.value.id if isinstance(node.value, ast.Name) else None
+            if node.attr in ("_tracker", "visited") or owner not in OWN:
+                yield f"{path}:{node.lineno} uses .{node.attr}; use the public methods of predictor and session"
+
+
 def nothing_is_swallowed(path: PurePosixPath, source: str) -> Iterator[str]:
     for node in ast.walk(ast.parse(source, str(path))):
         if not isinstance(node, ast.ExceptHandler):
@@ -158,6 +176,7 @@ RULES: list[Rule] = [
     sources_know_no_training,
     files_stay_short,
     only_commands_print,
+    only_the_core_knows_how_objects_are_kept,
     nothing_is_swallowed,
 ]
 
@@ -208,6 +227,9 @@ BAD = [
     (sources_know_no_training, "training/synthetic/scene.py", "from training.dataset import loader", "dataset.loader"),
     (files_stay_short, "training/trainer.py", "x = 1\n" * (MAX_LINES + 1), f"{MAX_LINES + 1} lines"),
     (only_commands_print, "i2vpp/session/video.py", "if True:\n    print('hello')", "video.py:2"),
+    (only_the_core_knows_how_objects_are_kept, "tools/benchmark.py", "predictor._tracker.runner", "benchmark.py:1"),
+    (only_the_core_knows_how_objects_are_kept, "i2vpp/annotate/tracks.py", "x = state.tracks", "uses .tracks"),
+    (only_the_core_knows_how_objects_are_kept, "i2vpp/cli.py", "state.track(1).bank.drop(2)", "uses .bank"),
     (nothing_is_swallowed, "i2vpp/checkpoint.py", "try:\n    pass\nexcept:\n    pass", "checkpoint.py:3"),
     (nothing_is_swallowed, "tools/benchmark.py", "try:\n    pass\nexcept Exception:\n    pass", "benchmark.py:3"),
     (nothing_is_swallowed, "i2vpp/cli.py", "try:\n    pass\nexcept (OSError, BaseException):\n    pass", "cli.py:3"),
@@ -230,6 +252,8 @@ GOOD = [
     ("i2vpp/session/video.py", "from i2vpp.data.frame_folders import list_frames"),
     ("i2vpp/data/masks.py", "from i2vpp.session.sources import to_rgb\nfrom i2vpp.data import frame_folders"),
     ("i2vpp/cli.py", "print('hello')"),
+    ("i2vpp/session/state.py", "self.tracks[1].bank.drop(2)"),
+    ("training/model/rollout.py", "self.bank.put(1)"),
     ("i2vpp/commands/demo.py", "print('hello')"),
     ("training/dataset/loader.py", "from training.config import DataConfig\nfrom .clips import Clip\nimport i2vpp"),
     ("training/dataset/build.py", "from training.synthetic.procedural import ProceduralVideos"),

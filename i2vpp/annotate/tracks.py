@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -83,15 +82,15 @@ class ModelTracks:
             self._start_over(obj_id, frame)
         elif not prompted_before:
             self._seed(obj_id, frame)
-        with self._only([obj_id]):
-            result = self._predictor.add_new_points_or_box(
-                self._state,
-                frame,
-                obj_id,
-                points=[point[:2] for point in prompts.points] or None,
-                labels=[point[2] for point in prompts.points] or None,
-                box=prompts.box,
-            )
+        result = self._predictor.add_new_points_or_box(
+            self._state,
+            frame,
+            obj_id,
+            points=[point[:2] for point in prompts.points] or None,
+            labels=[point[2] for point in prompts.points] or None,
+            box=prompts.box,
+            obj_ids=[obj_id],
+        )
         found = _found(result, obj_id)
         self._held.setdefault(obj_id, {})[frame] = _digest(found.stored())
         return found
@@ -100,11 +99,9 @@ class ModelTracks:
         """Return what an object would be on a frame if it had no prompts there; None if nothing tells."""
         self._sync([obj_id], besides=(obj_id, frame))
         self._start_over(obj_id, frame)
-        track = self._state.tracks.get(obj_id)
-        if track is None or frame not in track.records:
+        if not self._state.object_status(obj_id, frame).has_mask:
             return None
-        with self._only([obj_id]):
-            result = self._predictor.clear_all_prompts_in_frame(self._state, frame, obj_id)
+        result = self._predictor.clear_all_prompts_in_frame(self._state, frame, obj_id, obj_ids=[obj_id])
         assert result is not None
         return _found(result, obj_id)
 
@@ -118,14 +115,14 @@ class ModelTracks:
         self._sync(obj_ids, stopping=stopping)
         if stopping():
             return
-        with self._only(obj_ids):
-            for frames in way:
-                results = self._predictor.propagate_in_video(
-                    self._state, frames[0], len(frames) - 1, reverse=frames.step < 0, progress=False
-                )
-                for result in results:
-                    tracked = [i for i in result.obj_ids if result.frame_idx not in self._held[i]]
-                    yield result.frame_idx, {i: _found(result, i) for i in tracked}
+        known = [i for i in obj_ids if i in self._state.obj_ids]
+        for frames in way:
+            results = self._predictor.propagate_in_video(
+                self._state, frames[0], len(frames) - 1, reverse=frames.step < 0, progress=False, obj_ids=known
+            )
+            for result in results:
+                tracked = [i for i in result.obj_ids if result.frame_idx not in self._held[i]]
+                yield result.frame_idx, {i: _found(result, i) for i in tracked}
 
     # ---- bringing the network's memory to what is stored
 
@@ -154,56 +151,32 @@ class ModelTracks:
             if stopping():
                 return
             held = self._held[obj_id]
-            self._adopt(obj_id, frame, mask)
+            self._predictor.add_new_mask(self._state, frame, obj_id, self._decoded(mask), obj_ids=[obj_id])
             held[frame] = _digest(mask)
-            if len(held) > 1:  # a frame that is corrected is read with memory, as if it had been tracked
-                self._state.track(obj_id).visited.update(held)
+            if len(held) > 1:  # a click on a frame that was prompted reads the other prompted frames as memory
+                self._state.mark_tracked(obj_id, held)
 
-    def _adopt(self, obj_id: int, frame: int, mask: StoredMask) -> None:
-        size = (self._state.video_height, self._state.video_width)
-        with self._only([obj_id]):
-            self._predictor.add_new_mask(self._state, frame, obj_id, mask.decode(*size))
+    def _decoded(self, mask: StoredMask) -> Mask:
+        return mask.decode(self._state.video_height, self._state.video_width)
 
     def _seed(self, obj_id: int, frame: int) -> None:
         """Have the network start from the stored mask of a frame that was tracked, though it may have forgotten it."""
-        track = self._state.tracks.get(obj_id)
-        if track is not None and frame in track.records:
-            return
         mask = self._store.mask(obj_id, frame)
-        if mask is None:
-            return
-        self._adopt(obj_id, frame, mask)
-        track = self._state.track(obj_id)
-        track.bank.drop(frame)  # a mask to start from, not a memory of a prompt
-        track.clicks.pop(frame)
-        if track.bank.conditioning:
-            track.visited.add(frame)
+        if mask is not None and not self._state.object_status(obj_id, frame).has_mask:
+            self._predictor.add_tracked_mask(self._state, frame, obj_id, self._decoded(mask))
 
     def _start_over(self, obj_id: int, frame: int) -> None:
         """Take an object's prompts on a frame back; if the frame was tracked, track it again."""
-        track = self._state.tracks.get(obj_id)
-        if track is None:
+        if obj_id not in self._state.obj_ids:
             return
-        others = [f for f in track.bank.conditioning if f != frame]
-        tracked = bool(others) and (frame in track.visited or frame not in track.records)
-        record = track.records.get(frame)
-        reverse = record.reverse if record is not None else bool(others) and min(others) > frame
+        status = self._state.object_status(obj_id, frame)
+        others = [f for f in self._held.get(obj_id, {}) if f != frame]
+        tracked = bool(others) and (status.tracked or not status.has_mask)
+        reverse = status.reverse if status.has_mask else bool(others) and min(others) > frame
         self._predictor.clear_all_prompts_in_frame(self._state, frame, obj_id, need_output=False)
         self._held.get(obj_id, {}).pop(frame, None)
         if tracked:
-            with self._only([obj_id]):
-                self._predictor.track_frame(self._state, frame, reverse=reverse)
-
-    @contextmanager
-    def _only(self, obj_ids: Sequence[int]) -> Iterator[None]:
-        """Hide all other objects from the network: they are neither tracked nor drawn."""
-        state, everyone = self._state, self._state.tracks
-        state.tracks = {i: everyone[i] for i in obj_ids if i in everyone}
-        try:
-            yield
-        finally:
-            everyone.update(state.tracks)
-            state.tracks = everyone
+            self._predictor.track_frame(self._state, frame, reverse=reverse, obj_ids=[obj_id])
 
 
 def _found(result: FrameResult, obj_id: int) -> ObjectMask:

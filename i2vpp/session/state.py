@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -22,9 +22,10 @@ from i2vpp.session.frames import FrameStore
 from i2vpp.session.records import FrameRecord, RecordArchive
 from i2vpp.session.video import FrameSource
 from i2vpp.structures import FrameFeatures
+from i2vpp.utils.brief import brief
 from i2vpp.utils.values import whole_number
 
-__all__ = ["Clicks", "FrameRecord", "InferenceState", "MemoryUse", "ObjectTrack"]
+__all__ = ["Clicks", "FrameRecord", "InferenceState", "MemoryUse", "ObjectStatus", "ObjectTrack"]
 
 FEATURE_CAPACITY = 4
 
@@ -63,12 +64,34 @@ class ObjectTrack:
     records: dict[int, FrameRecord] = field(default_factory=dict)
     visited: set[int] = field(default_factory=set)
 
+    def mark_visited(self, frames: Iterable[int]) -> None:
+        """Treat frames as passed by a propagation; as in a propagation, nothing happens while there is no prompt."""
+        if self.bank.conditioning:
+            self.visited.update(frames)
+
     def forget(self, frame_idx: int) -> None:
         """Forget everything about a frame."""
         self.bank.drop(frame_idx)
         self.clicks.pop(frame_idx, None)
         self.records.pop(frame_idx, None)
         self.visited.discard(frame_idx)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectStatus:
+    """What a session holds of an object on a frame.
+
+    Args:
+        prompted: the object has prompts on the frame.
+        tracked: a propagation has passed the frame since the object exists, or it was marked as tracked.
+        has_mask: there is a mask of the object on the frame.
+        reverse: this mask was tracked towards frame 0.
+    """
+
+    prompted: bool = False
+    tracked: bool = False
+    has_mask: bool = False
+    reverse: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,6 +240,55 @@ class InferenceState:
             raise PromptError(f"There is no object {obj_id!r} in this session; known objects: {self.obj_ids}.")
         return self.tracks[obj_id]
 
+    def check_obj_ids(self, obj_ids: Iterable[int] | None, *, adding: int | None = None) -> frozenset[int] | None:
+        """Return object ids as Python's ints; None stands for all objects.
+
+        Args:
+            obj_ids: the ids, or None.
+            adding: an object that the session need not have yet.
+
+        Raises:
+            PromptError: the session has no object of one of the ids.
+        """
+        if obj_ids is None:
+            return None
+        if not isinstance(obj_ids, Iterable) or isinstance(obj_ids, str):
+            raise PromptError(f"obj_ids must be a list of object ids, or None for all; got {brief(obj_ids)}")
+        ids = frozenset(whole_number("obj_id", obj_id) for obj_id in obj_ids)
+        for obj_id in ids - {adding}:
+            self.track(obj_id)
+        return ids
+
+    def chosen(self, obj_ids: Container[int] | None) -> dict[int, ObjectTrack]:
+        """Return the objects of some ids, or all for None, in the order in which they were added to the session."""
+        return {i: track for i, track in self.tracks.items() if obj_ids is None or i in obj_ids}
+
+    def object_status(self, obj_id: int, frame_idx: int) -> ObjectStatus:
+        """Return what the session holds of an object on a frame; nothing where there is no such object."""
+        track = self.tracks.get(whole_number("obj_id", obj_id))
+        if track is None:
+            return ObjectStatus()
+        record = track.records.get(frame_idx)
+        return ObjectStatus(
+            prompted=frame_idx in track.clicks,
+            tracked=frame_idx in track.visited,
+            has_mask=record is not None,
+            reverse=record is not None and record.reverse,
+        )
+
+    def mark_tracked(self, obj_id: int, frames: Iterable[int]) -> None:
+        """Treat frames as tracked: a click on such a frame reads memory, as for any frame that was tracked before.
+
+        Args:
+            obj_id: an object with prompts; for one without any, nothing changes.
+            frames: indices of the frames.
+
+        Raises:
+            PromptError: there is no such object or frame.
+        """
+        with self.lock:
+            self.track(obj_id).mark_visited([self.check_frame(f) for f in frames])
+
     def frame_time(self, frame_idx: int, *, reverse: bool) -> FrameTime:
         """Return a frame together with the direction of tracking."""
         return FrameTime(frame_idx=frame_idx, last_frame=self.num_frames - 1 if reverse else None, reverse=reverse)
@@ -227,10 +299,17 @@ class InferenceState:
         while len(self.features) > FEATURE_CAPACITY:
             self.features.popitem(last=False)
 
-    def evict(self, frame_idx: int) -> None:
-        """Shrink what the selector cannot read from `frame_idx` on, or forget it if it cannot be made again."""
+    def evict(self, frame_idx: int, tracks: Iterable[ObjectTrack]) -> None:
+        """Make records compact whose memory the selector cannot read from a frame on.
+
+        In a live stream such a frame is forgotten, as its memory could not be made again.
+
+        Args:
+            frame_idx: the frame that was tracked.
+            tracks: the objects that were tracked.
+        """
         window = self.selector.window
-        evicted = [(track, f) for track in self.tracks.values() for f in track.bank.evict(frame_idx, window)]
+        evicted = [(track, f) for track in tracks for f in track.bank.evict(frame_idx, window)]
         if self.source.seekable:
             self._archive.add([(track.records, f) for track, f in evicted])
         else:
