@@ -290,7 +290,7 @@ class TestBatches:
             list(predictor.propagate_in_video(state, progress=False))
             assert predictor._tracker.runner.batches == batches
             for track in state.tracks.values():  # an object that is removed frees what was found of it
-                memory, record = track.bank._tracked[1], track.records[1]
+                memory, record = track.bank._non_conditioning[1], track.records[1]
                 for tensor in (memory.values, memory.foreground, memory.pointer, record.decoded, record.logits):
                     assert tensor.untyped_storage().nbytes() == tensor.nbytes
 
