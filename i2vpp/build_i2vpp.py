@@ -19,7 +19,7 @@ from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.memory.selection import MemorySelector
 from i2vpp.modeling.backbones.tiny_vit import ConvNorm
 from i2vpp.modeling.i2vpp import I2VPP
-from i2vpp.tracking import Runner
+from i2vpp.runner import Runner
 from i2vpp.utils.brief import brief
 from i2vpp.utils.machine import keep_freed_memory, parse_device
 from i2vpp.utils.notices import warn_user

@@ -27,8 +27,8 @@ from torch import Tensor
 from i2vpp.cuda_graphs import CudaGraphs, Function
 from i2vpp.errors import CompilationError
 from i2vpp.modeling.i2vpp import I2VPP, NUM_SLOTS, StackedMemories
+from i2vpp.runner import ObjectOutput, Runner, track_step
 from i2vpp.structures import FrameFeatures, MemoryFrame, MemoryPointer, SelectedMemory
-from i2vpp.tracking import ObjectOutput, Runner, track_step
 
 POINTER_STEP = 8  # so many pointers at a time that attention logits begin where a GPU likes its rows to begin
 INDUCTOR = "inductor"

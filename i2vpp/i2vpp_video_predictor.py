@@ -15,6 +15,7 @@ from i2vpp.memory.bank import MemoryBank
 from i2vpp.memory.selection import MemorySelector, build_selector
 from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.prompts import merge_clicks, parse_clicks, parse_mask
+from i2vpp.runner import Runner
 from i2vpp.sam2_module import Sam2Module
 from i2vpp.session.bad_frames import OnBadFrame, tolerate
 from i2vpp.session.frames import FrameStore
@@ -23,7 +24,7 @@ from i2vpp.session.state import InferenceState, ObjectTrack
 from i2vpp.session.video import FrameSource, LiveSource, open_source
 from i2vpp.stream import StreamSession
 from i2vpp.structures import FrameResult
-from i2vpp.tracking import Runner, Tracker
+from i2vpp.tracking import Tracker
 from i2vpp.utils.values import whole_number
 
 Progress: TypeAlias = bool | Callable[..., Iterable[int]]

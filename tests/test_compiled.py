@@ -28,8 +28,8 @@ from i2vpp.compilation import CompiledRunner, check_machine, pad
 from i2vpp.errors import CompilationError
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.modeling.i2vpp import I2VPP
+from i2vpp.runner import ObjectOutput, Runner
 from i2vpp.structures import FrameFeatures, FrameMemory, FrameResult, MemoryFrame, MemoryPointer, SelectedMemory
-from i2vpp.tracking import ObjectOutput, Runner
 from media import moving_disc
 from models import SIDE, iou, make_predictor
 from parity.det_weights import normal

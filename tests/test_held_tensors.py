@@ -24,11 +24,12 @@ from i2vpp.memory.bank import MemoryBank
 from i2vpp.memory.similarity import SimilarityTable
 from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.modeling.layers import FromWeights
+from i2vpp.runner import ObjectOutput
 from i2vpp.session.frames import FrameStore
 from i2vpp.session.records import FrameRecord
 from i2vpp.session.state import InferenceState
 from i2vpp.structures import FrameResult
-from i2vpp.tracking import ObjectOutput, Tracker
+from i2vpp.tracking import Tracker
 from media import moving_disc
 from models import make_predictor
 

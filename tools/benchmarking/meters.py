@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from i2vpp import runner as running
 from i2vpp import tracking
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.modeling.i2vpp import I2VPP
@@ -74,7 +75,7 @@ def tracking_places(predictor: I2VPPVideoPredictor, state: InferenceState, *, co
     if compiled:  # nothing inside of what is compiled is touched: it would be compiled anew
         runner: Any = type(predictor._tracker.runner)
         return {**found, (runner, "encode"): "encode", (runner, "track_step"): "find objects"}
-    return {**found, **model_places(predictor.model), (tracking, "fill_holes"): "fill holes"}
+    return {**found, **model_places(predictor.model), (running, "fill_holes"): "fill holes"}
 
 
 def by_part(shares: Mapping[str, Number], *, compiled: bool = False) -> dict[str, Number]:
@@ -148,7 +149,7 @@ def flop_counter() -> FlopCounterMode:
 @contextmanager
 def uncompiled(predictor: I2VPPVideoPredictor) -> Iterator[None]:
     """Let a compiled predictor run operation by operation in the `with` block: counters see nothing else."""
-    with patch.object(predictor._tracker, "runner", tracking.Runner(predictor.model)):
+    with patch.object(predictor._tracker, "runner", running.Runner(predictor.model)):
         yield
 
 
