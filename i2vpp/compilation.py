@@ -69,12 +69,10 @@ class CompiledRunner(Runner):
         embedding, position = self._encode(clip)
         return FrameFeatures(embedding=embedding, position=position)
 
-    def pad(self, selected: SelectedMemory) -> SelectedMemory:
-        """Pad the selected memory to one of a few fixed shapes."""
+    def _pad(self, selected: SelectedMemory) -> SelectedMemory:
         return pad(selected)
 
-    def track_step(self, features: FrameFeatures, selected: Sequence[SelectedMemory]) -> ObjectOutput:
-        """See `track_step`; the selected memories were padded by `pad` and have equal shapes."""
+    def _run_batch(self, features: FrameFeatures, selected: Sequence[SelectedMemory]) -> ObjectOutput:
         self._follow_model()
         # Make contiguous: a new memory layout triggers a recompilation.
         stacked = [tensor.contiguous() for tensor in self.model.stack_memories(selected)]

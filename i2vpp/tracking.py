@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container
 from dataclasses import replace
 from functools import cache
 
@@ -28,8 +28,6 @@ from i2vpp.structures import (
 )
 from i2vpp.utils.masks import fill_holes, raise_small_parts
 
-OBJECTS_PER_BATCH = 16
-MEMORY_CELLS_PER_BATCH = 2**17  # 4 objects at 1024 pixels: larger batches need more memory and are no faster
 PREVIOUS_LOGIT_LIMIT = 32.0
 SMALL_AREA = 64  # cells of the mask logits: 4 of the image features
 MOST_OF_IT = 0.9  # of the pixels of a mask
@@ -89,7 +87,7 @@ class Tracker:
             reverse = previous is not None and previous.reverse
             conditioned = self._condition(state, track, features, frame_idx, reverse=reverse)
             output = encode_output(self.model, features, self.model.decode(conditioned, prompt), conditioning=True)
-        self._keep([track], frame_idx, output, conditioning=True, reverse=reverse)
+        self._keep(track, frame_idx, output, conditioning=True, reverse=reverse)
 
     @torch.no_grad()
     def use_mask(
@@ -125,7 +123,7 @@ class Tracker:
             output = encode_output(self.model, features, prediction, conditioning=conditioning)
         if conditioning:
             reverse = previous is not None and previous.reverse
-        self._keep([track], frame_idx, output, conditioning=conditioning, reverse=reverse)
+        self._keep(track, frame_idx, output, conditioning=conditioning, reverse=reverse)
         if _loses(output.logits, drawn > 0):
             record = replace(track.records[frame_idx], drawn=DrawnMask.of(drawn[0, 0] > 0))
             track.records[frame_idx] = record
@@ -155,11 +153,10 @@ class Tracker:
             features = self.features(state, frame_idx)
             now = state.frame_time(frame_idx, reverse=reverse)
             similarity = self._similarity(state, frame_idx)
-            selected = [self.runner.pad(self.select_memory(state, track, now, similarity)) for track in pending]
-            cells = features.embedding[0, 0].numel()
-            for tracks, batch in _batches(pending, selected, cells):
-                output = self.runner.track_step(features, batch)
-                self._keep(tracks, frame_idx, output, conditioning=False, reverse=reverse)
+            selected = [self.select_memory(state, track, now, similarity) for track in pending]
+            outputs = self.runner.track_step(features, selected)
+        for track, output in zip(pending, outputs, strict=True):
+            self._keep(track, frame_idx, output, conditioning=False, reverse=reverse)
         state.evict(frame_idx, chosen.values())
 
     @torch.no_grad()
@@ -247,20 +244,17 @@ class Tracker:
         return self.model.encode_memory(features, prediction, self._mask(record), conditioning=False)
 
     @staticmethod
-    def _keep(
-        tracks: Sequence[ObjectTrack], frame_idx: int, output: ObjectOutput, *, conditioning: bool, reverse: bool
-    ) -> None:
-        """Store the output of B objects, each in its own track."""
-        for track, one in zip(tracks, output.split(), strict=True):
-            track.bank.put(frame_idx, one.memory, conditioning=conditioning)
-            track.records[frame_idx] = FrameRecord(
-                decoded=one.decoded,
-                logits=one.logits,
-                object_score=one.object_score,
-                iou=one.iou,
-                pointer=one.pointer,
-                reverse=reverse,
-            )
+    def _keep(track: ObjectTrack, frame_idx: int, output: ObjectOutput, *, conditioning: bool, reverse: bool) -> None:
+        """Store the output of one object as memory and record."""
+        track.bank.put(frame_idx, output.memory, conditioning=conditioning)
+        track.records[frame_idx] = FrameRecord(
+            decoded=output.decoded,
+            logits=output.logits,
+            object_score=output.object_score,
+            iou=output.iou,
+            pointer=output.pointer,
+            reverse=reverse,
+        )
 
 
 def with_small_parts(prediction: MaskPrediction) -> MaskPrediction:
@@ -280,21 +274,3 @@ def _loses(logits: Tensor, drawn: Tensor) -> bool:
         return True
     shown = F.interpolate(logits, drawn.shape[-2:], mode="bilinear", align_corners=False) > 0
     return int((shown & drawn).sum()) < MOST_OF_IT * area
-
-
-def _batches(
-    tracks: Sequence[ObjectTrack], selected: Sequence[SelectedMemory], cells: int
-) -> Iterator[tuple[list[ObjectTrack], list[SelectedMemory]]]:
-    """Group objects whose selected memories have the same shape into batches of nearly equal size.
-
-    `cells` is the number of cells (h * w) of one memory.
-    """
-    groups: dict[tuple[int, int], list[tuple[ObjectTrack, SelectedMemory]]] = {}
-    for track, memory in zip(tracks, selected, strict=True):
-        groups.setdefault(memory.shape, []).append((track, memory))
-    for (memories, _), members in groups.items():
-        most = min(OBJECTS_PER_BATCH, max(1, MEMORY_CELLS_PER_BATCH // (memories * cells)))
-        count = -(-len(members) // most)
-        for i in range(count):
-            batch = members[i * len(members) // count : (i + 1) * len(members) // count]
-            yield [track for track, _ in batch], [memory for _, memory in batch]

@@ -273,16 +273,16 @@ class TestBatches:
             super().__init__(model)
             self.batches: list[int] = []
 
-        def track_step(self, features: FrameFeatures, selected: Sequence[SelectedMemory]) -> ObjectOutput:
+        def _run_batch(self, features: FrameFeatures, selected: Sequence[SelectedMemory]) -> ObjectOutput:
             self.batches.append(len(selected))
-            return super().track_step(features, selected)
+            return super()._run_batch(features, selected)
 
     @pytest.mark.parametrize(("most_cells", "batches"), [(2**17, [10, 10]), (100, [5, 5, 5, 5]), (1, [1] * 20)])
     def test_of_nearly_equal_size(
         self, most_cells: int, batches: list[int], played: Played, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Memory of one frame has 16 cells here."""
-        monkeypatch.setattr("i2vpp.tracking.MEMORY_CELLS_PER_BATCH", most_cells)
+        monkeypatch.setattr("i2vpp.runner.MEMORY_CELLS_PER_BATCH", most_cells)
         predictor = I2VPPVideoPredictor(played.predictor.model, runner=self.Counting)
         with predictor.init_state(FRAMES[:2]) as state:
             for obj_id in range(20):
