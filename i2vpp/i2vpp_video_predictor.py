@@ -19,7 +19,7 @@ from i2vpp.runner import Runner
 from i2vpp.sam2_module import Sam2Module
 from i2vpp.session.bad_frames import OnBadFrame, tolerate
 from i2vpp.session.frames import FrameStore
-from i2vpp.session.passes import Pass
+from i2vpp.session.passes import Pass, follow
 from i2vpp.session.state import InferenceState, ObjectTrack
 from i2vpp.session.video import FrameSource, LiveSource, open_source
 from i2vpp.stream import StreamSession
@@ -395,18 +395,11 @@ class I2VPPVideoPredictor(Sam2Module):
     def _propagate(
         self, state: InferenceState, passes: list[Pass], progress: Progress, tracked: frozenset[int] | None
     ) -> Iterator[FrameResult]:
-        lengths = [p.length for p in passes if p.length is not None]
-        total = sum(lengths) if len(lengths) == len(passes) else None
-        frames: Iterable[int] = (frame_idx for p in passes for frame_idx in p.frames())
-        if progress:
-            bar: Callable[..., Iterable[int]] = progress if callable(progress) else tqdm
-            frames = bar(frames, total=total, desc="propagate in video")
-        for frame_idx in frames:
-            current = next(p for p in passes if frame_idx in p.order)
-            state.frames.hint(current.announced(frame_idx))
-            if state.source.skips and state.source.is_bad(frame_idx):
-                continue
-            yield self._track(state, frame_idx, reverse=current.reverse, tracked=tracked)
+        bar = None if not progress else progress if callable(progress) else tqdm
+        for step in follow(passes, bar):
+            state.frames.hint(step.ahead)
+            if not (state.source.skips and state.source.is_bad(step.frame_idx)):
+                yield self._track(state, step.frame_idx, reverse=step.reverse, tracked=tracked)
 
     def track_frame(
         self, inference_state: InferenceState, frame_idx: int, *, reverse: bool = False, obj_ids: ObjIds = None

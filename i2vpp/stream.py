@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from i2vpp.errors import PromptError
 from i2vpp.session.state import InferenceState
 from i2vpp.session.video import FrameLike, LiveSource
 from i2vpp.structures import FrameResult
 
-if TYPE_CHECKING:
-    from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
+
+class Predictor(Protocol):
+    """The methods of `I2VPPVideoPredictor` that a live session calls; that class imports this module."""
+
+    def track_frame(self, *args: Any, **kwargs: Any) -> FrameResult:
+        """See `I2VPPVideoPredictor.track_frame`."""
+        ...
+
+    def add_new_points_or_box(self, *args: Any, **kwargs: Any) -> FrameResult:
+        """See `I2VPPVideoPredictor.add_new_points_or_box`."""
+        ...
+
+    def add_new_mask(self, *args: Any, **kwargs: Any) -> FrameResult:
+        """See `I2VPPVideoPredictor.add_new_mask`."""
+        ...
+
+    def remove_object(self, *args: Any, **kwargs: Any) -> object:
+        """See `I2VPPVideoPredictor.remove_object`."""
+        ...
 
 
 class StreamSession:
@@ -26,7 +43,7 @@ class StreamSession:
         source: takes the frames.
     """
 
-    def __init__(self, predictor: I2VPPVideoPredictor, state: InferenceState, source: LiveSource) -> None:
+    def __init__(self, predictor: Predictor, state: InferenceState, source: LiveSource) -> None:
         self.state = state
         self._predictor = predictor
         self._source = source

@@ -106,3 +106,15 @@ def test_a_click_on_a_frame_marked_as_tracked_reads_memory(predictor: I2VPPVideo
             assert state.object_status(1, 4).tracked is mark
             masks.append(predictor.add_new_points_or_box(state, 4, 1, **CLICK).masks)
     assert not torch.equal(*masks)
+
+
+def test_a_progress_function_may_look_ahead(predictor: I2VPPVideoPredictor, state: InferenceState) -> None:
+    seen: list[object] = []
+
+    def bar(frames: Iterator[int], **described: object) -> Iterator[int]:
+        seen.extend([*(ahead := list(frames)), described])
+        return iter(ahead)
+
+    results = list(predictor.propagate_in_video(state, 3, 2, both=True, progress=bar, obj_ids=[2]))
+    assert [r.frame_idx for r in results] == [3, 4, 5, 2, 1]
+    assert seen == [3, 4, 5, 2, 1, {"total": 5, "desc": "propagate in video"}]
