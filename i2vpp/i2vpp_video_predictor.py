@@ -399,7 +399,10 @@ class I2VPPVideoPredictor(Sam2Module):
         for step in follow(passes, bar):
             state.frames.hint(step.ahead)
             if not (state.source.skips and state.source.is_bad(step.frame_idx)):
-                yield self._track(state, step.frame_idx, reverse=step.reverse, tracked=tracked)
+                with state.lock:  # an object may be removed between two frames
+                    present = None if tracked is None else tracked & state.tracks.keys()
+                    result = self.track_frame(state, step.frame_idx, reverse=step.reverse, obj_ids=present)
+                yield result
 
     def track_frame(
         self, inference_state: InferenceState, frame_idx: int, *, reverse: bool = False, obj_ids: ObjIds = None
@@ -419,15 +422,11 @@ class I2VPPVideoPredictor(Sam2Module):
             PromptError: there is no such frame, or `obj_ids` names an unknown object.
             FrameDecodeError: the frame cannot be decoded.
         """
-        return self._track(inference_state, frame_idx, reverse=reverse, tracked=inference_state.check_obj_ids(obj_ids))
-
-    def _track(
-        self, state: InferenceState, frame_idx: int, *, reverse: bool, tracked: frozenset[int] | None
-    ) -> FrameResult:
+        state = inference_state
         with state.lock:
-            frame_idx = state.check_frame(frame_idx)
-            self._tracker.track(state, frame_idx, reverse=reverse, obj_ids=tracked)
-            return self._tracker.result(state, frame_idx, tracked)
+            frame_idx, chosen = state.check_frame(frame_idx), state.check_obj_ids(obj_ids)
+            self._tracker.track(state, frame_idx, reverse=reverse, obj_ids=chosen)
+            return self._tracker.result(state, frame_idx, chosen)
 
     @staticmethod
     def _first_frame(state: InferenceState, start_frame_idx: int | None, obj_ids: frozenset[int] | None) -> int:
