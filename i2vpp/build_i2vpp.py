@@ -1,4 +1,4 @@
-"""From a config and a checkpoint to a model or a predictor."""
+"""Build a model or a predictor from a config and a checkpoint."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from functools import cache
 from os import PathLike
 
 import torch
-from torch import nn
 
 from i2vpp.checkpoint import Checkpoint, load_checkpoint, open_checkpoint
 from i2vpp.checkpoint_files import where_weights_are
@@ -17,8 +16,8 @@ from i2vpp.config import Config, ModelConfig, load_config, shipped_configs
 from i2vpp.errors import ConfigError, UntrainedWarning
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.memory.selection import MemorySelector
-from i2vpp.modeling.backbones.tiny_vit import ConvNorm
 from i2vpp.modeling.i2vpp import I2VPP
+from i2vpp.modeling.inference import round_weights
 from i2vpp.runner import Runner
 from i2vpp.utils.brief import brief
 from i2vpp.utils.machine import keep_freed_memory, parse_device
@@ -27,8 +26,7 @@ from i2vpp.utils.suggest import did_you_mean
 
 MODES = ("eval", "train")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-LARGE_IMAGE = 512
-"""From this size on, a network on a CPU is faster if freed memory is kept; below, tensors are too small to matter."""
+LARGE_IMAGE = 512  # pixels of a side
 
 
 def build_i2vpp(
@@ -39,7 +37,23 @@ def build_i2vpp(
     hydra_overrides_extra: Sequence[str] | None = (),
     apply_postprocessing: bool = True,
 ) -> I2VPP:
-    """Build the network; see `build_i2vpp_video_predictor` for the arguments."""
+    """Build the network.
+
+    Args:
+        config_file: see `build_i2vpp_video_predictor`, as for all arguments.
+        ckpt_path: checkpoint, or None for untrained weights.
+        device: device, or None for the best one.
+        mode: `eval` or `train`.
+        hydra_overrides_extra: overrides of the config.
+        apply_postprocessing: fill holes, replace unstable masks, encode prompted masks in memory as 0/1.
+
+    Returns:
+        The network on its device, with float32 weights.
+
+    Raises:
+        ConfigError: unknown config, key, device or mode.
+        CheckpointError: the checkpoint is missing, unreadable or does not fit.
+    """
     if mode not in MODES:
         raise ConfigError(f"unknown mode {mode!r}; {did_you_mean(mode, MODES)}")
     overrides = () if hydra_overrides_extra is None else hydra_overrides_extra
@@ -71,25 +85,31 @@ def build_i2vpp_video_predictor(
 ) -> I2VPPVideoPredictor:
     """Build a video predictor, with weights in the dtype that they are used in.
 
-    On a CPU, from 512 pixels on, the process keeps what it frees: see `keep_freed_memory`.
+    A program that runs it on a CPU may call `tune_allocator` with the predictor, as the commands do: frames are faster.
 
     Args:
-        config_file: a shipped name (`i2vpp-infer`, `i2vpp-512`, `i2vpp-256`) or a path; see `load_config`. None for
-            the size that the checkpoint was trained at: the shipped config of that size, or `i2vpp-infer` brought to
-            it. The published checkpoints do not say their size: it is that of `i2vpp-infer`.
-        ckpt_path: a checkpoint's path, or its name, such as `i2vpp-demo`; see `find_checkpoint`. None for untrained
-            weights, which find nothing; the first time in a process, UntrainedWarning says so.
+        config_file: name of a shipped config (`i2vpp-infer`, `i2vpp-512`, `i2vpp-256`) or a path; see `load_config`.
+            None for the image size that the checkpoint was trained at: the shipped config of that size, or
+            `i2vpp-infer` with that size. The published checkpoints do not record their size: it is that of
+            `i2vpp-infer`.
+        ckpt_path: path of a checkpoint, or its name, such as `i2vpp-demo`; see `find_checkpoint`. None for untrained
+            weights, which segment nothing; the first time in a process, an UntrainedWarning is given.
         device: `cpu`, `cuda`, `cuda:1`, `mps` or a torch device; None for the best: CUDA, then MPS, then the CPU.
         mode: `eval`, or `train` to leave the network in training mode.
-        hydra_overrides_extra: such as `model.selection.mode=top`.
+        hydra_overrides_extra: overrides of the config, such as `model.selection.mode=top`.
         apply_postprocessing: fill holes, replace unstable masks, encode prompted masks in memory as 0/1.
-        vos_optimized: compile what every tracked frame goes through, when it is first used; see `CompiledRunner`. Takes
-            a minute or two then (`warm_up` does it beforehand), and makes every frame after that faster.
-        dtype: of the heavy arithmetic, a torch dtype or its name; None for bfloat16 where CUDA has it, else float32.
-        selector: which memories are read; None for what the config says.
+        vos_optimized: compile the image encoder and the step of tracked frames when they are first used; see
+            `CompiledRunner`. That takes a minute or two (`warm_up` does it beforehand) and makes all later frames
+            faster.
+        dtype: data type of encoder, memory attention and memory encoder (float32, bfloat16, float16), as a torch dtype
+            or its name; None for bfloat16 where CUDA has it, else float32.
+        selector: selector of the memories that are read; None for the one of the config.
+
+    Returns:
+        The predictor.
 
     Raises:
-        ConfigError: unknown config, key, device, dtype or mode; the message names the nearest one there is.
+        ConfigError: unknown config, key, device, dtype or mode; the message names the nearest valid one.
         CheckpointError: the checkpoint is missing, unreadable or does not fit.
         CompilationError: with `vos_optimized`: something that compilation needs is missing here.
     """
@@ -103,12 +123,25 @@ def build_i2vpp_video_predictor(
     if ckpt_path is None:
         _warn_untrained()
     model = build_i2vpp(config_file, ckpt_path, where, mode, hydra_overrides_extra, apply_postprocessing)
-    if model.device.type == "cpu" and model.image_size >= LARGE_IMAGE:
-        keep_freed_memory()
     if mode == "eval":
-        _round_weights(model, dtype)
+        round_weights(model, dtype, in_float32=(model.sam_prompt_encoder, model.sam_mask_decoder, model.obj_ptr_proj))
     runner = CompiledRunner if vos_optimized else Runner
     return I2VPPVideoPredictor(model, dtype=dtype, selector=selector, runner=runner)
+
+
+def tune_allocator(predictor: I2VPPVideoPredictor) -> bool:
+    """Have the process keep the memory that it frees, where that makes tracking faster; see `keep_freed_memory`.
+
+    That is so on a CPU from 512 pixels on; with smaller images, tensors are too small to matter. It changes the whole
+    process, so that the library leaves the decision to the program.
+
+    Args:
+        predictor: the predictor that the process will run.
+
+    Returns:
+        Whether memory is kept from now on.
+    """
+    return predictor.device.type == "cpu" and predictor.image_size >= LARGE_IMAGE and keep_freed_memory()
 
 
 def best_device() -> torch.device:
@@ -121,7 +154,7 @@ def best_device() -> torch.device:
 
 
 def choose_device(device: str | int | torch.device | None) -> torch.device:
-    """Return the named device, or the best there is for None.
+    """Return the named device, or the best one of this machine for None.
 
     Raises:
         ConfigError: it is no device, or this machine has none of the kind.
@@ -175,18 +208,15 @@ def _without_postprocessing(config: ModelConfig) -> ModelConfig:
     )
 
 
-def _round_weights(model: I2VPP, dtype: torch.dtype) -> None:
-    """Round once what autocast would round on every frame: the weights of linear layers and convolutions."""
-    in_float32 = (model.sam_prompt_encoder, model.sam_mask_decoder, model.obj_ptr_proj)  # what `decode` runs
-    kept = {layer for part in in_float32 for layer in part.modules()}
-    kept |= {layer.c for layer in model.modules() if isinstance(layer, ConvNorm)}  # scaled, then rounded
-    for layer in model.modules():
-        if isinstance(layer, (nn.Linear, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)) and layer not in kept:
-            layer.to(dtype)
-
-
 def choose_dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype:
-    """Return the dtype of the heavy arithmetic: the named one, else bfloat16 where CUDA has it, else float32.
+    """Choose the data type of encoder, memory attention and memory encoder.
+
+    Args:
+        dtype: a torch dtype or its name; None for bfloat16 where CUDA has it, else float32.
+        device: device that the network will run on.
+
+    Returns:
+        The torch dtype.
 
     Raises:
         ConfigError: it is none of float32, bfloat16, float16.

@@ -11,7 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
-from i2vpp.modeling.attention import attend_in_tiles
+from i2vpp.modeling.inference import attend_in_tiles
 from media import moving_disc
 from models import default_dtype, make_predictor
 

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from i2vpp.config import ModelConfig
 from i2vpp.errors import ConfigError
-from i2vpp.modeling import attention as attention_module
-from i2vpp.modeling.attention import MAX_LOGIT, Attention, attend_in_tiles
+from i2vpp.modeling import inference as inference_module
+from i2vpp.modeling.attention import Attention
+from i2vpp.modeling.inference import MAX_LOGIT, attend_in_tiles
 from i2vpp.modeling.memory_attention import MemoryAttention, pool_tokens
 from i2vpp.modeling.memory_prompt_generator import MemoryPromptGenerator
 from i2vpp.modeling.position_encoding import rotary_table, rotate, sine_map
@@ -57,8 +58,8 @@ def exact(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor
 @pytest.mark.parametrize("tile", [(2048, 2**22), (7, 7 * 5 * 4), (7, 1)], ids=["one", "some", "key by key"])
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_tiles_give_what_attention_is(monkeypatch, tile, with_bias):
-    monkeypatch.setattr(attention_module, "TILE_QUERIES", tile[0])
-    monkeypatch.setattr(attention_module, "TILE_BYTES", tile[1])
+    monkeypatch.setattr(inference_module, "TILE_QUERIES", tile[0])
+    monkeypatch.setattr(inference_module, "TILE_BYTES", tile[1])
     q, k, v = draw(40, 16), draw(33, 16) + 3, draw(33, 9)
     bias = None
     if with_bias:
@@ -110,11 +111,11 @@ def test_the_layer_is_the_same_in_tiles_and_fused(monkeypatch, scale, biases):
         used.append(attend_in_tiles(*args))
         return used[-1]
 
-    monkeypatch.setattr(attention_module, "attend_in_tiles", spy)
+    monkeypatch.setattr(inference_module, "attend_in_tiles", spy)
     with torch.no_grad():
         fused = layer(q, k, k, bias=bias, **kwargs)
         assert used == [], "few queries"
-        monkeypatch.setattr(attention_module, "MANY_QUERIES", dict.fromkeys(attention_module.MANY_QUERIES, 1))
+        monkeypatch.setattr(inference_module, "MANY_QUERIES", dict.fromkeys(inference_module.MANY_QUERIES, 1))
         tiles = layer(q, k, k, bias=bias, **kwargs)
     assert [means is not None for means in used] == [scale == 1, True], "one object after the other"
     torch.testing.assert_close(tiles, fused, atol=2e-5, rtol=1e-4)
@@ -123,7 +124,7 @@ def test_the_layer_is_the_same_in_tiles_and_fused(monkeypatch, scale, biases):
 
 
 def test_float16_whose_exponentials_would_overflow_is_left_to_fused_attention(monkeypatch):
-    monkeypatch.setattr(attention_module, "MANY_QUERIES", dict.fromkeys(attention_module.MANY_QUERIES, 1))
+    monkeypatch.setattr(inference_module, "MANY_QUERIES", dict.fromkeys(inference_module.MANY_QUERIES, 1))
     layer = Attention(32, heads=1, inner_width=16, kv_width=8).eval()
     q, k = draw(1, 48, 32), draw(1, 32, 8)
     with torch.no_grad():

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from i2vpp.build_i2vpp import build_i2vpp_video_predictor, choose_device
+from i2vpp.build_i2vpp import build_i2vpp_video_predictor, choose_device, tune_allocator
 from i2vpp.commands.prompts import ObjectPrompt
 from i2vpp.errors import I2VPPError, UntrainedWarning
 from i2vpp.utils.signals import Terminated
@@ -98,7 +98,7 @@ def build_predictor(model: ModelChoice) -> Any:
         if model.checkpoint is None:  # on purpose
             stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore", UntrainedWarning)
-        return build_i2vpp_video_predictor(
+        predictor = build_i2vpp_video_predictor(
             config_file=model.config,
             ckpt_path=None if model.checkpoint is None else str(model.checkpoint),
             device=model.device,
@@ -106,6 +106,8 @@ def build_predictor(model: ModelChoice) -> Any:
             vos_optimized=model.compile,
             dtype=model.dtype,
         )
+    tune_allocator(predictor)
+    return predictor
 
 
 class _Notices(logging.Handler):

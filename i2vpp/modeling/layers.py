@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -16,7 +15,15 @@ from torch import Tensor, nn
 
 
 def to_map(tokens: Tensor, grid: Sequence[int]) -> Tensor:
-    """View tokens [B, h * w, C] as a map [B, C, h, w], in channels-last memory."""
+    """View tokens as a map in channels-last memory.
+
+    Args:
+        tokens: [B, h * w, C].
+        grid: (h, w).
+
+    Returns:
+        [B, C, h, w].
+    """
     return tokens.unflatten(1, tuple(grid)).permute(0, 3, 1, 2)
 
 
@@ -25,60 +32,10 @@ def to_tokens(x: Tensor) -> Tensor:
     return x.flatten(2).transpose(1, 2)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Made:
-    """What was made from weights.
-
-    Args:
-        version: of the weights, and the dtype that the results were rounded to.
-        weights: as they were, in their storage. It stays as long as this does: other weights cannot come to lie where
-            these lay and be taken for them.
-        results: the tensors.
-    """
-
-    version: tuple[torch.dtype | None, list[tuple[int, int]]]
-    weights: tuple[Tensor, ...]
-    results: tuple[Tensor, ...]
-
-
-class FromWeights:
-    """Tensors computed from weights alone, computed again only when one of the weights has changed.
-
-    Where they cannot be kept they are computed anew every time. Threads may use it at the same time.
-    """
-
-    def __init__(self) -> None:
-        self._made: _Made | None = None
-
-    def __reduce__(self) -> tuple[type[FromWeights], tuple[()]]:
-        return FromWeights, ()  # copies and pickles have other weights, in other places
-
-    def __call__(self, compute: Callable[[], tuple[Tensor, ...]], *weights: Tensor) -> tuple[Tensor, ...]:
-        """Return what `compute` makes of the weights, and rounds as autocast would where that is on."""
-        if not self.can_be_kept() or any(w.is_inference() for w in weights):  # such weights count no changes
-            return compute()
-        device = weights[0].device.type
-        rounds = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-        autocast = torch.get_autocast_dtype(device) if rounds else None
-        version = (autocast, [(w.data_ptr(), w._version) for w in weights])
-        made = self._made  # read once: another thread may put its own there, of another dtype, at any moment
-        if made is None or made.version != version:
-            with torch.inference_mode(False), torch.no_grad():  # of use in any mode
-                results = tuple(x if autocast is None else x.to(autocast) for x in compute())
-                made = _Made(version=version, weights=tuple(w.detach() for w in weights), results=results)
-            self._made = made
-        return made.results
-
-    @staticmethod
-    def can_be_kept() -> bool:
-        """Whether nobody asks for gradients, and nothing is being compiled."""
-        return not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-
-
 def gelu(x: Tensor) -> Tensor:
-    """GELU of a map [B, C, ...], in channels-last memory as quick as in any other.
+    """Compute GELU of a map [B, C, ...], as fast in channels-last memory as in any other.
 
-    PyTorch's quick kernel for CPUs takes contiguous tensors only; that is what such a map is with its channels last.
+    PyTorch's fast CPU kernel takes contiguous tensors only; such a map is contiguous with its channels last.
     """
     return F.gelu(x) if x.is_contiguous() else F.gelu(x.movedim(1, -1)).movedim(-1, 1)
 

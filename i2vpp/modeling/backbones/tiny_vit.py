@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from i2vpp.modeling.layers import FromWeights, GELU2d, LayerNorm2d, gelu
+from i2vpp.modeling.inference import FoldedNorm, FromWeights, attend_windows
+from i2vpp.modeling.layers import GELU2d, LayerNorm2d, gelu
 
 EXPANSION = 4
 """Hidden width over width, in MBConv blocks and MLPs alike."""
@@ -26,23 +27,13 @@ class ConvNorm(nn.Module):
         super().__init__()
         self.c = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, groups=groups, bias=False)
         self.bn = nn.BatchNorm2d(c_out)
-        self._in_one = FromWeights()
+        self._folded = FoldedNorm()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, c_in, H, W] to [B, c_out, H / stride, W / stride]."""
-        if self.bn.training or (x.device.type != "cpu" and not FromWeights.can_be_kept()):
-            return self.bn(self.c(x))
-        # On a CPU one more pass over the map costs far more than scaling the kernel, even if that is not kept.
-        mean, variance = self.bn.running_mean, self.bn.running_var
-        assert mean is not None and variance is not None
-
-        def in_one() -> tuple[Tensor, Tensor]:
-            """Kernel and bias of the one convolution that equals both layers in evaluation."""
-            scale = self.bn.weight * torch.rsqrt(variance + self.bn.eps)
-            return self.c.weight * scale[:, None, None, None], self.bn.bias - mean * scale
-
-        kernel, shift = self._in_one(in_one, self.c.weight, self.bn.weight, self.bn.bias, mean, variance)
-        return F.conv2d(x, kernel, shift, self.c.stride, self.c.padding, groups=self.c.groups)
+        if FoldedNorm.pays(x, self.bn):
+            return self._folded(x, self.c, self.bn)
+        return self.bn(self.c(x))
 
 
 class PatchEmbed(nn.Module):
@@ -93,10 +84,17 @@ class Downsample(nn.Module):
 
 @lru_cache(maxsize=16)
 def offset_ids(window: int, device: torch.device) -> Tensor:
-    """Number the distances (|dy|, |dx|) between the cells of a window: ids [window², window²].
+    """Number the distances (|dy|, |dx|) between the cells of a window.
 
-    Walking row-major over pairs, the first cell (0, 0) meets every distance once, in row-major order; so the published
+    In row-major order over pairs, the first cell (0, 0) has every distance once, in row-major order; so the published
     numbering by first appearance is |dy| * window + |dx|.
+
+    Args:
+        window: side of the window in cells.
+        device: device of the numbers.
+
+    Returns:
+        Numbers [window², window²].
     """
     with torch.inference_mode(False):
         cell = torch.arange(window * window, device=device)
@@ -136,12 +134,7 @@ class WindowAttention(nn.Module):
         biases = self.attention_biases
         (bias,) = self._by_pair(lambda: (biases.index_select(1, ids.flatten()).unflatten(1, ids.shape),), biases)
         bias = bias.to(query.dtype)
-        if query.device.type == "cpu" and query.dtype == torch.bfloat16 and not torch.compiler.is_compiling():
-            # PyTorch's fused attention takes twice as long for many small windows in bfloat16 on a CPU.
-            logits = (query * query.shape[-1] ** -0.5) @ key.transpose(2, 3) + bias
-            attended = logits.softmax(-1).to(value.dtype) @ value
-        else:
-            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias[None])
+        attended = attend_windows(query, key, value, bias)
         return self.proj(attended.transpose(1, 2).flatten(2))  # from [n, heads, size², C / heads]
 
 

@@ -1,0 +1,236 @@
+"""Ways to run the network faster in inference, most of them on a CPU; the files beside this one hold the network.
+
+They are attention over many queries in tiles, attention in small windows, batch normalisation folded into the
+convolution before it, weights that are rounded once, and tensors that are computed from weights once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+MANY_QUERIES = {torch.float32: 1024, torch.bfloat16: 256}
+"""From so many queries on, `attend_in_tiles` is faster than PyTorch's fused attention on a CPU. Not for float16: it
+ends at 2^16, and the powers of logits do not."""
+
+TILE_QUERIES = 2048
+TILE_BYTES = 2**22
+"""Queries at a time in `attend_in_tiles`, and size of their logits, which should stay in the processor's cache."""
+
+MAX_LOGIT = 100.0
+"""So large that 2^MAX_LOGIT, times the number of keys, is a float32 and a bfloat16 number, and 2^-MAX_LOGIT too."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Made:
+    """What was made from weights.
+
+    Args:
+        version: of the weights, and the dtype that the results were rounded to.
+        weights: as they were, in their storage. It stays as long as this does: other weights cannot come to lie where
+            these lay and be taken for them.
+        results: the tensors.
+    """
+
+    version: tuple[torch.dtype | None, list[tuple[int, int]]]
+    weights: tuple[Tensor, ...]
+    results: tuple[Tensor, ...]
+
+
+class FromWeights:
+    """Tensors computed from weights alone, computed again only when one of the weights has changed.
+
+    Where they cannot be kept they are computed every time. Several threads may use it at the same time.
+    """
+
+    def __init__(self) -> None:
+        self._made: _Made | None = None
+
+    def __reduce__(self) -> tuple[type[FromWeights], tuple[()]]:
+        return FromWeights, ()  # copies and pickles have other weights, in other places
+
+    def __call__(self, compute: Callable[[], tuple[Tensor, ...]], *weights: Tensor) -> tuple[Tensor, ...]:
+        """Return the result of `compute`, rounded as autocast would round it where that is on."""
+        if not self.can_be_kept() or any(w.is_inference() for w in weights):  # such weights count no changes
+            return compute()
+        device = weights[0].device.type
+        rounds = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        autocast = torch.get_autocast_dtype(device) if rounds else None
+        version = (autocast, [(w.data_ptr(), w._version) for w in weights])
+        made = self._made  # read once: another thread may put its own there, of another dtype, at any moment
+        if made is None or made.version != version:
+            with torch.inference_mode(False), torch.no_grad():  # of use in any mode
+                results = tuple(x if autocast is None else x.to(autocast) for x in compute())
+                made = _Made(version=version, weights=tuple(w.detach() for w in weights), results=results)
+            self._made = made
+        return made.results
+
+    @staticmethod
+    def can_be_kept() -> bool:
+        """Return whether no gradients are computed and nothing is being compiled."""
+        return not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+class FoldedNorm:
+    """A convolution and the batch normalisation after it as one convolution, in evaluation."""
+
+    def __init__(self) -> None:
+        self._weights = FromWeights()
+
+    @staticmethod
+    def pays(x: Tensor, norm: nn.BatchNorm2d) -> bool:
+        """Return whether the one convolution can be used and is faster.
+
+        On a CPU one more pass over the map takes longer than scaling the kernel, even if the result is not kept.
+
+        Args:
+            x: the map [B, C, H, W].
+            norm: the batch normalisation.
+        """
+        return not norm.training and (x.device.type == "cpu" or FromWeights.can_be_kept())
+
+    def __call__(self, x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
+        """Return `norm(conv(x))`, up to rounding."""
+        mean, variance = norm.running_mean, norm.running_var
+        assert mean is not None and variance is not None
+
+        def fold() -> tuple[Tensor, Tensor]:
+            scale = norm.weight * torch.rsqrt(variance + norm.eps)
+            return conv.weight * scale[:, None, None, None], norm.bias - mean * scale
+
+        kernel, shift = self._weights(fold, conv.weight, norm.weight, norm.bias, mean, variance)
+        return F.conv2d(x, kernel, shift, conv.stride, conv.padding, groups=conv.groups)
+
+
+def round_weights(model: nn.Module, dtype: torch.dtype, *, in_float32: Collection[nn.Module]) -> None:
+    """Round the weights of linear layers and convolutions once, as autocast would round them on every frame.
+
+    Args:
+        model: the network; changed in place.
+        dtype: data type of encoder, memory attention and memory encoder.
+        in_float32: parts that run in float32; their weights stay as they are.
+    """
+    kept = {layer for part in in_float32 for layer in part.modules()}
+    # A convolution `c` before a batch normalisation `bn` is scaled first, by `FoldedNorm`, and rounded then.
+    kept |= {layer.get_submodule("c") for layer in model.modules() if "bn" in dict(layer.named_children())}
+    for layer in model.modules():
+        if isinstance(layer, (nn.Linear, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)) and layer not in kept:
+            layer.to(dtype)
+
+
+def attend_windows(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+    """Attend within many small windows.
+
+    Args:
+        query: [n, heads, L, C].
+        key: [n, heads, L, C].
+        value: [n, heads, L, C].
+        bias: added to the logits [heads, L, L].
+
+    Returns:
+        [n, heads, L, C].
+    """
+    if query.device.type == "cpu" and query.dtype == torch.bfloat16 and not torch.compiler.is_compiling():
+        # PyTorch's fused attention takes twice as long for many small windows in bfloat16 on a CPU.
+        logits = (query * query.shape[-1] ** -0.5) @ key.transpose(2, 3) + bias
+        return logits.softmax(-1).to(value.dtype) @ value
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias[None])
+
+
+def tiles_pay(q: Tensor, bias: Tensor | None) -> bool:
+    """Return whether `attend_in_tiles` can be used and is faster than fused attention.
+
+    Args:
+        q: queries [B, heads, L, C].
+        bias: added to the logits, or None.
+    """
+    bias_fits = bias is None or (bias.dtype != torch.bool and bias.shape[1:3] == (1, 1))
+    here = q.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    return here and bias_fits and q.shape[2] >= MANY_QUERIES.get(q.dtype, math.inf)
+
+
+def attend_by_object(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    *,
+    keys: Callable[[Tensor], Tensor],
+    project: Callable[[Tensor], Tensor],
+    fused: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor],
+) -> Tensor:
+    """Attend with one head, one object after the other, whose tensors then fit into the processor's cache.
+
+    Args:
+        q: projected queries [B, 1, L, C].
+        k: inputs of the keys [B, N, Ck].
+        v: inputs of the values [B, N, M].
+        bias: added to the logits, [B or 1, 1, 1, N].
+        keys: projects inputs of keys to [1, 1, N, C].
+        project: projects averaged values to outputs. A query's weights add up to 1, so values may be averaged first.
+        fused: attends with PyTorch's fused attention, for an object whose logits may be too large for tiles.
+
+    Returns:
+        [B, L, D].
+    """
+    outputs = []
+    for i in range(len(k)):
+        row = slice(i, i + 1)
+        bias_row = None if bias is None else bias[row if len(bias) > 1 else slice(1)]
+        q_row, k_row = q[row], keys(k[row])
+        means = attend_in_tiles(q_row[0, 0], k_row[0, 0], v[i], None if bias_row is None else bias_row[0, 0, 0])
+        outputs.append(fused(q_row, k_row, v[row], bias_row) if means is None else project(means)[None])
+    return torch.cat(outputs)
+
+
+def attend_in_tiles(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor | None:
+    """Compute softmax(q k' / sqrt(C) + bias) v with plain matrix products over tiles of the logits.
+
+    On a CPU, PyTorch's fused attention gains nothing from bfloat16 and wants values as wide as keys; matrix products of
+    one tile after the other, into memory that is used again, run at the processor's full rate. Nothing is subtracted
+    from the logits before the exponential: they are known to be small, from the norms of queries and keys.
+
+    Args:
+        q: [L, C].
+        k: [N, C].
+        v: [N, M].
+        bias: [N], -inf for keys to be left out.
+
+    Returns:
+        [L, M], or None where the logits may be too large; that depends on the values.
+    """
+    # Powers of 2: PyTorch's exp takes nearly three times as long in float32 on a CPU that is not Intel's.
+    q = q * (math.log2(math.e) * q.shape[-1] ** -0.5)
+    # Centred keys shift all logits of a query alike, which changes no weight and leaves less to be rounded.
+    k = k - k.new_full((1, len(k)), 1 / len(k)) @ k  # a tenth of the time of `mean`, which goes down columns slowly
+    if _largest_norm(q) * _largest_norm(k) > MAX_LOGIT:
+        return None
+    v, bias = v.to(q.dtype), None if bias is None else (bias * math.log2(math.e)).to(q.dtype)
+    rows = min(len(q), TILE_QUERIES)
+    columns = min(len(k), max(1, TILE_BYTES // (rows * q.itemsize)))
+    logits = q.new_empty(rows * columns)
+    part = q.new_empty(rows, v.shape[1])
+    out = q.new_empty(len(q), v.shape[1])
+    with torch.autocast(q.device.type, enabled=False):
+        for queries, means in zip(q.split(rows), out.split(rows), strict=True):
+            sums = torch.zeros(len(queries), v.shape[1], dtype=torch.float32)
+            weights = torch.zeros(len(queries), 1, dtype=torch.float32)
+            for start in range(0, len(k), columns):
+                some = slice(start, start + columns)
+                tile = logits[: len(queries) * len(k[some])].view(len(queries), -1)
+                torch.mm(queries, k[some].T, out=tile)
+                if bias is not None:
+                    tile += bias[some]
+                weights += tile.exp2_().sum(-1, keepdim=True)
+                sums += torch.mm(tile, v[some], out=part[: len(queries)])
+            torch.div(sums, weights, out=means)
+    return out
+
+
+def _largest_norm(x: Tensor) -> float:
+    return float(x.norm(dim=-1).amax())
