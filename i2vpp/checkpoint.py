@@ -156,13 +156,16 @@ def open_checkpoint(source: CheckpointSource) -> Checkpoint:
 def load_checkpoint(model: nn.Module, path: CheckpointSource, *, image_size: int | None = None) -> CheckpointInfo:
     """Load a published checkpoint, or one of ours, into the model; every entry must fit.
 
-    A warning is given where the file has no checksum, so that damage cannot be noticed: one from before PyTorch 1.6, or
-    of safetensors that `save_checkpoint` has not written.
+    A warning is given where the file has no checksum, so that damage cannot be noticed: files from before PyTorch 1.6,
+    and safetensors files that `save_checkpoint` has not written.
 
     Args:
-        model: whose state dict has the published names.
-        path: of a file with `{"model": state_dict}`, or with the bare state dict, or of safetensors; or a name.
-        image_size: what the model runs at; a warning is given where the file says that it was trained at another.
+        model: model whose state dict has the published names.
+        path: path or name of a file with `{"model": state_dict}`, or with the bare state dict, or of safetensors.
+        image_size: size that the model runs at; a warning is given where the file records another one.
+
+    Returns:
+        Description of the file.
 
     Raises:
         CheckpointError: the file is missing, unreadable, damaged or does not fit. The model is then unchanged.
@@ -237,11 +240,14 @@ def read_checkpoint(path: CheckpointSource) -> dict[str, Any]:
 
 
 def inspect_checkpoint(path: CheckpointSource, expected: Mapping[str, Shape] | None = None) -> CheckpointInfo:
-    """Say what a checkpoint holds, without loading it into a model.
+    """Describe a checkpoint without loading it into a model.
 
     Args:
-        path: of a SAM-I2V++, TinySAM, MobileSAM or SAM 2 checkpoint; or a name.
+        path: path or name of a SAM-I2V++, TinySAM, MobileSAM or SAM 2 checkpoint.
         expected: names and shapes to compare with; by default those of SAM-I2V++.
+
+    Returns:
+        Description of the file.
 
     Raises:
         CheckpointError: the file is missing, unreadable or damaged, or holds the network's entries with values that

@@ -22,13 +22,13 @@ _INTEGERS = (torch.int64, torch.int32)
 
 
 def meta_of(content: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what a checkpoint says of itself; nothing where it is not ours."""
+    """Return the metadata that `save_checkpoint` has written; empty for files of others."""
     meta = content.get("meta")
     return meta if isinstance(meta, Mapping) else {}
 
 
 def card_of(content: Mapping[str, Any]) -> dict[str, str]:
-    """Return the notes of a checkpoint by heading; what is no text or number is left out."""
+    """Return the notes of a checkpoint by heading; values that are neither text nor number are left out."""
     card = content.get("card")
     if not isinstance(card, Mapping):
         return {}
@@ -38,7 +38,14 @@ def card_of(content: Mapping[str, Any]) -> dict[str, str]:
 
 
 def trained_image_size(content: Mapping[str, Any], path: Path) -> int | None:
-    """Return the input size in pixels that the weights were trained at, where the file says so.
+    """Return the input size that the weights were trained at, where the file records it.
+
+    Args:
+        content: the top-level entries of the file.
+        path: path of the file, for messages.
+
+    Returns:
+        The side in pixels, or None.
 
     Raises:
         CheckpointError: the network cannot have such a size.
@@ -50,7 +57,15 @@ def trained_image_size(content: Mapping[str, Any], path: Path) -> int | None:
 
 
 def check_format(content: Mapping[str, Any], path: Path) -> None:
-    """Raise CheckpointError if a newer i2vpp wrote the file."""
+    """Check that no newer version of i2vpp wrote the file.
+
+    Args:
+        content: the top-level entries of the file.
+        path: path of the file, for messages.
+
+    Raises:
+        CheckpointError: a newer version wrote it.
+    """
     version = meta_of(content).get("format", FORMAT)
     if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version <= FORMAT:
         raise CheckpointError(
@@ -60,6 +75,10 @@ def check_format(content: Mapping[str, Any], path: Path) -> None:
 
 def check_entries(state: Mapping[str, Tensor], path: Path) -> None:
     """Check that every entry is an ordinary tensor of numbers; values are not read.
+
+    Args:
+        state: the entries of the network.
+        path: path of the file, for messages.
 
     Raises:
         CheckpointError: an entry is sparse, quantised, without values (meta) or of a dtype that weights do not have.
@@ -106,11 +125,14 @@ def check_values(state: Mapping[str, Tensor], own: Mapping[str, Tensor], path: P
 
 
 def content_hash(state: Mapping[str, Tensor], content: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of weights, image size and card in hexadecimal digits; it does not depend on the file's form.
+    """Return the SHA-256 of weights, image size and card; it does not depend on the form of the file.
 
     Args:
-        state: the entries; their order does not count.
-        content: of which `meta.image_size` and `card` count.
+        state: the entries of the network, in any order.
+        content: top-level entries, of which `meta.image_size` and `card` are hashed.
+
+    Returns:
+        Hexadecimal digits.
     """
     described = [meta_of(content).get("image_size"), card_of(content)]
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
@@ -123,6 +145,11 @@ def content_hash(state: Mapping[str, Tensor], content: Mapping[str, Any]) -> str
 
 def check_hash(state: Mapping[str, Tensor], content: Mapping[str, Any], path: Path) -> None:
     """Compare the content with the SHA-256 that was recorded when the file was written, in `meta.sha256`.
+
+    Args:
+        state: the entries of the network.
+        content: the top-level entries of the file.
+        path: path of the file, for messages.
 
     Raises:
         CheckpointError: they differ.

@@ -1,8 +1,8 @@
-"""What every tracked frame goes through, compiled by PyTorch: less Python, fewer and larger operations.
+"""Compilation of the image encoder and of the step of tracked frames with PyTorch.
 
-Three compilations serve a predictor for good: the encoder, the step of one object and the step of several. To that end
-memory is padded to a few fixed shapes with entries of weight 0, and numbers of objects and memories may vary
-within one compilation. On a GPU every shape that turns up is recorded as a CUDA graph, which takes about a second.
+Three compilations serve a predictor: the encoder, the step of one object and the step of several. To that end memory
+is padded to a few fixed shapes with entries of weight 0, and numbers of objects and memories may vary within one
+compilation. On a GPU every shape that occurs is recorded as a CUDA graph, which takes about a second.
 """
 
 from __future__ import annotations
@@ -38,14 +38,15 @@ log = logging.getLogger(__name__)
 
 
 class CompiledRunner(Runner):
-    """Runs what every tracked frame goes through compiled; prompts, whose numbers of clicks vary, run as ever.
+    """Run the image encoder and the step of tracked frames compiled; prompts run operation by operation.
 
-    Nothing is compiled before it is used for the first time. Masks differ from those of `Runner` by rounding. A model
-    that is moved is compiled anew; copies and pickles of a runner hold nothing compiled.
+    Prompts are not compiled, because their numbers of clicks vary. Nothing is compiled before it is used for the first
+    time. Masks differ from those of `Runner` by rounding. A model that is moved is compiled again; copies and pickles
+    of a runner hold nothing compiled.
 
     Args:
-        model: in eval mode, on a CPU or a CUDA device.
-        backend: of `torch.compile`.
+        model: the network, in eval mode, on a CPU or a CUDA device.
+        backend: backend of `torch.compile`.
 
     Raises:
         CompilationError: something that compilation needs is missing here.
@@ -83,7 +84,7 @@ class CompiledRunner(Runner):
             self._reset()
 
     def _reset(self) -> None:
-        """Begin with nothing compiled."""
+        """Drop everything that is compiled and prepare to compile again."""
         model = self.model
         if self._backend == INDUCTOR:
             check_machine(model.device)
@@ -121,11 +122,11 @@ class CompiledRunner(Runner):
 
 
 class _Compiled:
-    """Runs a compiled function of tensors, and says so where that takes long: the first time, and with several objects.
+    """A compiled function of tensors that logs the first call with one and with several objects, which takes long.
 
     Args:
-        function: what `torch.compile` has returned.
-        name: for the log.
+        function: result of `torch.compile`.
+        name: name of the function in the log.
         graphs: record it as CUDA graphs.
     """
 
@@ -185,7 +186,7 @@ def check_machine(device: torch.device) -> None:
     """Check that a machine has what `torch.compile` needs for a device.
 
     Raises:
-        CompilationError: it has not; says what is missing and what to do.
+        CompilationError: it has not; the message names what is missing and what to do.
     """
     if device.type not in ("cpu", "cuda"):
         raise CompilationError(

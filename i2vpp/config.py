@@ -123,9 +123,13 @@ def load_config(config_file: str | PathLike[str] = "i2vpp-infer", overrides: Seq
     """Read a config file and apply overrides to it.
 
     Args:
-        config_file: path of a file, or the name of a shipped config (see `shipped_configs`), with or without `.yaml`
-            and with or without `configs/` or `i2vpp/configs/` in front. A file that exists wins over a shipped name.
+        config_file: path of a file, or name of a shipped config (see `shipped_configs`), with or without `.yaml` and
+            with or without `configs/` or `i2vpp/configs/` in front. An existing file takes precedence over a shipped
+            name.
         overrides: `key=value` each, the value in YAML. As in Hydra, `+` or `++` may stand in front of the key.
+
+    Returns:
+        The config.
 
     Raises:
         ConfigError: the file is not found or not YAML, or a key or value does not fit the schema.
@@ -139,17 +143,28 @@ def load_config(config_file: str | PathLike[str] = "i2vpp-infer", overrides: Seq
 
 
 def config_from_mapping(values: Mapping[str, Any], source: str = "mapping") -> Config:
-    """Build a config from nested mappings, as a YAML file holds them; `source` is named in errors."""
+    """Build a config from nested mappings, as a YAML file holds them.
+
+    Args:
+        values: sections and keys of the schema.
+        source: name of the origin of the values, for errors.
+
+    Returns:
+        The config.
+
+    Raises:
+        ConfigError: a key or value does not fit the schema.
+    """
     return _build(dict(_flatten(values, source)), source)
 
 
 def to_yaml(config: Config) -> str:
-    """Write out the config with all its values; the text can be read back as a config file."""
+    """Return the config with all its values as YAML, which can be read back as a config file."""
     return OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
 
 
 def shipped_configs() -> list[str]:
-    """Names of the configs that come with the package."""
+    """Return the names of the configs that come with the package."""
     return sorted(Path(entry.name).stem for entry in _shipped_folder().iterdir() if entry.name.endswith(".yaml"))
 
 
@@ -249,7 +264,15 @@ def _build(values: Mapping[str, Any], source: str) -> Config:
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """`; did you mean ...?`, or nothing where no valid name is near; the last part of a dotted key counts most."""
+    """Suggest a valid name for an unknown one; the last part of a dotted key counts most.
+
+    Args:
+        name: the unknown name.
+        valid: the valid names.
+
+    Returns:
+        `; did you mean ...?`, or an empty text if no valid name is near.
+    """
     near = get_close_matches(name, list(valid), n=1)
     if not near:
         last = {key.rpartition(".")[2]: key for key in valid}
@@ -258,7 +281,7 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 
 def is_image_size(value: object) -> bool:
-    """Whether the network can have this input size; see `IMAGE_SIZES`."""
+    """Return whether a value is a possible input size of the network; see `IMAGE_SIZES`."""
     return isinstance(value, int) and _is_integer(value) and 64 <= value <= 4096 and value % 16 == 0
 
 

@@ -27,14 +27,15 @@ class _Recording:
 
 
 class CudaGraphs:
-    """Runs a function from graphs, recorded once for every combination of input shapes; at most 32, the latest used.
+    """Run a function from CUDA graphs, one for every combination of input shapes; the 32 latest are kept.
 
-    A replay starts hundreds of kernels at once and asks Python nothing. The outputs are the caller's to keep. Calls may
-    come from any thread and stream. (PyTorch's own way to this, `mode="reduce-overhead"`, works in one thread only.)
+    A replay starts hundreds of kernels at once without any Python code between them. The outputs belong to the
+    caller. Calls may come from any thread and stream, while `mode="reduce-overhead"` of `torch.compile` works in one
+    thread only.
 
     Args:
-        function: of tensors on one CUDA device, free of side effects and of decisions that depend on their values. What
-            else it reads, such as weights, has to stay where it is.
+        function: function of tensors on one CUDA device, without side effects or decisions that depend on their values.
+            Other tensors that it reads, such as weights, have to stay at their addresses.
     """
 
     def __init__(self, function: Function) -> None:
@@ -44,7 +45,7 @@ class CudaGraphs:
         self._done = torch.cuda.Event()
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Return what the function returns."""
+        """Return the outputs of the function for these inputs."""
         shapes = tuple(x.shape for x in inputs)
         with self._lock, torch.cuda.device(inputs[0].device):
             stream = torch.cuda.current_stream()

@@ -14,15 +14,15 @@ _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")  # owner/name
 
 
 def find_pretrained(path_or_hub_id: str | os.PathLike[str], revision: str | None = None) -> Path:
-    """Return the weights that are meant by a path, folder or name, or else by the id of a repository of the Hub.
+    """Find the weights for a path, folder or name, or for the id of a repository of the Hub.
 
     Args:
         path_or_hub_id: what `find_checkpoint` takes, or `owner/name` of a repository that holds `model.safetensors`.
-            What is here wins.
+            Local files take precedence.
         revision: branch, tag or commit of the repository; None for its main branch.
 
     Returns:
-        Path of the file; of the Hub's cache, where it was fetched.
+        Path of the file; in the Hub's cache, if it was fetched.
 
     Raises:
         CheckpointError: there is neither such a file nor such a repository, the Hub cannot be reached, or the package

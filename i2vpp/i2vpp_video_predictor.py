@@ -34,14 +34,16 @@ ObjIds: TypeAlias = Iterable[int] | None
 class I2VPPVideoPredictor(Sam2Module):
     """Segments prompted objects in videos; made by `build_i2vpp_video_predictor`.
 
-    The predictor holds the network only, every video has its own `InferenceState`: sessions can be used alternately and
-    from threads. Masks are float32 logits [objects, 1, H, W] at the video's size, positive = object.
+    The predictor holds only the network, and every video has its own `InferenceState`: sessions can be used alternately
+    and from several threads. Masks are float32 logits [objects, 1, H, W] at the video's size; positive means object.
 
     Args:
         model: the network, in eval mode on its device.
-        dtype: of the heavy arithmetic (float32, bfloat16 or float16). Autocast is handled here.
-        selector: which memories are read; default: as the model's config says.
-        runner: how the network is run: operation by operation, or `CompiledRunner`.
+        dtype: data type of encoder, memory attention and memory encoder (float32, bfloat16, float16). The predictor
+        sets
+            autocast itself.
+        selector: selector of the memories that are read; default: as the model's config says.
+        runner: makes what runs the network: `Runner` (operation by operation) or `CompiledRunner`.
     """
 
     def __init__(
@@ -63,13 +65,17 @@ class I2VPPVideoPredictor(Sam2Module):
         """Build a predictor with weights from a file, a folder or the Hugging Face Hub.
 
         Args:
-            path_or_hub_id: a checkpoint's path or name, a folder with `model.safetensors`, or `owner/name` of such a
-                repository of the Hub, which huggingface_hub fetches once. What is here wins.
-            revision: of the repository.
+            path_or_hub_id: path or name of a checkpoint, folder with `model.safetensors`, or `owner/name` of a
+            repository
+                of the Hub with such a file, which huggingface_hub fetches once. Local files take precedence.
+            revision: branch, tag or commit of the repository.
             options: arguments of `build_i2vpp_video_predictor`, such as `device`.
 
+        Returns:
+            The predictor.
+
         Raises:
-            I2VPPError: as of `build_i2vpp_video_predictor`; CheckpointError also where nothing can be fetched.
+            I2VPPError: see `build_i2vpp_video_predictor`; CheckpointError also if nothing can be fetched.
         """
         from i2vpp.build_i2vpp import build_i2vpp_video_predictor  # noqa: PLC0415 - which imports this module
         from i2vpp.hub import find_pretrained  # noqa: PLC0415 - needed here only
@@ -78,12 +84,12 @@ class I2VPPVideoPredictor(Sam2Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the network runs."""
+        """Device on which the network runs."""
         return self.model.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the heavy arithmetic."""
+        """Data type of encoder, memory attention and memory encoder."""
         return self._tracker.dtype
 
     @property
@@ -92,10 +98,11 @@ class I2VPPVideoPredictor(Sam2Module):
         return self.model.image_size
 
     def warm_up(self, objects: int = 1) -> None:
-        """Do beforehand what is done once only, when the first frame is tracked: a compiled predictor compiles.
+        """Run the work that is done only once, at the first tracked frame: a compiled predictor compiles.
 
         Args:
-            objects: how many will be tracked; two stand for any larger number, but for a second or so on a GPU.
+            objects: number of objects that will be tracked; 2 prepares for any larger number, except for about a second
+                on a GPU.
         """
         frame = np.zeros((self.image_size, self.image_size, 3), np.uint8)
         with self.init_state([frame, frame]) as state:
@@ -140,8 +147,11 @@ class I2VPPVideoPredictor(Sam2Module):
         """Open a live session: frames are pushed by `step(frame)`, memory stays constant.
 
         Args:
-            keep: how many of the latest frames are held and can still be prompted, at least 3.
+            keep: number of the latest frames that are held and can still be prompted, at least 3.
             offload_state_to_cpu: see `init_state`.
+
+        Returns:
+            The live session, a context manager.
         """
         source = LiveSource(keep=keep)
         return StreamSession(self, self._open(source, offload_state_to_cpu=offload_state_to_cpu), source)

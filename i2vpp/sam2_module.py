@@ -39,21 +39,21 @@ REPLACED = {
 
 
 class ReplacedError(I2VPPError, AttributeError):
-    """Something of SAM 2's predictor that there is not here; the message names what replaces it."""
+    """An attribute of SAM 2's predictor that does not exist here; the message names the replacement."""
 
 
 class Sam2Module:
     """The part of torch.nn.Module that SAM 2's users call on a predictor.
 
-    Device, dtype and mode are chosen when the predictor is built, and its weights are rounded for them. Asking for what
-    they are does nothing; asking for anything else raises I2VPPError, which names the argument to build with.
+    Device, dtype and mode are chosen when the predictor is built, and its weights are rounded for them. Asking for the
+    same ones does nothing; asking for others raises I2VPPError, which names the argument to build with.
     """
 
     model: I2VPP
 
     @property
     def dtype(self) -> torch.dtype:
-        """Data type of the heavy arithmetic."""
+        """Data type of encoder, memory attention and memory encoder."""
         raise NotImplementedError
 
     @property

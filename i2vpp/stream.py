@@ -32,15 +32,15 @@ class Predictor(Protocol):
 
 
 class StreamSession:
-    """A camera's session; made by `I2VPPVideoPredictor.init_stream`, a context manager.
+    """The session of a camera; made by `I2VPPVideoPredictor.init_stream`, a context manager.
 
-    It gives the masks that tracking a recording of the same frames gives. Prompts go to the current frame; `state` is
-    an ordinary session: all other methods of the predictor work on it, as far as its frames are still held.
+    Its masks equal those of tracking a recording of the same frames. Prompts go to the current frame. `state` is an
+    ordinary session: all other methods of the predictor work on it, as far as its frames are still held.
 
     Args:
-        predictor: does the work.
-        state: over `source`.
-        source: takes the frames.
+        predictor: predictor that tracks the frames.
+        state: session over `source`.
+        source: source that takes the frames.
     """
 
     def __init__(self, predictor: Predictor, state: InferenceState, source: LiveSource) -> None:
@@ -60,7 +60,7 @@ class StreamSession:
         return len(self._source) - 1
 
     def step(self, frame: FrameLike) -> FrameResult:
-        """Push the next frame and find all objects on it.
+        """Push the next frame and track all objects on it.
 
         Args:
             frame: uint8 RGB [H, W, 3], PIL image, tensor or path; all of one size.
@@ -79,7 +79,15 @@ class StreamSession:
             return self._predictor.add_new_points_or_box(self.state, self._current(), obj_id, **prompt)
 
     def add_new_mask(self, obj_id: int, mask: Any) -> FrameResult:
-        """Prompt an object with its mask on the current frame; see `I2VPPVideoPredictor.add_new_mask`."""
+        """Prompt an object with its mask on the current frame.
+
+        Args:
+            obj_id: any integer.
+            mask: see `I2VPPVideoPredictor.add_new_mask`.
+
+        Returns:
+            Masks of all objects on the current frame.
+        """
         with self.state.lock:
             return self._predictor.add_new_mask(self.state, self._current(), obj_id, mask)
 
@@ -88,7 +96,7 @@ class StreamSession:
         self._predictor.remove_object(self.state, obj_id, strict=True, need_output=False)
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Release the frames and everything known about them."""
         self.state.close()
 
     def _current(self) -> int:

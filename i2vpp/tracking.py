@@ -1,4 +1,4 @@
-"""The inner loop: the model's verbs played over a session's frames and objects. Holds no state of its own."""
+"""The tracker calls the verbs of the model for the frames and objects of a session. It holds no state of its own."""
 
 from __future__ import annotations
 
@@ -34,11 +34,12 @@ MOST_OF_IT = 0.9  # of the pixels of a mask
 
 
 class Tracker:
-    """Encodes, prompts and tracks frames.
+    """Encode, prompt and track frames.
 
     Args:
-        runner: of a model in eval mode.
-        dtype: of the heavy arithmetic; the tracker sets autocast itself, whatever is set around it.
+        runner: runs a model in eval mode.
+        dtype: data type of encoder, memory attention and memory encoder (float32, bfloat16, float16). The tracker sets
+            autocast itself and overrides an autocast that is set around it.
     """
 
     def __init__(self, runner: Runner, *, dtype: torch.dtype) -> None:
@@ -51,13 +52,21 @@ class Tracker:
         return self.runner.model
 
     def precision(self) -> torch.autocast:
-        """Return the context in which the model runs."""
+        """Return the autocast context in which the model runs."""
         if self.dtype == torch.float32:
             return torch.autocast(self.model.device.type, enabled=False)
         return torch.autocast(self.model.device.type, dtype=self.dtype)
 
     def features(self, state: InferenceState, frame_idx: int) -> FrameFeatures:
-        """Encode a frame, once for all objects."""
+        """Encode a frame once for all objects.
+
+        Args:
+            state: the session.
+            frame_idx: the frame.
+
+        Returns:
+            The features, from the cache of the session if they are there.
+        """
         cached = state.features.get(frame_idx)
         if cached is not None:
             return cached
@@ -72,7 +81,14 @@ class Tracker:
 
     @torch.no_grad()
     def prompt_clicks(self, state: InferenceState, track: ObjectTrack, frame_idx: int, clicks: Clicks) -> None:
-        """Predict an object from clicks on a frame and keep the output as a conditioning memory."""
+        """Predict an object from clicks on a frame and keep the output as a conditioning memory.
+
+        Args:
+            state: the session.
+            track: the object.
+            frame_idx: the frame.
+            clicks: clicks and box, in pixels of the network's input.
+        """
         state.check_not_skipped(frame_idx)
         device = self.model.device
         with self.precision():
@@ -161,7 +177,16 @@ class Tracker:
 
     @torch.no_grad()
     def result(self, state: InferenceState, frame_idx: int, obj_ids: Container[int] | None = None) -> FrameResult:
-        """Collect masks and scores of objects on a frame, at the video's size; `obj_ids` is None for all objects."""
+        """Collect masks and scores of objects on a frame.
+
+        Args:
+            state: the session.
+            frame_idx: the frame.
+            obj_ids: the objects; None for all.
+
+        Returns:
+            Masks at the video's size.
+        """
         device = self.model.device
         chosen = state.chosen(obj_ids)
         records = [track.records.get(frame_idx) for track in chosen.values()]
@@ -205,7 +230,7 @@ class Tracker:
         return self.model.condition_on_memory(features, self.model.memory_tokens([selected]))
 
     def _similarity(self, state: InferenceState, frame_idx: int) -> Similarity:
-        """Return what a selector asks about a frame; it is worked out once for all objects that ask the same."""
+        """Return the similarity function of a frame for the selector; values are computed once for all objects."""
 
         @cache
         def answer(frames: tuple[int, ...]) -> np.ndarray:
@@ -233,7 +258,7 @@ class Tracker:
         return track.bank.fetch(selection, lambda f: self._rebuild(state, track, f))
 
     def _compare(self, state: InferenceState, frame_idx: int, other: int) -> None:
-        """Make the similarity of two frames known whose keys were not held at the same time."""
+        """Compute the similarity of two frames whose keys were not held at the same time."""
         for f in (other, frame_idx):
             self._hold_key(state, f, self.features(state, f))
 
@@ -258,7 +283,7 @@ class Tracker:
 
 
 def with_small_parts(prediction: MaskPrediction) -> MaskPrediction:
-    """Return an adopted mask in whose logits the parts that are too small or thin for their grid are not lost."""
+    """Return the prediction of a given mask with logits that keep parts which are too small or thin for the grid."""
     coverage = (prediction.logits - MEMORY_MASK_BIAS) / MEMORY_MASK_SCALE  # the share of each cell: see `adopt_mask`
     kept = raise_small_parts(coverage)
     logits = torch.where(kept == coverage, prediction.logits, kept * MEMORY_MASK_SCALE + MEMORY_MASK_BIAS)
@@ -266,7 +291,7 @@ def with_small_parts(prediction: MaskPrediction) -> MaskPrediction:
 
 
 def _loses(logits: Tensor, drawn: Tensor) -> bool:
-    """Whether logits [1, 1, 4h, 4w] are too coarse for a mask [1, 1, H, W] that they were made of."""
+    """Return whether logits [1, 1, 4h, 4w] made from a mask [1, 1, H, W] are too coarse to show it."""
     area = int(drawn.sum())
     if not area:
         return False

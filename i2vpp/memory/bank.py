@@ -35,7 +35,13 @@ class MemoryBank:
         return len(self.conditioning) + len(self._non_conditioning)
 
     def put(self, frame_idx: int, memory: FrameMemory, *, conditioning: bool) -> None:
-        """Keep a memory, replacing what was known of the frame."""
+        """Keep a memory; it replaces the earlier memory of the frame.
+
+        Args:
+            frame_idx: the frame.
+            memory: its memory, B = 1.
+            conditioning: it is a conditioning frame.
+        """
         self.drop(frame_idx)
         store = self.conditioning if conditioning else self._non_conditioning
         store[frame_idx] = memory if self.device is None else memory.to(self.device)
@@ -46,13 +52,21 @@ class MemoryBank:
         return [x for memory in memories for x in (memory.values, memory.foreground, memory.pointer)]
 
     def drop(self, frame_idx: int) -> None:
-        """Forget a frame."""
+        """Remove the memory of a frame."""
         self.conditioning.pop(frame_idx, None)
         self._non_conditioning.pop(frame_idx, None)
         self._evicted.discard(frame_idx)
 
     def evict(self, frame_idx: int, window: int) -> list[int]:
-        """Let go of the tracked memories more than `window` frames away from `frame_idx`; return their frames."""
+        """Drop the non-conditioning memories that are far from a frame.
+
+        Args:
+            frame_idx: the frame.
+            window: distance in frames up to which memories stay.
+
+        Returns:
+            The frames whose memories were dropped.
+        """
         far = [f for f in self._non_conditioning if abs(f - frame_idx) > window]
         for f in far:
             del self._non_conditioning[f]
@@ -63,8 +77,11 @@ class MemoryBank:
         """Fetch the selected memories.
 
         Args:
-            selection: frames that were prompted or tracked.
-            rebuild: makes the memory of an evicted frame again.
+            selection: conditioning and non-conditioning frames of the bank.
+            rebuild: called with the index of an evicted frame; returns its memory.
+
+        Returns:
+            The memories with their slots, offsets and weights.
         """
 
         def memory_of(frame_idx: int) -> FrameMemory:

@@ -1,4 +1,4 @@
-"""Copies from the device to the CPU that nobody waits for until they are needed."""
+"""Copies from the device to the CPU that are waited for only when they are needed."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 class CpuCopy:
-    """A tensor's copy on the CPU, on its way: a CUDA device goes on meanwhile, from others it is there at once.
+    """A copy of a tensor on the CPU; copying from a CUDA device does not block, copies from others are ready at once.
 
     Args:
-        tensor: its storage may be written to as soon as this returns.
+        tensor: tensor to copy; its storage may be written to as soon as this returns.
     """
 
     def __init__(self, tensor: Tensor) -> None:
@@ -22,11 +22,11 @@ class CpuCopy:
             self._event.record(torch.cuda.current_stream(tensor.device))
 
     def arrived(self) -> Tensor | None:
-        """Return the copy if it is there; never waits."""
+        """Return the copy if it has arrived, else None; never waits."""
         return self._copy if self._event is None or self._event.query() else None
 
     def wait(self) -> Tensor:
-        """Return the copy; on CUDA the one place that waits for the device."""
+        """Return the copy; on CUDA the only call that waits for the device."""
         if self._event is not None:
             self._event.synchronize()
         return self._copy

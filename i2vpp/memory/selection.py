@@ -53,7 +53,15 @@ class FrameTime:
         return self.frame_idx + age if self.reverse else self.frame_idx - age
 
     def span(self, oldest: int, newest: int) -> range:
-        """Return the indices of the frames from the age `oldest` to the age `newest`."""
+        """Return the indices of frames by age.
+
+        Args:
+            oldest: largest age.
+            newest: smallest age.
+
+        Returns:
+            The indices, from the oldest to the newest frame.
+        """
         step = -1 if self.reverse else 1
         return range(self.frame_at(oldest), self.frame_at(newest) + step, step)
 
@@ -103,7 +111,10 @@ class MemorySelector(Protocol):
             now: the frame being tracked.
             conditioning: the object's conditioning frames, those that were prompted; never empty.
             non_conditioning: the object's other frames with a memory.
-            similarity: of the current frame to others; asked only when there is something to choose.
+            similarity: similarity of the current frame to others; called only when there is something to choose.
+
+        Returns:
+            The chosen frames.
         """
 
 

@@ -1,4 +1,4 @@
-"""How alike the frames of a video are: one key per frame, shared by all objects."""
+"""Similarity of the frames of a video: one key per frame, shared by all objects."""
 
 from __future__ import annotations
 
@@ -71,7 +71,12 @@ class SimilarityTable:
 
     @torch.inference_mode()  # keys made under a caller's inference mode could not be replaced outside of it
     def add(self, frame_idx: int, embedding: Tensor) -> None:
-        """Hold the key of a frame, embedding [1, D, h, w], and compare it with all keys held."""
+        """Hold the key of a frame and start to compare it with all keys held.
+
+        Args:
+            frame_idx: the frame.
+            embedding: [1, D, h, w].
+        """
         if frame_idx in self._rows:
             return
         values = embedding.flatten().float()
@@ -96,12 +101,28 @@ class SimilarityTable:
                 del self._known[f]
 
     def missing(self, frame_idx: int, others: Sequence[int]) -> list[int]:
-        """Frames among `others` whose similarity to `frame_idx` is not known."""
+        """Find the frames whose similarity to a frame is not known.
+
+        Args:
+            frame_idx: the frame.
+            others: the other frames.
+
+        Returns:
+            Those of `others` whose similarity is not known.
+        """
         values = self._lookup(frame_idx, others)
         return [f for f, value in zip(others, values, strict=True) if value == UNKNOWN]
 
     def get(self, frame_idx: int, others: Sequence[int]) -> np.ndarray:
-        """Similarities [n] of `frame_idx` to n frames, all of them known."""
+        """Return known similarities.
+
+        Args:
+            frame_idx: the frame.
+            others: n other frames; their similarities must be known, see `missing`.
+
+        Returns:
+            Similarities [n].
+        """
         values = self._lookup(frame_idx, others)
         assert not (values == UNKNOWN).any(), "ask for `missing` first"
         return values

@@ -71,7 +71,7 @@ class I2VPP(nn.Module):
     """SAM-I2V++.
 
     Args:
-        config: image size and how masks are chosen and encoded as memory; the model does not read `config.selection`.
+        config: image size, and how masks are chosen and encoded as memory; the model does not read `config.selection`.
     """
 
     def __init__(self, config: ModelConfig | None = None) -> None:
@@ -99,7 +99,7 @@ class I2VPP(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters lie."""
+        """Device of the parameters."""
         return self.no_mem_embed.device
 
     @property
@@ -108,7 +108,7 @@ class I2VPP(nn.Module):
         return self.config.image_size
 
     def encode(self, clip: Tensor) -> FrameFeatures:
-        """Encode the last frame of clips [B, 3, T, H, W] in the light of those before it."""
+        """Encode the last frame of clips [B, 3, T, H, W]; the frames before it give context."""
         features: FrameFeatures = self.image_encoder(clip[:, :, -1], clip)
         return features
 
@@ -150,7 +150,15 @@ class I2VPP(nn.Module):
         )
 
     def stacked_memory_tokens(self, memories: StackedMemories, *, unit_weights: bool = False) -> MemoryTokens:
-        """Turn stacked memories into attention keys; `unit_weights` says that all weights are 1."""
+        """Turn stacked memories into attention keys.
+
+        Args:
+            memories: of B objects.
+            unit_weights: all weights are 1; the tokens then carry none.
+
+        Returns:
+            The tokens.
+        """
         parts = zip(self._spatial_tokens(memories), self._pointer_tokens(memories), strict=True)
         values, position, weights = (torch.cat(part, dim=1) for part in parts)
         foreground = memories.foreground.flatten(1)
@@ -185,12 +193,15 @@ class I2VPP(nn.Module):
     def condition_on_memory(
         self, features: FrameFeatures, memory: MemoryTokens | None, *, auxiliary: bool = False
     ) -> Conditioned:
-        """Read memory into a frame's features; without memory say so.
+        """Condition the features of a frame on memory, or on the embedding for "no memory".
 
         Args:
             features: of the frame, B = 1 for all objects or one per object.
             memory: of B objects, or None for objects without memory.
             auxiliary: also compute the deep-supervision masks (only with memory).
+
+        Returns:
+            Conditioned features and memory prompts.
         """
         if memory is None:
             embedding = features.embedding + self.no_mem_embed.flatten()[:, None, None]
@@ -201,12 +212,17 @@ class I2VPP(nn.Module):
         return Conditioned(embedding=embedding, memory_prompts=prompts, auxiliary=masks)
 
     def decode(self, conditioned: Conditioned, prompt: Prompt, *, multimask: bool | None = None) -> MaskPrediction:
-        """Predict the masks of B objects, in float32 whatever is set around it: a hundredth of a frame's work.
+        """Predict the masks of B objects.
+
+        Decoding runs in float32 even under autocast: it is a hundredth of the work of a frame.
 
         Args:
             conditioned: features and memory prompts.
             prompt: clicks, box and previous mask; `Prompt()` for a frame without any.
-            multimask: choose the best of three masks; default: where there are fewer than two points.
+            multimask: choose the best of three masks; default: if there are fewer than two points.
+
+        Returns:
+            The prediction.
         """
         with torch.autocast(self.device.type, enabled=False):
             return self._decode(conditioned, prompt, multimask)
@@ -244,6 +260,9 @@ class I2VPP(nn.Module):
         Args:
             features: of the frame, B = 1 or one per object.
             mask: float32 [B, 1, H, W] of 0 and 1 at the network's input size; an empty mask declares the object absent.
+
+        Returns:
+            The masks as a prediction.
         """
         batch = mask.shape[0]
         drawn = mask * MEMORY_MASK_SCALE + MEMORY_MASK_BIAS
@@ -272,10 +291,13 @@ class I2VPP(nn.Module):
 
         Args:
             features: of the frame, B = 1 or one per object.
-            prediction: what was decoded.
+            prediction: the decoded prediction.
             stored: mask logits [B, 1, 4h, 4w] as they are kept and returned (holes filled).
             conditioning: encode the stored mask, as 0/1, as for a frame that the user prompted; otherwise encode the
                 decoded mask, as probability.
+
+        Returns:
+            The memory, its values in bfloat16.
         """
         grid = features.embedding.shape[-2:]
         logits = F.interpolate(

@@ -17,14 +17,17 @@ STRIDE = 16
 
 
 def pool_tokens(memory: MemoryTokens, grid: torch.Size, side: int) -> MemoryTokens:
-    """Replace every `side` x `side` spatial tokens by their mean, which weighs as much as they did; pointers stay.
+    """Replace every `side` x `side` spatial tokens by their mean, whose weight is the sum of theirs; pointers stay.
 
     Source: Xiong et al., Efficient Track Anything, 2024 (pooled keys and values of memory attention).
 
     Args:
         memory: spatial tokens on `grid`.
         grid: (h, w), multiples of `side`.
-        side: 1 changes nothing.
+        side: side of the squares in tokens; 1 changes nothing.
+
+    Returns:
+        The pooled tokens.
     """
     if side == 1:
         return memory
@@ -67,7 +70,15 @@ class ScaleAdapter(nn.Module):
         self.proj1 = nn.Conv2d(2 * width, width, 1)
 
     def forward(self, x: Tensor, grid: torch.Size) -> Tensor:
-        """Map tokens [B, h * w, C] of a grid (h, w) to the same shape."""
+        """Mix the neighbourhood of every token at four scales.
+
+        Args:
+            x: tokens [B, h * w, C].
+            grid: (h, w).
+
+        Returns:
+            [B, h * w, C].
+        """
         weight, bias = self.norm.weight * self.gamma, self.norm.bias * self.gamma  # norm(x) * gamma in one pass
         normed = F.layer_norm(x, self.norm.normalized_shape, weight, bias, self.norm.eps)
         y = to_map(torch.addcmul(normed, x, self.gammax), grid)
@@ -104,10 +115,17 @@ class MemoryAttentionLayer(nn.Module):
         self.mask_conv = nn.Conv2d(width, 1, 5, padding=2)
 
     def forward(self, x: Tensor, grid: torch.Size, memory: MemoryTokens, keys: Tensor, pooling: int = 1) -> Tensor:
-        """Map tokens [B or 1, h * w, C] to [B, h * w, C]; what does not depend on memory keeps a batch of 1.
+        """Attend to the frame itself, then to memory; steps that do not depend on memory keep a batch of 1.
 
-        The spatial tokens of `memory` are those of squares of `pooling` x `pooling` cells, `keys` are its values with
-        their positions.
+        Args:
+            x: tokens [B or 1, h * w, C].
+            grid: (h, w).
+            memory: of B objects; its spatial tokens are those of squares of `pooling` x `pooling` cells.
+            keys: values of `memory` plus their positions [B, N, M].
+            pooling: side of the squares in cells.
+
+        Returns:
+            [B, h * w, C].
         """
         x = self._self_attention(self.scaleadapter_sa(x, grid), grid)
         x = self.scaleadapter_ca(x, grid)
@@ -135,7 +153,15 @@ class MemoryAttentionLayer(nn.Module):
         )
 
     def auxiliary_mask(self, x: Tensor, grid: torch.Size) -> Tensor:
-        """Deep-supervision mask logits [B, 1, 16h, 16w] of the layer's output tokens."""
+        """Predict the deep-supervision mask of the layer's output.
+
+        Args:
+            x: output tokens [B, h * w, C].
+            grid: (h, w).
+
+        Returns:
+            Mask logits [B, 1, 16h, 16w].
+        """
         mask = self.mask_conv(to_map(x, grid)).float()
         return F.interpolate(mask, scale_factor=STRIDE, mode="bilinear", align_corners=False)
 
@@ -144,8 +170,8 @@ class MemoryAttention(nn.Module):
     """A stack of memory-attention layers and a last normalisation.
 
     Args:
-        width: of the features (D).
-        num_layers: of the stack.
+        width: width of the features (D).
+        num_layers: number of layers.
         pooling: side of the squares of memory tokens that are read as one.
     """
 

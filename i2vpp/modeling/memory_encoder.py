@@ -74,11 +74,14 @@ class MemoryEncoder(nn.Module):
         self.out_proj = nn.Conv2d(width, memory_width, 1)
 
     def forward(self, embedding: Tensor, mask: Tensor) -> Tensor:
-        """Return memory features [B, M, h, w]; their position map is `sine_map(M, h, w, device)`.
+        """Fuse embedding and mask.
 
         Args:
             embedding: the image encoder's output [B, D, h, w], or [1, D, h, w] for B objects of one frame.
             mask: scaled probabilities 20p - 10 [B, 1, 16h, 16w].
+
+        Returns:
+            Memory features [B, M, h, w]; their position map is `sine_map(M, h, w, device)`.
         """
         fused = self.fuser(self.pix_feat_proj(embedding) + self.mask_downsampler(mask))
         return self.out_proj(fused)

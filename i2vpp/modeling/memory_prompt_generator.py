@@ -1,4 +1,4 @@
-"""Memory prompts: a few learned queries gather an object's appearance from memory and prompt the mask decoder."""
+"""Memory prompts: learned queries attend to the memory of an object; the results prompt the mask decoder."""
 
 from __future__ import annotations
 
@@ -35,7 +35,15 @@ class MemoryPromptGenerator(nn.Module):
         return self.no_memory_prompt_embeddings_fg.weight.expand(batch, self.query_embedding_fg.num_embeddings, -1)
 
     def forward(self, memory: MemoryTokens, grid: torch.Size) -> Tensor:
-        """Gather prompts [B, Q, D] from memory whose spatial tokens lie on `grid` (h, w)."""
+        """Make memory prompts.
+
+        Args:
+            memory: of B objects; its spatial tokens lie on `grid`.
+            grid: (h, w).
+
+        Returns:
+            [B, Q, D].
+        """
         x = self.query_embedding_fg.weight[None]
         x = x + self._gather(self.norm_fg_ca(x), memory, grid)
         y = self.norm_fg_sa(x)

@@ -22,7 +22,17 @@ def _frequencies(width: int, device: torch.device) -> Tensor:
 
 @lru_cache(maxsize=32)
 def sine_map(channels: int, height: int, width: int, device: torch.device) -> Tensor:
-    """Normalised 2-D sine position map [1, channels, height, width]: the y half before the x half."""
+    """Normalised 2-D sine position map; the y half of the channels comes before the x half.
+
+    Args:
+        channels: number of channels.
+        height: in cells.
+        width: in cells.
+        device: device of the map.
+
+    Returns:
+        [1, channels, height, width].
+    """
     with torch.inference_mode(False):
         divisors = _frequencies(channels // 2, device)
 
@@ -37,16 +47,32 @@ def sine_map(channels: int, height: int, width: int, device: torch.device) -> Te
 
 
 def sine_vector(position: Tensor, channels: int) -> Tensor:
-    """1-D sine encoding [..., channels] of positions [...]: all sines, then all cosines."""
+    """1-D sine encoding: all sines, then all cosines.
+
+    Args:
+        position: positions [...].
+        channels: number of channels.
+
+    Returns:
+        [..., channels].
+    """
     angle = position[..., None] / _frequencies(channels // 2, position.device)
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
 
 @lru_cache(maxsize=32)
 def rotary_table(channels: int, height: int, width: int, device: torch.device, stride: int = 1) -> Tensor:
-    """Axial rotary angles as cosines and sines [height * width, channels / 2, 2]; the x half before the y half.
+    """Axial rotary angles as cosines and sines; the x half of the channels comes before the y half.
 
-    The cells of the grid are squares of `stride` unit cells, at the angles of their centres.
+    Args:
+        channels: number of channels that are turned, in pairs.
+        height: in cells.
+        width: in cells.
+        device: device of the table.
+        stride: a cell is a square of `stride` unit cells and has the angle of its centre.
+
+    Returns:
+        [height * width, channels / 2, 2].
     """
     with torch.inference_mode(False):
         frequencies = TEMPERATURE ** (-torch.arange(0, channels, 4, dtype=torch.float32, device=device) / channels)
@@ -57,7 +83,15 @@ def rotary_table(channels: int, height: int, width: int, device: torch.device, s
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Turn consecutive channel pairs of x [..., L, C] by the angles of `table` [L, C / 2, 2]; same dtype as x."""
+    """Turn consecutive channel pairs by the angles of a table.
+
+    Args:
+        x: [..., L, C].
+        table: cosines and sines [L, C / 2, 2].
+
+    Returns:
+        [..., L, C], of the dtype of x.
+    """
     if x.device.type in {"cpu", "cuda"} and not torch.compiler.is_compiling():  # same numbers, one pass over memory
         pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
         return torch.view_as_real(pairs * torch.view_as_complex(table)).flatten(-2).to(x.dtype)
@@ -82,7 +116,15 @@ class RandomPositionEncoding(nn.Module):
         return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
     def grid(self, height: int, width: int) -> Tensor:
-        """Encoding of the cell centres of a grid, [1, C, height, width]."""
+        """Encode the cell centres of a grid.
+
+        Args:
+            height: in cells.
+            width: in cells.
+
+        Returns:
+            [1, C, height, width].
+        """
         device = self.positional_encoding_gaussian_matrix.device
         y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) / height
         x = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) / width

@@ -57,7 +57,15 @@ class Pass:
 
     @classmethod
     def backward(cls, first: int, limit: int | None) -> Pass:
-        """Visit `first` and at most `limit` frames before it; None for all down to frame 0."""
+        """Visit frames towards frame 0.
+
+        Args:
+            first: the first frame.
+            limit: largest number of frames after the first; None for all.
+
+        Returns:
+            The pass.
+        """
         last = 0 if limit is None else max(0, first - limit)
         return cls(order=range(first, last - 1, -1))
 

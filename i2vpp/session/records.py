@@ -1,4 +1,4 @@
-"""What was found of an object on a frame, whole as long as it is new, compact and on the CPU later."""
+"""The mask and scores of an object on a frame: complete while the frame is recent, compact and on the CPU later."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DRAWN_LOGIT = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class DrawnMask:
-    """A mask of the user at the video's size, cut out.
+    """The bounding box of a user's mask at the video's size, with its pixels.
 
     Args:
         top: first row.
@@ -33,13 +33,13 @@ class DrawnMask:
 
     @classmethod
     def of(cls, mask: Tensor) -> DrawnMask:
-        """Cut a mask [H, W] out, which has a pixel."""
+        """Cut a mask [H, W] with at least one pixel to its bounding box."""
         rows, columns = mask.any(dim=1).nonzero(), mask.any(dim=0).nonzero()
         top, left = int(rows[0]), int(columns[0])
         return cls(top=top, left=left, mask=mask[top : int(rows[-1]) + 1, left : int(columns[-1]) + 1].clone())
 
     def show(self, logits: Tensor) -> None:
-        """Make logits [H, W] those of this mask."""
+        """Overwrite logits [H, W] with those of this mask."""
         height, width = self.mask.shape
         part = logits.fill_(-DRAWN_LOGIT)[self.top : self.top + height, self.left : self.left + width]
         part.masked_fill_(self.mask.to(logits.device), DRAWN_LOGIT)
@@ -47,16 +47,16 @@ class DrawnMask:
 
 @dataclass(frozen=True, kw_only=True)
 class FrameRecord:
-    """What was found of one object on one frame.
+    """Mask and scores of one object on one frame.
 
     Args:
-        decoded: mask logits [1, 1, 4h, 4w] as decoded, in float16: what is left of a compact record's mask, from which
-            both mask and memory can be made again.
-        logits: the mask as it is returned, holes filled, float32; None once compact.
+        decoded: mask logits [1, 1, 4h, 4w] as decoded, in float16. A compact record keeps these alone; mask and memory
+            can be computed from them.
+        logits: mask logits as they are returned, holes filled, float32; None for a compact record.
         object_score: [1] logits.
         iou: predicted IoU [1].
         pointer: object pointer [1, D].
-        reverse: direction in which the frame was tracked.
+        reverse: the frame was tracked towards frame 0.
         drawn: the mask that the frame was prompted with, where it is too small or thin for the logits.
     """
 
@@ -69,7 +69,7 @@ class FrameRecord:
     drawn: DrawnMask | None = None
 
     def prediction(self, device: torch.device) -> MaskPrediction:
-        """Return the record as it was predicted."""
+        """Return the record as a prediction on a device."""
         logits, iou = self.decoded.to(device, torch.float32), self.iou.to(device)
         return MaskPrediction(
             logits=logits,
@@ -81,7 +81,7 @@ class FrameRecord:
         )
 
     def tensors(self) -> list[Tensor]:
-        """What it holds."""
+        """Return all tensors of the record."""
         logits = [] if self.logits is None else [self.logits]
         drawn = [] if self.drawn is None else [self.drawn.mask]
         return [self.decoded, *logits, *drawn, self.object_score, self.iou, self.pointer]
@@ -89,13 +89,13 @@ class FrameRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class _Leaving:
-    """Compact records on their way to the CPU.
+    """Compact records that are being copied to the CPU.
 
     Args:
-        places: where they are until then: the records of an object, and the frame.
+        places: where the records are stored until then: the records of an object, and the frame.
         records: the records themselves.
-        masks: their `decoded`, one below the other.
-        numbers: their pointers, IoUs and object scores, side by side [n, D + 2].
+        masks: copy of their `decoded`, concatenated along the batch.
+        numbers: copy of their pointers, IoUs and object scores, concatenated along the last axis [n, D + 2].
     """
 
     places: Sequence[tuple[dict[int, FrameRecord], int]]
@@ -107,8 +107,7 @@ class _Leaving:
 class RecordArchive:
     """Makes old records compact, all objects in one step and without waiting for the device.
 
-    A record loses its returned mask at once; what is left of it moves to the CPU once the copy has arrived, and is
-    read on the device until then.
+    A record loses its returned mask at once. The rest stays on the device until its copy on the CPU has arrived.
     """
 
     def __init__(self) -> None:
@@ -123,7 +122,7 @@ class RecordArchive:
         self._settle()
 
     def _settle(self) -> None:
-        """Put copies that have arrived into their places; waits only if very many are under way."""
+        """Replace records by their copies that have arrived; wait only if very many copies are under way."""
         while self._leaving:
             masks, numbers = self._leaving[0].masks.arrived(), self._leaving[0].numbers.arrived()
             if masks is None or numbers is None:
@@ -141,7 +140,7 @@ class RecordArchive:
 
 
 def _shrink(places: Sequence[tuple[dict[int, FrameRecord], int]]) -> _Leaving:
-    """Put compact records, still on their device, into the places of whole ones; set off their copies to the CPU."""
+    """Replace complete records by compact ones, still on their device, and start their copies to the CPU."""
     whole = [records[f] for records, f in places]
     masks = torch.cat([record.decoded for record in whole])
     columns = [

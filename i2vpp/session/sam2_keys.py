@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class SessionKeyError(SessionError, KeyError):
-    """A name that a session does not answer to; the message names what replaces it."""
+    """A name that a session does not answer to; the message names the replacement."""
 
     __str__ = Exception.__str__  # KeyError would show the message in quotes
 
@@ -69,8 +69,15 @@ REPLACED = {
 def answer(state: InferenceState, name: str) -> Any:
     """Return what SAM 2's users look up in a session by name.
 
+    Args:
+        state: the session.
+        name: the name.
+
+    Returns:
+        The value.
+
     Raises:
-        SessionKeyError: the session does not answer to it; the message names what replaces it.
+        SessionKeyError: the session does not answer to the name; the message names the replacement.
     """
     if name in ANSWERED:
         return ANSWERED[name](state)

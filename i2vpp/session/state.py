@@ -1,4 +1,4 @@
-"""The state of one video being worked on: frames, features, and per object what was prompted and found."""
+"""The state of one video: frames, features, and the prompts, masks and memories of each object."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ class ObjectTrack:
 
     Args:
         bank: its memories.
-        clicks: by prompted frame, the clicks on it; empty for a mask.
-        records: by frame, what was found; prompted and tracked frames alike.
+        clicks: clicks by prompted frame; None for a frame that was prompted with a mask.
+        records: masks and scores by frame, of prompted and tracked frames alike.
         visited: frames that a propagation has passed since the object exists.
     """
 
@@ -70,7 +70,7 @@ class ObjectTrack:
             self.visited.update(frames)
 
     def forget(self, frame_idx: int) -> None:
-        """Forget everything about a frame."""
+        """Remove prompts, mask and memory of a frame."""
         self.bank.drop(frame_idx)
         self.clicks.pop(frame_idx, None)
         self.records.pop(frame_idx, None)
@@ -96,13 +96,13 @@ class ObjectStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryUse:
-    """What a session takes, in bytes, wherever it lies.
+    """Memory that a session takes, in bytes, on all devices together.
 
     Args:
         memories: memory features and pointers of all objects.
         records: masks, scores and pointers of all objects.
-        similarity: the keys of the frames and the similarities that are known.
-        features: the encoder's, of the latest frames.
+        similarity: keys of the frames and known similarities.
+        features: encoder features of the latest frames.
         frames: resized frames and the latest clip.
     """
 
@@ -114,7 +114,7 @@ class MemoryUse:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Sum of all parts."""
         return self.memories + self.records + self.similarity + self.features + self.frames
 
 
@@ -126,13 +126,13 @@ def _num_bytes(tensors: Iterable[Tensor]) -> int:
 class InferenceState:
     """One video and the objects tracked in it; made by `I2VPPVideoPredictor.init_state`.
 
-    A context manager: after `close` it holds no memory and refuses to be used.
+    A context manager: after `close` it holds no memory and its methods raise SessionError.
 
     Args:
-        source: where frames come from.
+        source: source of the frames.
         frames: the same frames as network input.
-        selector: which memories are read.
-        device: where memories are kept; None for where they are made.
+        selector: selector of the memories that are read.
+        device: device on which memories are kept; None for the device on which they are made.
     """
 
     def __init__(
@@ -173,7 +173,15 @@ class InferenceState:
         return list(self)
 
     def get(self, name: str, default: Any = None) -> Any:
-        """Return `state[name]`, or the default if the session does not answer to that name."""
+        """Return `state[name]`, or a default.
+
+        Args:
+            name: name that SAM 2's users know.
+            default: returned if the session does not answer to the name.
+
+        Returns:
+            The value.
+        """
         return self[name] if name in self else default
 
     @property
@@ -211,7 +219,19 @@ class InferenceState:
             raise SessionError("This session is closed; start a new one with predictor.init_state(video).")
 
     def check_frame(self, frame_idx: int, *, name: str = "frame_idx") -> int:
-        """Return a frame's index as Python's int, or raise PromptError, with the argument's name, if there is none."""
+        """Check the index of a frame.
+
+        Args:
+            frame_idx: the index.
+            name: name of the argument, for messages.
+
+        Returns:
+            The index as Python's int.
+
+        Raises:
+            SessionError: the session is closed.
+            PromptError: there is no such frame.
+        """
         self.check_open()
         frame_idx = whole_number(name, frame_idx, least=0)
         try:
@@ -247,6 +267,9 @@ class InferenceState:
             obj_ids: the ids, or None.
             adding: an object that the session need not have yet.
 
+        Returns:
+            The ids, or None.
+
         Raises:
             PromptError: the session has no object of one of the ids.
         """
@@ -264,7 +287,15 @@ class InferenceState:
         return {i: track for i, track in self.tracks.items() if obj_ids is None or i in obj_ids}
 
     def object_status(self, obj_id: int, frame_idx: int) -> ObjectStatus:
-        """Return what the session holds of an object on a frame; nothing where there is no such object."""
+        """Return what the session holds of an object on a frame.
+
+        Args:
+            obj_id: the object; there need not be one of that id.
+            frame_idx: the frame.
+
+        Returns:
+            The status; all False without such an object.
+        """
         track = self.tracks.get(whole_number("obj_id", obj_id))
         if track is None:
             return ObjectStatus()
@@ -290,11 +321,24 @@ class InferenceState:
             self.track(obj_id).mark_visited([self.check_frame(f) for f in frames])
 
     def frame_time(self, frame_idx: int, *, reverse: bool) -> FrameTime:
-        """Return a frame together with the direction of tracking."""
+        """Return a frame together with the direction of tracking.
+
+        Args:
+            frame_idx: the frame.
+            reverse: tracking runs towards frame 0.
+
+        Returns:
+            The value that selectors are called with.
+        """
         return FrameTime(frame_idx=frame_idx, last_frame=self.num_frames - 1 if reverse else None, reverse=reverse)
 
     def keep_features(self, frame_idx: int, features: FrameFeatures) -> None:
-        """Cache a frame's features, the latest few."""
+        """Cache the features of a frame; the latest 4 frames are kept.
+
+        Args:
+            frame_idx: the frame.
+            features: its features.
+        """
         self.features[frame_idx] = features
         while len(self.features) > FEATURE_CAPACITY:
             self.features.popitem(last=False)
@@ -317,7 +361,7 @@ class InferenceState:
                 track.forget(f)
 
     def memory_use(self) -> MemoryUse:
-        """Return how much memory the session takes now."""
+        """Return how much memory the session takes at present."""
         tracks = self.tracks.values()
         return MemoryUse(
             memories=_num_bytes(x for track in tracks for x in track.bank.tensors()),
@@ -335,7 +379,7 @@ class InferenceState:
         self.tracks.clear()
 
     def close(self) -> None:
-        """Let go of the video and of everything known about it; a second call does nothing."""
+        """Release the video and everything known about it; a second call does nothing."""
         self._closed = True
         self.tracks.clear()
         self._archive = RecordArchive()

@@ -68,11 +68,11 @@ class Rollout:
 
 
 class ClipRollout(nn.Module):
-    """Plays clips.
+    """Play clips through the model.
 
     Args:
-        model: the network; its mode (train or eval) is the caller's business.
-        user: what the simulated user does.
+        model: the network; the caller sets its mode (train or eval).
+        user: settings of the simulated user.
         auxiliary: compute the memory attention's deep-supervision masks.
         checkpoint_activations: recompute each frame in the backward pass instead of keeping its activations.
     """
@@ -87,7 +87,15 @@ class ClipRollout(nn.Module):
         self.checkpoint_activations = checkpoint_activations
 
     def forward(self, batch: ClipBatch, plan: PromptPlan | None = None) -> Rollout:
-        """Play a batch, after the given plan or one drawn from the batch's `step_seed`."""
+        """Play a batch.
+
+        Args:
+            batch: the clips.
+            plan: which frames are prompted, and how; None to draw a plan from the batch's `step_seed`.
+
+        Returns:
+            The outcome of every frame.
+        """
         if plan is None:
             plan = plan_prompts(batch.num_frames, self.user, np.random.default_rng(batch.step_seed))
         return _Play(self, batch, plan).run()

@@ -28,6 +28,9 @@ class ImageEncoder(nn.Module):
             image: the current frames [B, 3, H, W], normalised.
             clip: frames in video order, the current one last [B, 3, T, H, W], normalised.
 
+        Returns:
+            Features on the grid of H / 16 x W / 16 cells.
+
         Raises:
             ValueError: a side is not a multiple of 16, or the clip's frames are not of the image's size.
         """

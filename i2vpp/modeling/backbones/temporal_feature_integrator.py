@@ -52,14 +52,21 @@ class TemporalNet(nn.Module):
         )
 
     def forward(self, x: Tensor, *, last_only: bool = False) -> Tensor:
-        """Map a clip [B, C, T, h, w] to the same shape; with `last_only`, just to its last slices [B, C, *, h, w].
+        """Apply the steps to a clip.
 
-        Then only the very last slice is what it would be otherwise, and little more than it depends on is computed.
+        Args:
+            x: [B, C, T, h, w].
+            last_only: compute only what the last slice depends on. The result then holds the last slices [B, C, *, h,
+            w], of
+                which only the very last one is valid.
+
+        Returns:
+            [B, C, T, h, w], or the last slices.
         """
         steps = len(self.lns)
         for step, (norm, layers) in enumerate(zip(self.lns, self.temporal_net, strict=True)):
             if last_only:
-                # A step looks one slice back. What the cut falsifies in its first slice, the next cut removes.
+                # Each step needs one earlier slice; the first slice is invalid and dropped by the next step.
                 x = x[:, :, -(steps - step + 1) :]
             spatial, temporal = cast("Iterator[nn.Conv3d]", layers.children())
             hidden = norm(x.movedim(1, -1)).movedim(-1, 1)
@@ -76,7 +83,15 @@ class Fuse(nn.Module):
         self.fuse = nn.Sequential(nn.Conv2d(c_in, c_out, 1), LayerNorm2d(c_out), GELU2d())
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Map [B, c, h, w] and [B, c', h, w] to [B, c_out, h, w]."""
+        """Fuse two maps.
+
+        Args:
+            a: [B, c, h, w].
+            b: [B, c', h, w].
+
+        Returns:
+            [B, c_out, h, w].
+        """
         return self.fuse(torch.cat([a, b], dim=1))
 
 
@@ -122,11 +137,14 @@ class TemporalFeatureIntegrator(nn.Module):
         self.apply(_initialise)
 
     def forward(self, maps: Sequence[Tensor], clip: Tensor) -> Tensor:
-        """Return [B, width, h, w].
+        """Merge the motion of a clip into the maps of its last frame.
 
         Args:
             maps: the trunk's maps [B, in_channels[k], h, w].
             clip: frames in video order, the current one last [B, 3, T, patch * h, patch * w].
+
+        Returns:
+            [B, width, h, w].
         """
         motion = self.temporal_stem(clip).contiguous(memory_format=torch.channels_last_3d)  # [B, C, T, h, w]
         residual: Tensor | int = 0

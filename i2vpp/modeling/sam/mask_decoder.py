@@ -93,9 +93,16 @@ class MaskDecoder(nn.Module):
 
 
 def replace_unstable(logits: Tensor, ious: Tensor) -> tuple[Tensor, Tensor]:
-    """Of masks [B, 4, H, W] and IoUs [B, 4] take the first, or the best of the others where the first is unstable.
+    """Take the first mask, or the best of the others where the first is unstable.
 
-    Stability is the area above +0.05 over the area above -0.05 (1 if there is none).
+    Stability is the area above +0.05 divided by the area above -0.05 (1 if there is none).
+
+    Args:
+        logits: [B, 4, H, W].
+        ious: predicted IoUs [B, 4].
+
+    Returns:
+        Logits [B, 1, H, W] and IoUs [B, 1].
     """
     first = logits[:, 0].flatten(1)
     inner = (first > STABILITY_DELTA).sum(1)

@@ -39,7 +39,16 @@ class PromptEncoder(nn.Module):
         self.no_mask_embed = nn.Embedding(1, width)
 
     def sparse(self, prompt: Prompt, *, batch: int, image_size: int) -> Tensor:
-        """Embed clicks and box corners, plus one padding point: [B, max(P, 1) + 1, D]."""
+        """Embed clicks and box corners, plus one padding point.
+
+        Args:
+            prompt: the prompt.
+            batch: number of objects (B).
+            image_size: side of the network's input in pixels.
+
+        Returns:
+            [B, max(P, 1) + 1, D].
+        """
         coords, labels = prompt.coords, prompt.labels
         if coords is None or labels is None:  # no click counts as one padding point
             device = self.not_a_point_embed.weight.device
@@ -54,7 +63,15 @@ class PromptEncoder(nn.Module):
         return embedding
 
     def dense(self, prompt: Prompt, *, grid: torch.Size) -> Tensor:
-        """Embed the mask prompt as [B, D, h, w], or the lack of one as [1, D, h, w]."""
+        """Embed the mask prompt, or its absence.
+
+        Args:
+            prompt: the prompt.
+            grid: (h, w).
+
+        Returns:
+            [B, D, h, w], or [1, D, h, w] without a mask.
+        """
         if prompt.mask is None:
             return self.no_mask_embed.weight[..., None, None].expand(-1, -1, *grid)
         return self.mask_downscaling(prompt.mask)

@@ -25,7 +25,17 @@ class TwoWayBlock(nn.Module):
     def forward(
         self, tokens: Tensor, image: Tensor, token_position: Tensor, image_position: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Update tokens [B, T, D] and image cells [B, h * w, D]; the positions are the prompt tokens and the grid."""
+        """Let tokens and image cells attend to each other.
+
+        Args:
+            tokens: [B, T, D].
+            image: image cells [B, h * w, D].
+            token_position: the prompt tokens [B, T, D].
+            image_position: positions of the grid [1, h * w, D].
+
+        Returns:
+            Tokens [B, T, D] and image cells [B, h * w, D].
+        """
         if self.first:  # the tokens are their own positions, and there is nothing to add them to yet
             tokens = self.self_attn(tokens, tokens, tokens)
         else:
@@ -49,7 +59,12 @@ class TwoWayTransformer(nn.Module):
         self.norm_final_attn = nn.LayerNorm(width)
 
     def forward(self, image: Tensor, image_position: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
-        """Let prompts [B, T, D] and an image [B, D, h, w] with position [1, D, h, w] attend to each other.
+        """Let prompts and an image attend to each other.
+
+        Args:
+            image: [B, D, h, w].
+            image_position: [1, D, h, w].
+            prompts: [B, T, D].
 
         Returns:
             Tokens [B, T, D] and image cells [B, h * w, D].
