@@ -171,20 +171,43 @@ def load_checkpoint(model: nn.Module, path: CheckpointSource, *, image_size: int
         CheckpointError: the file is missing, unreadable, damaged or does not fit. The model is then unchanged.
     """
     checkpoint = open_checkpoint(path)
-    own = model.state_dict()
-    expected = _shapes(own)
-    state = checkpoint.state()
+    return _load(model, checkpoint, checkpoint.state(), _shapes(model.state_dict()), image_size=image_size)
+
+
+def _load(
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    state: dict[str, Tensor],
+    expected: Mapping[str, Shape],
+    *,
+    wanted: str = "i2vpp",
+    image_size: int | None = None,
+) -> CheckpointInfo:
+    """Load entries into the model after all checks; other entries of the model stay as they are.
+
+    Args:
+        model: the network.
+        checkpoint: the file.
+        state: its entries, under the names of the network.
+        expected: names and shapes that the entries must have.
+        wanted: kind of the file.
+        image_size: size that the model runs at, or None.
+    """
     info = _describe(checkpoint, state, expected)
     if not info.fits:
-        raise CheckpointError(*_misfit(info, state, expected, info.kind))
-    check_values(state, own, info.path)
+        raise CheckpointError(*_misfit(info, state, expected, _kind(checkpoint.state()), wanted=wanted))
+    check_values(state, model.state_dict(), info.path)
     if image_size is not None and info.image_size not in (None, image_size):
         warn_user(
             f"{info.path} was trained at image_size {info.image_size}, but the model runs at {image_size}; pass no "
             f'config, or the override "model.image_size={info.image_size}"'
         )
-    _warn_unchecked(info)
-    model.load_state_dict(state, strict=True)
+    if info.checked == "none":
+        warn_user(
+            f"{info.path} has no checksum, so that damaged weights in it would not be noticed; files of "
+            "`save_checkpoint` have one"
+        )
+    model.load_state_dict(state, strict=False)  # `info.fits` has compared the names
     return info
 
 
@@ -295,12 +318,7 @@ def import_image_model(model: nn.Module, path: CheckpointSource) -> list[str]:
         if name.startswith(tuple(_IMAGE_MODEL_PARTS.values()))
         and (name in mapped or not name.startswith(_IMAGE_MODEL_LACKS))
     }
-    info = _describe(checkpoint, mapped, expected)
-    if not info.fits:
-        raise CheckpointError(*_misfit(info, mapped, expected, _kind(state), wanted="tinysam/mobilesam"))
-    check_values(mapped, own, info.path)
-    _warn_unchecked(info)
-    model.load_state_dict(mapped, strict=False)
+    _load(model, checkpoint, mapped, expected, wanted="tinysam/mobilesam")
     return [name for name in own if name not in mapped]
 
 
@@ -321,22 +339,8 @@ def load_parts(model: nn.Module, path: CheckpointSource) -> list[str]:
     checkpoint = open_checkpoint(path)
     state = checkpoint.state()
     own = model.state_dict()
-    expected = {name: shape for name, shape in _shapes(own).items() if name in state}
-    info = _describe(checkpoint, state, expected)
-    if not info.fits:
-        raise CheckpointError(*_misfit(info, state, expected, _kind(state)))
-    check_values(state, own, info.path)
-    _warn_unchecked(info)
-    model.load_state_dict(state, strict=False)
+    _load(model, checkpoint, state, {name: shape for name, shape in _shapes(own).items() if name in state})
     return [name for name in own if name not in state]
-
-
-def _warn_unchecked(info: CheckpointInfo) -> None:
-    if info.checked == "none":
-        warn_user(
-            f"{info.path} has no checksum, so that damaged weights in it would not be noticed; files of "
-            "`save_checkpoint` have one"
-        )
 
 
 def _own_name(name: str) -> str:

@@ -17,18 +17,8 @@ from i2vpp.tracking import Tracker
 
 FRAMES, ENCODER, SELECTION, RESULT, OTHER = "frames", "image encoder", "selection", "result", "other"
 
-PARTS = (
-    FRAMES,
-    ENCODER,
-    SELECTION,
-    "memory tokens",
-    "memory attention",
-    "memory prompts",
-    "mask decoder",
-    "memory encoder",
-    RESULT,
-    OTHER,
-)
+NETWORK = ("memory tokens", "memory attention", "memory prompts", "mask decoder", "memory encoder")
+PARTS = (FRAMES, ENCODER, SELECTION, *NETWORK, RESULT, OTHER)
 """The parts in the order of a tracked frame. "frames" decodes and resizes; "selection" compares frames, chooses
 memories and encodes evicted ones again; "result" resizes masks to the video's size; "other" is everything else."""
 

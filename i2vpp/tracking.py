@@ -214,10 +214,7 @@ class Tracker:
         """Mask logits [1, 1, 4h, 4w] of a record, holes filled."""
         if record.logits is not None:
             return record.logits
-        return self._fill_holes(record.decoded.to(self.model.device, torch.float32))
-
-    def _fill_holes(self, logits: Tensor) -> Tensor:
-        return fill_holes(logits, self.model.config.fill_hole_area)
+        return fill_holes(record.decoded.to(self.model.device, torch.float32), self.model.config.fill_hole_area)
 
     def _condition(
         self, state: InferenceState, track: ObjectTrack, features: FrameFeatures, frame_idx: int, *, reverse: bool

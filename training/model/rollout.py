@@ -171,7 +171,8 @@ class _Play:
             prediction = self._decode(
                 conditioned, Prompt() if clicks is None else Prompt(coords=clicks[0], labels=clicks[1])
             )
-            outcome = FrameOutcome(logits=self._filled(prediction), steps=[_step(prediction, conditioned)])
+            step = StepOutput(prediction=prediction, auxiliary=conditioned.auxiliary)
+            outcome = FrameOutcome(logits=self._filled(prediction), steps=[step])
             if clicks is not None:
                 outcome.prompts.append((self.plan.kind, *clicks))
             if t in self.plan.corrected:
@@ -232,10 +233,6 @@ class _Play:
 
     def _filled(self, prediction: MaskPrediction) -> Tensor:
         return fill_holes(prediction.logits, self.model.config.fill_hole_area)
-
-
-def _step(prediction: MaskPrediction, conditioned: Conditioned) -> StepOutput:
-    return StepOutput(prediction=prediction, auxiliary=conditioned.auxiliary)
 
 
 def _no_similarity(frames: Sequence[int]) -> np.ndarray:
