@@ -66,17 +66,17 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointInfo:
-    """What a checkpoint file holds.
+    """Description of a checkpoint file.
 
     Args:
-        path: the file.
-        size: of the file, in bytes.
+        path: path of the file.
+        size: size of the file in bytes.
         kind: `i2vpp`, `tinysam/mobilesam`, `sam2` or `unknown`, judged by the names of the entries.
-        num_entries: entries of the state dict.
-        num_parameters: floating-point values in them, running statistics included.
-        dtypes: how many entries have each dtype.
-        parts: floating-point values of each top-level part of the network.
-        image_size: the input size the weights were trained at, where the file says so.
+        num_entries: number of entries of the state dict.
+        num_parameters: number of floating-point values in them, running statistics included.
+        dtypes: number of entries of each dtype.
+        parts: number of floating-point values of each top-level part of the network.
+        image_size: input size that the weights were trained at, where the file records it.
         card: notes on licence, data, results and limits by heading, where the file has any.
         checked: the checksums that were compared: `CRC-32` of every record, `SHA-256` of weights and card, or `none`.
         missing: names that the network has and the file lacks.
@@ -106,10 +106,10 @@ class CheckpointInfo:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Checkpoint:
-    """A checkpoint file that was read and found undamaged, before its entries are compared with a network.
+    """A checkpoint file that was read and found undamaged; its entries are not compared with a network yet.
 
     Args:
-        path: of the file.
+        path: path of the file.
         content: its top-level entries, tensors on the CPU (mapped from the file where its form allows).
         checked: see `CheckpointInfo`.
     """

@@ -1,4 +1,4 @@
-"""The store of one object's memories; which of them are read is a selector's business."""
+"""The store of one object's memories; a selector decides which of them are read."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from i2vpp.structures import FrameMemory, MemoryFrame, MemoryPointer, SelectedMe
 
 
 class MemoryBank:
-    """Memories of one object by frame: prompted frames stay, tracked frames may be evicted.
+    """Memories of one object by frame: conditioning frames stay, non-conditioning frames may be evicted.
 
-    An evicted frame still counts as tracked: it can be selected, and is then rebuilt by a function of the caller's.
-    A memory shares storage with what it was made from, such as the pointer of a record; so none is ever written to.
+    An evicted frame can still be selected; its memory is then rebuilt by a function that the caller passes. A memory
+    shares storage with the output that it was made from, such as the pointer of a record; so its tensors are
+    never written to.
 
     Args:
-        device: where memories are kept; default: where they are made.
+        device: device on which memories are kept; default: the device on which they are made.
     """
 
     def __init__(self, device: torch.device | None = None) -> None:
@@ -28,7 +29,7 @@ class MemoryBank:
         self._evicted: set[int] = set()
 
     def __contains__(self, frame_idx: object) -> bool:
-        """Whether the frame is tracked (a prompted frame is not)."""
+        """Whether it is a non-conditioning frame with a memory, held or evicted."""
         return frame_idx in self._non_conditioning or frame_idx in self._evicted
 
     def __len__(self) -> int:
@@ -47,7 +48,7 @@ class MemoryBank:
         store[frame_idx] = memory if self.device is None else memory.to(self.device)
 
     def tensors(self) -> list[Tensor]:
-        """All that is held."""
+        """Return all tensors that are held."""
         memories = [*self.conditioning.values(), *self._non_conditioning.values()]
         return [x for memory in memories for x in (memory.values, memory.foreground, memory.pointer)]
 

@@ -41,7 +41,7 @@ class FrameTime:
 
     @property
     def elapsed(self) -> int:
-        """Frames of the video that lie before this one."""
+        """Number of frames of the video that were passed before this one."""
         return self.last_frame - self.frame_idx if self.reverse and self.last_frame is not None else self.frame_idx
 
     def age(self, frame_idx: int) -> int:
@@ -49,7 +49,7 @@ class FrameTime:
         return frame_idx - self.frame_idx if self.reverse else self.frame_idx - frame_idx
 
     def frame_at(self, age: int) -> int:
-        """Return the index of the frame of an age."""
+        """Return the index of the frame that has an age."""
         return self.frame_idx + age if self.reverse else self.frame_idx - age
 
     def span(self, oldest: int, newest: int) -> range:
@@ -93,10 +93,10 @@ class Selection:
 
 
 class MemorySelector(Protocol):
-    """A policy.
+    """A policy that selects memories.
 
-    `window` is the largest age at which non-conditioning frames may be read (older ones may be dropped);
-    `uses_similarity` says whether the session has to compare frame embeddings at all.
+    `window` is the largest age at which non-conditioning frames may be read (older memories may be dropped).
+    `uses_similarity` tells whether the session has to compare frame embeddings.
     """
 
     window: int
@@ -176,7 +176,7 @@ class SimilaritySampling:
 
 @lru_cache(maxsize=8)
 def _noise(seed: int, frame: int, pool: int, size: int) -> np.ndarray:
-    """Noise [size] for the Gumbel trick; most objects of a frame ask for the same."""
+    """Return Gumbel noise [size]; most objects of a frame need the same noise, hence the cache."""
     return np.random.default_rng((seed, frame, pool)).gumbel(size=size)
 
 

@@ -13,13 +13,13 @@ from torch import Tensor
 from i2vpp.memory.cpu_copy import CpuCopy
 
 CPU_PARTS = 16
-"""Into how many parts a CPU cuts keys: it multiplies parts in parallel, but no two keys."""
+"""Number of parts of a key on a CPU, which multiplies the parts of a key in parallel but one key after the other."""
 
 GPU_PART = 2048
 """Elements of a key that a GPU multiplies and adds up in float16; the sums of all parts are added up in float32."""
 
 LARGEST_SUM = 2.0**15
-"""What the product of a key with itself is scaled to: no partial sum of a product exceeds it, nor float16's range."""
+"""Scale of the product of a key with itself, so that no partial sum of a product exceeds the range of float16."""
 
 UNKNOWN = np.inf
 
@@ -66,10 +66,10 @@ class SimilarityTable:
 
     @property
     def num_bytes(self) -> int:
-        """Memory of keys and numbers."""
+        """Memory of keys and similarities."""
         return (0 if self._keys is None else self._keys.nbytes) + sum(row.nbytes for row in self._known.values())
 
-    @torch.inference_mode()  # keys made under a caller's inference mode could not be replaced outside of it
+    @torch.inference_mode()  # of its own: keys made in a caller's inference mode could not be replaced outside
     def add(self, frame_idx: int, embedding: Tensor) -> None:
         """Hold the key of a frame and start to compare it with all keys held.
 
@@ -145,7 +145,7 @@ class SimilarityTable:
         return values
 
     def _settle(self, frame_idx: int, products: Tensor) -> None:
-        """Take note of the similarities of a frame, which have arrived."""
+        """Store the similarities of a frame, whose products have arrived."""
         comparison = self._pending.pop(frame_idx)
         values = products.numpy()[comparison.rows]
         older = comparison.others < frame_idx
@@ -157,7 +157,7 @@ class SimilarityTable:
         return self._known.setdefault(frame_idx, np.full(self.window, UNKNOWN, dtype=np.float32))
 
     def _hold(self, frame_idx: int, key: Tensor) -> None:
-        """Store a key, in place of the most distant one when there is no room."""
+        """Store a key; it replaces the most distant one if the table is full."""
         if len(self._rows) > self.window:
             row = self._rows.pop(max(self._rows, key=lambda f: abs(f - frame_idx)))
         else:

@@ -15,25 +15,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 MANY_QUERIES = {torch.float32: 1024, torch.bfloat16: 256}
-"""From so many queries on, `attend_in_tiles` is faster than PyTorch's fused attention on a CPU. Not for float16: it
-ends at 2^16, and the powers of logits do not."""
+"""Number of queries from which `attend_in_tiles` is faster than PyTorch's fused attention on a CPU. float16 is
+missing: powers of logits exceed its range, which ends at 2^16."""
 
 TILE_QUERIES = 2048
 TILE_BYTES = 2**22
-"""Queries at a time in `attend_in_tiles`, and size of their logits, which should stay in the processor's cache."""
+"""Number of queries of a tile in `attend_in_tiles`, and bytes of a tile's logits, which should fit into the
+processor's cache."""
 
 MAX_LOGIT = 100.0
-"""So large that 2^MAX_LOGIT, times the number of keys, is a float32 and a bfloat16 number, and 2^-MAX_LOGIT too."""
+"""2^MAX_LOGIT times the number of keys, and 2^-MAX_LOGIT, are within the range of float32 and bfloat16."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Made:
-    """What was made from weights.
+    """Tensors with the weights that they were computed from.
 
     Args:
-        version: of the weights, and the dtype that the results were rounded to.
-        weights: as they were, in their storage. It stays as long as this does: other weights cannot come to lie where
-            these lay and be taken for them.
+        version: data type that the results were rounded to, and address and version counter of each weight.
+        weights: the weights. Holding their storage keeps other weights from being placed at the same addresses.
         results: the tensors.
     """
 
@@ -52,19 +52,19 @@ class FromWeights:
         self._made: _Made | None = None
 
     def __reduce__(self) -> tuple[type[FromWeights], tuple[()]]:
-        return FromWeights, ()  # copies and pickles have other weights, in other places
+        return FromWeights, ()  # copies and pickles have other weights, at other addresses
 
     def __call__(self, compute: Callable[[], tuple[Tensor, ...]], *weights: Tensor) -> tuple[Tensor, ...]:
         """Return the result of `compute`, rounded as autocast would round it where that is on."""
-        if not self.can_be_kept() or any(w.is_inference() for w in weights):  # such weights count no changes
+        if not self.can_be_kept() or any(w.is_inference() for w in weights):  # those have no version counter
             return compute()
         device = weights[0].device.type
         rounds = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
         autocast = torch.get_autocast_dtype(device) if rounds else None
         version = (autocast, [(w.data_ptr(), w._version) for w in weights])
-        made = self._made  # read once: another thread may put its own there, of another dtype, at any moment
+        made = self._made  # read once: another thread may replace it at any time
         if made is None or made.version != version:
-            with torch.inference_mode(False), torch.no_grad():  # of use in any mode
+            with torch.inference_mode(False), torch.no_grad():  # so that the results can be used in any mode
                 results = tuple(x if autocast is None else x.to(autocast) for x in compute())
                 made = _Made(version=version, weights=tuple(w.detach() for w in weights), results=results)
             self._made = made
@@ -207,7 +207,7 @@ def attend_in_tiles(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None)
     # Powers of 2: PyTorch's exp takes nearly three times as long in float32 on a CPU that is not Intel's.
     q = q * (math.log2(math.e) * q.shape[-1] ** -0.5)
     # Centred keys shift all logits of a query alike, which changes no weight and leaves less to be rounded.
-    k = k - k.new_full((1, len(k)), 1 / len(k)) @ k  # a tenth of the time of `mean`, which goes down columns slowly
+    k = k - k.new_full((1, len(k)), 1 / len(k)) @ k  # takes a tenth of the time of `mean` over rows
     if _largest_norm(q) * _largest_norm(k) > MAX_LOGIT:
         return None
     v, bias = v.to(q.dtype), None if bias is None else (bias * math.log2(math.e)).to(q.dtype)

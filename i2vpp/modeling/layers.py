@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Where a batch is 1, any stride of it would do, and PyTorch may give one by which its convolutions do not recognise
-# channels-last memory: they then copy the map twice and take twice as long. Maps made as `to_map` makes them are
-# recognised.
+# PyTorch may give a batch of 1 a stride by which its convolutions do not recognise channels-last memory. They then copy
+# the map twice and take twice as long. They recognise maps that are made as `to_map` makes them.
 
 
 def to_map(tokens: Tensor, grid: Sequence[int]) -> Tensor:

@@ -54,8 +54,9 @@ class MemoryPromptGenerator(nn.Module):
     def _gather(self, x: Tensor, memory: MemoryTokens, grid: torch.Size) -> Tensor:
         """Cross-attend from queries [1, Q, D] to memory, masked to the object: [B, Q, D].
 
-        Q is small and all objects share the queries. So it is the queries that are brought to every cell's angle and to
-        the memory's width, and the values are projected after they were averaged: nothing is computed D wide per token.
+        Q is small and all objects share the queries. So the queries are rotated back by the angle of every cell and
+        projected to the memory's width M, instead of rotating and projecting every key, and the values are projected
+        after averaging. No tensor of width D is computed per token.
         """
         attention, device = self.cross_attn, x.device
         q = rotate(attention.q_proj(x), rotary_table(x.shape[-1], 1, x.shape[1], device))[0]  # [Q, D]
@@ -73,9 +74,8 @@ class MemoryPromptGenerator(nn.Module):
             logits = torch.cat([torch.stack(by_group, dim=1), pointers.transpose(1, 2)], dim=2)  # [B, Q, N]
             if memory.log_weights is not None:
                 logits = logits + memory.log_weights[:, None]
-            seen = memory.foreground.any(
-                dim=1, keepdim=True
-            )  # [B, 1]; an object never seen, without pointers, has nothing
+            # An object without any foreground cell, and without pointers, attends to nothing: its mean is 0.
+            seen = memory.foreground.any(dim=1, keepdim=True)  # [B, 1]
             logits = logits.masked_fill((seen & ~memory.foreground)[:, None], float("-inf"))
             means = (logits.softmax(-1) @ memory.values.float()).masked_fill(~seen[:, None], 0.0)
         return attention.out_proj(attention.v_proj(means))

@@ -1,4 +1,4 @@
-"""The network's view of a video: clips of three frames, resized, normalised, and decoded ahead in the background."""
+"""The network input of a video: clips of three frames, resized, normalised, and decoded ahead in the background."""
 
 from __future__ import annotations
 
@@ -21,25 +21,28 @@ STD = (0.229, 0.224, 0.225)
 
 AHEAD_ON_CPU = 2
 AHEAD_ON_ACCELERATOR = 4
-"""Frames are resized in about 10 ms each, by as many threads; an accelerator may want one every 4 ms."""
+"""Frames that are decoded ahead. Resizing one takes about 10 ms; an accelerator may need one every 4 ms."""
 
 
 class FrameStore:
     """Clips for the image encoder from a video, through a cache of resized frames.
 
-    Each frame is decoded, resized, copied to the device and normalised once while tracking runs on. Memory: `capacity`
+    Each frame is decoded, resized, copied to the device and normalised once while tracking goes on. Memory: `capacity`
     frames of 3 x S x S bytes on the CPU, page-locked for a CUDA device, and on the device the latest clip, 36 x S x S
-    bytes. The source is not closed with the store.
+    bytes. Closing the store does not close the source.
 
     Args:
         source: the video.
         image_size: side S of the network's square input; the aspect ratio is not kept.
-        device: where clips are made.
-        capacity: how many resized frames are kept.
-        prefetch: how many frames of those that `hint` announced are decoded ahead in the background; 0 for no threads;
+        device: device on which clips are made.
+        capacity: number of resized frames that are kept.
+        prefetch: number of announced frames (see `hint`) that are decoded ahead in the background; 0 for no threads;
             default: 2 if the network runs on the CPU, else 4.
-        threads: how many at a time; default: 1 if the network runs on the CPU and needs the cores itself, else as many
-            as are decoded ahead and one less than there are cores.
+        threads: number of background threads; default: 1 if the network runs on the CPU and needs the cores itself,
+            else as many as frames are decoded ahead, but at most one less than there are cores.
+
+    Raises:
+        ValueError: a number is too small.
     """
 
     def __init__(
@@ -75,8 +78,8 @@ class FrameStore:
         self._frames: OrderedDict[int, Future[Tensor]] = OrderedDict()  # uint8 [3, S, S], the latest used last
         self._normalised: dict[int, Tensor] = {}  # [3, S, S], parts of the latest clip
         self._announced = range(0)
-        self._needed: set[int] = set()  # frames of the present clip and those ahead; they are not evicted
-        self._ahead: list[int] = []  # what the background threads have not begun to decode yet, in this order
+        self._needed: set[int] = set()  # frames of the current clip and those ahead; they are not evicted
+        self._ahead: list[int] = []  # frames for the background threads to decode, in this order
         self._workers = 0
         self._closed = False
 
@@ -109,24 +112,24 @@ class FrameStore:
         return clip
 
     def hint(self, upcoming: range) -> None:
-        """Announce the clips that will be asked for, in order; nothing else is read in the background."""
+        """Announce the clips that will be asked for, in order; only these are decoded in the background."""
         self._announced = upcoming
         self._look_ahead(None)
 
     @property
     def device(self) -> torch.device:
-        """Where clips are made."""
+        """Device on which clips are made."""
         return self._device
 
     @property
     def num_bytes(self) -> int:
-        """Memory of the frames held, but those being loaded."""
+        """Memory of the frames held, without those that are being loaded."""
         with self._lock:
             loaded = [future.result() for future in self._frames.values() if future.done() and not future.exception()]
         return sum(frame.nbytes for frame in (*loaded, *self._normalised.values()))
 
     def close(self) -> None:
-        """Let go of all frames, and of the background threads as soon as their present frame is done."""
+        """Release all frames; the background threads end with the frame that they are decoding."""
         with self._lock:
             self._closed = True
             self._ahead.clear()
@@ -140,7 +143,7 @@ class FrameStore:
         return future.result()
 
     def _claim(self, i: int) -> tuple[Future[Tensor], bool]:
-        """Return where frame i is or will be, and whether the caller is the one who has to load it."""
+        """Return the future of frame i, and whether the caller has to load the frame."""
         with self._lock:
             self._check_open()
             is_mine = i not in self._frames
@@ -160,7 +163,7 @@ class FrameStore:
             image = Image.fromarray(self._source[i]).resize(size, Image.Resampling.BICUBIC)
             frame = torch.empty(3, *size, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
             for plane, band in zip(frame.numpy(), image.split(), strict=True):
-                plane[:] = np.asarray(band)  # not by PyTorch, which would start threads of its own for this one
+                plane[:] = np.asarray(band)  # by NumPy: PyTorch would start further threads in this thread
             future.set_result(frame)
         except BaseException as error:  # noqa: BLE001 - not swallowed: raised by whoever waits for the frame or asks again
             with self._lock:
@@ -175,7 +178,7 @@ class FrameStore:
     # ---- decoding ahead
 
     def _look_ahead(self, t: int | None) -> None:
-        """Have the threads decode what the announced clips after t need, or the first ones if t is not among them."""
+        """Start to decode what the announced clips after t need; after no t or an unannounced one, the first clips."""
         with self._lock:
             self._check_open()
             clips = self._announced
@@ -192,7 +195,7 @@ class FrameStore:
                 self._workers += 1
 
     def _work(self) -> None:
-        """Load what is wanted ahead, then end: an idle store has no thread."""
+        """Load the frames that are needed ahead, then end: an idle store has no thread."""
         while True:
             with self._lock:
                 if not self._ahead:

@@ -14,7 +14,7 @@ from i2vpp.structures import MaskPrediction
 RECORDS_PER_COPY = 64
 COPIES_UNDER_WAY = 8
 DRAWN_LOGIT = 10.0
-"""Mask logit of a pixel that the user drew; that of the others is its negative, as for all masks of users."""
+"""Mask logit of pixels that the user drew; all other pixels have its negative."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +114,7 @@ class RecordArchive:
         self._leaving: list[_Leaving] = []
 
     def add(self, places: Sequence[tuple[dict[int, FrameRecord], int]]) -> None:
-        """Make records compact, each given by the records of its object and its frame."""
+        """Make records compact; each is given by the records of its object and its frame."""
         places = [(records, f) for records, f in places if records[f].logits is not None]
         for start in range(0, len(places), RECORDS_PER_COPY):
             self._leaving.append(_shrink(places[start : start + RECORDS_PER_COPY]))
@@ -130,7 +130,7 @@ class RecordArchive:
                     return
                 masks, numbers = self._leaving[0].masks.wait(), self._leaving[0].numbers.wait()
             leaving = self._leaving.pop(0)
-            # Cloned: what is page-locked is used for the next copies, and a removed object leaves no gap.
+            # Cloned: the page-locked memory is used for the next copies, and a removed object then frees its memory.
             arrived = _compact(
                 leaving.records, [x.clone() for x in masks.split(1)], [x.clone() for x in numbers.split(1)]
             )

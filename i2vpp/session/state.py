@@ -65,7 +65,7 @@ class ObjectTrack:
     visited: set[int] = field(default_factory=set)
 
     def mark_visited(self, frames: Iterable[int]) -> None:
-        """Treat frames as passed by a propagation; as in a propagation, nothing happens while there is no prompt."""
+        """Treat frames as passed by a propagation, which passes an object only if it has a prompt."""
         if self.bank.conditioning:
             self.visited.update(frames)
 
@@ -191,7 +191,7 @@ class InferenceState:
 
     @property
     def num_frames(self) -> int:
-        """Length of the video; may have to read it through when first asked."""
+        """Length of the video; the first call may have to read the whole file."""
         return len(self.source)
 
     @property
@@ -206,11 +206,11 @@ class InferenceState:
 
     @property
     def fps(self) -> float | None:
-        """Frames per second, where the source knows."""
+        """Frames per second, if the source knows."""
         return self.source.fps
 
     def frame(self, frame_idx: int) -> np.ndarray:
-        """Return a frame as uint8 RGB [H, W, 3]; it is the caller's, who may draw on it."""
+        """Return a copy of a frame as uint8 RGB [H, W, 3]."""
         return self.source[self.check_frame(frame_idx)].copy()
 
     def check_open(self) -> None:
@@ -242,7 +242,7 @@ class InferenceState:
 
     @property
     def bad_frames(self) -> list[int]:
-        """Frames met so far that cannot be decoded, with `on_bad_frame` other than "raise"."""
+        """Frames found so far that cannot be decoded, with `on_bad_frame` other than "raise"."""
         return self.source.bad_frames
 
     def check_not_skipped(self, frame_idx: int) -> None:

@@ -36,7 +36,7 @@ class TwoWayBlock(nn.Module):
         Returns:
             Tokens [B, T, D] and image cells [B, h * w, D].
         """
-        if self.first:  # the tokens are their own positions, and there is nothing to add them to yet
+        if self.first:  # the tokens equal their positions, which are therefore not added
             tokens = self.self_attn(tokens, tokens, tokens)
         else:
             q = tokens + token_position
