@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from i2vpp import checkpoint_files, cli
+from i2vpp import checkpoint, checkpoint_files, cli
 from i2vpp.build_i2vpp import _warn_untrained, build_i2vpp, build_i2vpp_video_predictor
 from i2vpp.checkpoint import inspect_checkpoint, published_entries, read_checkpoint, save_checkpoint
 from i2vpp.checkpoint_files import find_checkpoint, named_checkpoint
@@ -219,6 +219,15 @@ def test_no_config_means_the_size_of_the_checkpoint(recorded: int | None, runs_a
 @pytest.mark.usefixtures("no_warnings")
 def test_without_config_and_checkpoint_it_is_the_published_one() -> None:
     assert build_i2vpp(device="cpu").config == ModelConfig()
+
+
+def test_a_checkpoint_that_chooses_the_config_is_read_once(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[Path] = []
+    read = checkpoint.read_content
+    monkeypatch.setattr(checkpoint, "read_content", lambda path: reads.append(path) or read(path))
+    path = write_checkpoint(here / "mine.pt", image_size=256)
+    assert build_i2vpp(ckpt_path="mine", device="cpu").image_size == 256
+    assert [file.resolve() for file in reads] == [path.resolve()]
 
 
 def test_a_predictor_without_a_checkpoint_warns_once() -> None:

@@ -8,8 +8,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
+from i2vpp.build_i2vpp import tune_allocator
 from i2vpp.utils.machine import keep_freed_memory
+from models import make_predictor
 
 FREED = """
 import torch
@@ -53,3 +56,16 @@ def test_the_environment_has_the_last_word(monkeypatch, name):
 def test_other_systems_are_left_alone(monkeypatch):
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     assert keep_freed_memory() is False
+
+
+def test_only_a_program_that_asks_for_it_changes_its_allocator(monkeypatch):
+    calls = []
+    monkeypatch.setattr("i2vpp.build_i2vpp.keep_freed_memory", lambda: calls.append(1) or True)
+    small, large = make_predictor(), make_predictor(image_size=512)
+    assert not calls
+    assert not tune_allocator(small)
+    assert not calls
+    assert tune_allocator(large)
+    monkeypatch.setattr(type(large), "device", torch.device("meta"))
+    assert not tune_allocator(large)
+    assert len(calls) == 1
