@@ -30,7 +30,7 @@ from i2vpp.modeling.i2vpp import I2VPP, NUM_SLOTS, StackedMemories
 from i2vpp.runner import ObjectOutput, Runner, track_step
 from i2vpp.structures import FrameFeatures, MemoryFrame, MemoryPointer, SelectedMemory
 
-POINTER_STEP = 8  # so many pointers at a time that attention logits begin where a GPU likes its rows to begin
+POINTER_STEP = 8  # pointers are padded to multiples of this, so that rows of attention logits are aligned on a GPU
 INDUCTOR = "inductor"
 ADVICE = "or do without compilation (no vos_optimized, no --compile)"
 
@@ -88,8 +88,8 @@ class CompiledRunner(Runner):
         model = self.model
         if self._backend == INDUCTOR:
             check_machine(model.device)
-        # One of the weights where it lies now. Its storage is held: after a move to another device and back, the weight
-        # cannot lie there again by chance while others, which CUDA graphs read where they were, do not.
+        # One of the weights, to notice when the model is moved. Its storage is held, so that after a move to another
+        # device and back this weight cannot have its old address while others, which CUDA graphs read, have new ones.
         self._place = model.no_mem_embed.detach()
 
         def encode(clip: Tensor) -> tuple[Tensor, ...]:
@@ -114,7 +114,7 @@ class CompiledRunner(Runner):
         self._track_step = _Compiled(track_any_number, "the step of a tracked frame", graphs=on_gpu)
 
     def _compiled(self, function: Function) -> Function:
-        # PyTorch keeps a limited number of compilations for each piece of code: every runner needs a copy of its own.
+        # PyTorch keeps a limited number of compilations per code object, so every runner compiles a copy of its own.
         assert isinstance(function, FunctionType)
         code = function.__code__.replace()
         own = FunctionType(code, function.__globals__, function.__name__, closure=function.__closure__)

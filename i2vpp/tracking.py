@@ -29,8 +29,12 @@ from i2vpp.structures import (
 from i2vpp.utils.masks import fill_holes, raise_small_parts
 
 PREVIOUS_LOGIT_LIMIT = 32.0
-SMALL_AREA = 64  # cells of the mask logits: 4 of the image features
-MOST_OF_IT = 0.9  # of the pixels of a mask
+"""Largest absolute logit of the previous mask that the decoder is given together with clicks."""
+
+SMALL_AREA = 64
+SHOWN_SHARE = 0.9
+"""A drawn mask is kept at the video's size if it covers fewer cells of the mask logits than SMALL_AREA (4 cells of the
+image features), or if its logits show less than SHOWN_SHARE of its pixels."""
 
 
 class Tracker:
@@ -140,7 +144,7 @@ class Tracker:
         if conditioning:
             reverse = previous is not None and previous.reverse
         self._keep(track, frame_idx, output, conditioning=conditioning, reverse=reverse)
-        if _loses(output.logits, drawn > 0):
+        if _is_too_coarse(output.logits, drawn > 0):
             record = replace(track.records[frame_idx], drawn=DrawnMask.of(drawn[0, 0] > 0))
             track.records[frame_idx] = record
 
@@ -287,7 +291,7 @@ def with_small_parts(prediction: MaskPrediction) -> MaskPrediction:
     return replace(prediction, logits=logits, candidates=logits)
 
 
-def _loses(logits: Tensor, drawn: Tensor) -> bool:
+def _is_too_coarse(logits: Tensor, drawn: Tensor) -> bool:
     """Return whether logits [1, 1, 4h, 4w] made from a mask [1, 1, H, W] are too coarse to show it."""
     area = int(drawn.sum())
     if not area:
@@ -295,4 +299,4 @@ def _loses(logits: Tensor, drawn: Tensor) -> bool:
     if area * logits.numel() < SMALL_AREA * drawn.numel():
         return True
     shown = F.interpolate(logits, drawn.shape[-2:], mode="bilinear", align_corners=False) > 0
-    return int((shown & drawn).sum()) < MOST_OF_IT * area
+    return int((shown & drawn).sum()) < SHOWN_SHARE * area
