@@ -75,7 +75,7 @@ class CudaGraphs:
                     self._function(*static)
             torch.cuda.current_stream().wait_stream(side)
             graph = torch.cuda.CUDAGraph()
-            # What other threads do on the GPU meanwhile is no part of the recording, and no error.
+            # thread_local: GPU work of other threads is neither recorded nor an error.
             with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
                 outputs = self._function(*static)
         return _Recording(graph=graph, inputs=static, outputs=outputs)

@@ -285,7 +285,7 @@ class Tracker:
 
 def with_small_parts(prediction: MaskPrediction) -> MaskPrediction:
     """Return the prediction of a given mask with logits that keep parts which are too small or thin for the grid."""
-    coverage = (prediction.logits - MEMORY_MASK_BIAS) / MEMORY_MASK_SCALE  # the share of each cell: see `adopt_mask`
+    coverage = (prediction.logits - MEMORY_MASK_BIAS) / MEMORY_MASK_SCALE  # of each cell: see `use_mask_as_output`
     kept = raise_small_parts(coverage)
     logits = torch.where(kept == coverage, prediction.logits, kept * MEMORY_MASK_SCALE + MEMORY_MASK_BIAS)
     return replace(prediction, logits=logits, candidates=logits)
