@@ -14,12 +14,9 @@ from PIL import Image
 
 from conftest import REPO
 from i2vpp.data.files import read_items
+from tools import make_file_lists, pack_dataset
 from training.config import SourceConfig
 from training.dataset.build import build_source
-
-sys.path.insert(0, str(REPO / "tools"))
-import make_file_lists
-import pack_dataset
 
 
 def write_videos(folder: Path, count: int = 12, frames: int = 2, size: tuple[int, int] = (60, 100)) -> Path:
