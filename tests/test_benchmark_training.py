@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import json
 import re
-import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from conftest import REPO
-
-sys.path.insert(0, str(REPO / "tools"))
-import benchmark_training
-from benchmark_training import Case, Settings, compose, format_results, main
+from tools import benchmark_training
+from tools.benchmark_training import Case, compose, format_results, main
 
 SMALL = ["--image-size", "64", "--device", "cpu", "--threads", "1"]
 SMALL += ["--override", "user.corrections=1", "--override", "data.workers=0", "--override", "run.precision=float32"]
 
 
-def test_command_writes_json_and_a_table(tmp_path, capfd) -> None:
+def test_command_writes_json_and_a_table(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "new" / "results.json"
     options = ["--frames", "2", "--clips", "2", "--warmup", "1", "--steps", "2", "--checkpoint-activations", "off"]
     assert main([*SMALL, *options, "--json", str(path)]) == 0
     report = json.loads(path.read_text())
-    assert {"date", "cpu", "cpu_count", "weights", "i2vpp", "python", "platform", "commit"} <= set(report)
+    assert {"date", "cpu", "cpu_count", "i2vpp", "python", "platform", "commit"} <= set(report)
     assert report["torch"] == torch.__version__
     assert report["command"].endswith(str(path))
     assert report["commit"] is None or re.fullmatch(r"[0-9a-f]{40}\+?", report["commit"])
@@ -44,21 +41,28 @@ def test_command_writes_json_and_a_table(tmp_path, capfd) -> None:
     assert [cell.strip() for cell in row.split("|")][1:5] == ["off", "float32", "64", "4"]
 
 
-def test_a_combination_that_fails_is_told(tmp_path, monkeypatch, capfd) -> None:
+def test_a_combination_that_fails_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("I2VPP_DATA", str(tmp_path / "nothing"))
     path = tmp_path / "results.json"
     assert main([*SMALL, "-c", "i2vpp-demo", "--checkpoint-activations", "on", "--json", str(path)]) == 1
     printed = capfd.readouterr()
-    assert f"benchmark_training.py: error: cannot read the list {tmp_path / 'nothing'}/davis16/" in printed.err
+    assert f"error: cannot read the list {tmp_path / 'nothing'}/davis16/" in printed.err
     assert printed.out.count("failed") == 5  # columns of numbers
     (case,) = json.loads(path.read_text())["cases"]
-    assert case == {"image_size": 64, "checkpoint_activations": True, "failed": "the process ended with status 1"}
+    assert (case["image_size"], case["checkpoint_activations"], case["recipe"]) == (64, True, "i2vpp-demo")
+    assert case["failed"].startswith("cannot read the list ")
 
 
-def test_a_run_is_the_published_recipe_but_for_data_weights_and_length(tmp_path) -> None:
+def test_a_run_is_the_published_recipe_but_for_data_weights_and_length(tmp_path: Path) -> None:
     arguments = benchmark_training.build_parser().parse_args(["--frames", "4", "--objects", "2", "--device", "cpu"])
-    settings = benchmark_training._settings(arguments)
-    config = compose(Case(image_size=256, checkpoint_activations=True), settings, tmp_path)
+    cases = benchmark_training.choose_cases(arguments)
+    assert [(case.image_size, case.checkpoint_activations) for case in cases] == [
+        *((256, False), (256, True)),
+        *((512, False), (512, True)),
+    ]
+    config = compose(cases[1], tmp_path)
     (source,) = config.data.sources.values()
     assert (source.kind, source.batch_size, source.clip.num_frames, source.clip.max_objects) == ("procedural", 1, 4, 2)
     assert (config.user.corrections, config.optimizer.learning_rate, config.data.workers) == (7, 3e-4, 4)
@@ -67,9 +71,12 @@ def test_a_run_is_the_published_recipe_but_for_data_weights_and_length(tmp_path)
     assert config.validation.images is None
 
 
-def test_a_recipe_keeps_its_data_and_loses_validation_and_start(tmp_path) -> None:
-    settings = Settings(recipe="i2vpp-finetune", overrides=("data.sources.own.images=here",), device="cpu")
-    config = compose(Case(image_size=512, checkpoint_activations=False), settings, tmp_path)
+def test_a_recipe_keeps_its_data_and_loses_validation_and_start(tmp_path: Path) -> None:
+    overrides = ("data.sources.own.images=here",)
+    case = Case(
+        recipe="i2vpp-finetune", overrides=overrides, device="cpu", image_size=512, checkpoint_activations=False
+    )
+    config = compose(case, tmp_path)
     assert [source.images for source in config.data.sources.values()] == ["here"]
     assert config.start.checkpoint is None
     assert (config.optimizer.accumulate, config.run.checkpoint_activations) == (8, False)
@@ -93,11 +100,9 @@ def test_the_table_says_what_was_on() -> None:
         (["--override", "run.precison=float32"], "unknown key 'run.precison'; did you mean 'run.precision'?"),
         (["--device", "abacus"], "run.device must be one of auto, cuda, cpu, mps; got 'abacus'"),
         (["-c", "i2vpp-smoke", "--frames", "2", "--clips", "3"], "--frames, --clips: a recipe (-c) has its own clips"),
-        (["--steps", "0"], "--steps must be at least 1; got 0"),
-        (["--warmup", "-1"], "--warmup must be at least 0; got -1"),
     ],
 )
-def test_wrong_usage_is_one_clear_error(options, message, capsys) -> None:
+def test_wrong_usage_is_one_clear_error(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--device", "cpu", *options]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -106,6 +111,26 @@ def test_wrong_usage_is_one_clear_error(options, message, capsys) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_missing_gpu_is_told_before_anything_runs(capsys) -> None:
+def test_a_missing_gpu_is_told_before_anything_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--device", "cuda"]) == 2
     assert "1 GPUs are asked for, but PyTorch sees 0 on this machine" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--steps", "0"], "argument --steps: must be an integer of 1 or more; got '0'"),
+        (["--image-size", "256,x"], "argument --image-size: must be an integer of 1 or more; got 'x'"),
+        (["--stesp", "2"], "unrecognized arguments: --stesp 2; did you mean '--steps'?"),
+    ],
+)
+def test_wrong_options_are_refused(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(options)
+    assert capsys.readouterr().err.endswith(f"benchmark_training.py: error: {message}\n")
+
+
+def test_image_sizes_are_separated_by_commas_or_blanks() -> None:
+    for words in (["64,128"], ["64", "128"]):
+        arguments = benchmark_training.build_parser().parse_args(["--image-size", *words, "--device", "cpu"])
+        assert sorted({case.image_size for case in benchmark_training.choose_cases(arguments)}) == [64, 128]

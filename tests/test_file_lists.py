@@ -14,12 +14,11 @@ from PIL import Image
 
 from conftest import REPO
 from i2vpp.data.files import read_items
+from i2vpp.errors import FrameDecodeError
+from tools import make_file_lists, pack_dataset
 from training.config import SourceConfig
 from training.dataset.build import build_source
-
-sys.path.insert(0, str(REPO / "tools"))
-import make_file_lists
-import pack_dataset
+from training.dataset.clips import AnnotatedVideo
 
 
 def write_videos(folder: Path, count: int = 12, frames: int = 2, size: tuple[int, int] = (60, 100)) -> Path:
@@ -95,7 +94,7 @@ def test_a_list_is_what_a_source_includes(tmp_path: Path) -> None:
     images, output = write_sa1b(tmp_path / "images"), tmp_path / "list.txt"
     assert list_items(images, output, "--random", "1", kind="sa1b")[0] in {"part/sa_1", "part/sa_2"}
     source = build_source("photos", SourceConfig(kind="sa1b", images=str(images), include=str(output)))
-    assert [video.name for video in source] == list(read_items(output))
+    assert [source[i].name for i in range(len(source))] == list(read_items(output))
 
 
 @pytest.mark.parametrize(
@@ -140,7 +139,7 @@ def test_packed_videos_are_read_as_palette_videos(tmp_path: Path, capsys: pytest
     images, output = write_videos(tmp_path / "in", count=2), tmp_path / "packed"
     assert pack(output, "--kind", "palette", "--images", images, "--short-side", "30", "--quality", "95") == 0
     source = build_source("packed", SourceConfig(kind="palette", images=str(output / "JPEGImages")))
-    assert [(video.name, len(video)) for video in source] == [("video1", 2), ("video2", 2)]
+    assert [(source[i].name, len(source[i])) for i in range(len(source))] == [("video1", 2), ("video2", 2)]
     for t in range(2):
         image, masks = source[1].image(t), source[1].masks(t)
         assert image.shape == (30, 50, 3)
@@ -232,3 +231,41 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, capsys: pytest.CaptureF
     assert pack(output, "--kind", "palette", "--images", images) == pack_dataset.EXIT_FAILED
     assert f"{output} exists already" in capsys.readouterr().err
     assert output.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (FrameDecodeError("clip.mp4: frame 3 cannot be decoded"), "clip.mp4: frame 3 cannot be decoded"),
+        (ZeroDivisionError("division by zero"), "video2 cannot be read (ZeroDivisionError: division by zero)"),
+        (MemoryError(), "video2 cannot be read: there is not enough memory"),
+    ],
+)
+def test_any_error_of_one_item_leaves_out_that_item_alone(
+    error: BaseException,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    images, output = write_videos(tmp_path / "in", count=3), tmp_path / "packed"
+    whole = pack_dataset.pack_video
+
+    def pack_video(video: AnnotatedVideo, packing: pack_dataset.Packing) -> dict[str, bytes]:
+        if video.name == "video2":
+            raise error
+        return whole(video, packing)
+
+    monkeypatch.setattr(pack_dataset, "pack_video", pack_video)
+    assert pack(output, "--kind", "palette", "--images", images) == 0
+    assert sorted(path.name for path in (output / "JPEGImages").iterdir()) == ["video1", "video3"]
+    assert f"left out: 1 videos\n  {message}\n" in capsys.readouterr().err
+
+
+def test_values_of_a_recipe_can_be_changed(tmp_path: Path) -> None:
+    images, recipe = write_videos(tmp_path / "in", count=1), tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "defaults: [train_schema, i2vpp-256, _self_]\ndata:\n  sources:\n    own: {kind: palette, images: elsewhere}\n"
+    )
+    assert pack(tmp_path / "packed", "-c", recipe, "--override", f"data.sources.own.images={images}") == 0
+    assert (tmp_path / "packed" / "own" / "JPEGImages" / "video1").is_dir()

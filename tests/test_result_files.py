@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,12 +15,8 @@ from sav_dataset.results import Evaluation, ObjectResult, write_csv, write_frame
 from sav_dataset.sav_evaluator import evaluate, main
 from test_pvs.mask_info import write_mask_info
 from test_pvs.run_store import Job, RunStore
-
-sys.path.insert(0, str(REPO / "tools"))
-import make_file_lists
-import pack_dataset
-import speed_table
-from benchmarking.report import write_report
+from tools import make_file_lists, pack_dataset, speed_table
+from tools.benchmarking.report import write_report
 
 RESULT = Evaluation(objects=(ObjectResult(video="v", object="1", frames=("00001",), frame_j=(50.0,), frame_f=(60.0,)),))
 OLD = b"an earlier result, whole"

@@ -1,38 +1,36 @@
 #!/usr/bin/env python3
 """Measure how fast i2vpp trains: frames per second, the share of time spent waiting for data, and peak memory.
 
-    python tools/benchmark_training.py --image-size 256 512 --json outputs/benchmark_training.json
-    python tools/benchmark_training.py -c i2vpp-demo --image-size 256 512 --override data.workers=8
+    python tools/benchmark_training.py --image-size 256,512 --json outputs/benchmark_training.json
+    python tools/benchmark_training.py -c i2vpp-demo --image-size 256,512 --override data.workers=8
 
-Every combination of image size and activation checkpointing is a short run of `training.trainer.Trainer` in a process
-of its own, on one device, from untrained weights, and is read off the run's `metrics.jsonl`. Without -c clips are made
-up and everything else is as in the published recipe; with -c the recipe's data are read.
+Every combination of image size and activation checkpointing is a short run of `training.trainer.Trainer` with random
+weights on one device, in a process of its own; the numbers come from the run's `metrics.jsonl`. Without -c the clips
+are synthetic and all else is as in the published recipe; with -c the data of the recipe are read. docs/benchmark.md
+explains the table.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `training` is no installed package
-
-from benchmarking.report import WEIGHTS, about, write_report
-from benchmarking.tables import format_table
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `training` and `tools` are no installed packages
 
 from i2vpp.build_i2vpp import best_device
-from i2vpp.errors import I2VPPError
+from i2vpp.errors import ConfigError, I2VPPError
 from i2vpp.utils.distributed import Ranks
 from i2vpp.utils.machine import device_name, peak_memory
-from i2vpp.utils.parser import Parser
+from i2vpp.utils.parser import Parser, comma_list, integer
+from tools.benchmarking.report import about, format_table, in_own_process, mebibytes, write_report
 from training.config import TrainConfig
 from training.launch import check_launch, plan_launch
 from training.recipes import load_recipe
@@ -41,61 +39,59 @@ from training.utils.records import METRICS
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
 
-BASE = "i2vpp-train"  # where no recipe is given
-MANY = 100_000  # made-up clips: more than a measurement takes, so that no epoch ends in it
+BASE = "i2vpp-train"  # the recipe that is used without -c
+MANY = 100_000  # synthetic clips: more than a measurement takes, so that no epoch ends in it
 CHECKPOINTING = {"both": (False, True), "off": (False,), "on": (True,)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What all combinations share.
+class Case:
+    """One combination that is measured, in a process of its own.
 
     Args:
+        image_size: side of the network's input in pixels.
+        checkpoint_activations: as in a recipe.
         recipe: name or path.
-        overrides: of the recipe, the user's last.
+        overrides: changes of the recipe, those of the user last.
         device: `cpu`, `cuda` or `mps`.
-        warmup: first steps, which are thrown away; the first one starts the loader and allocates memory.
-        steps: measured optimiser steps.
-        threads: of PyTorch on the CPU; None: its choice.
+        warmup: number of first steps that are not measured; the first one starts the loader and allocates memory.
+        steps: number of measured optimiser steps.
+        threads: number of PyTorch's CPU threads; None for its choice.
     """
 
-    recipe: str
-    overrides: tuple[str, ...]
+    image_size: int
+    checkpoint_activations: bool
+    recipe: str = BASE
+    overrides: tuple[str, ...] = ()
     device: str
     warmup: int = 3
     steps: int = 10
     threads: int | None = None
 
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """One combination.
-
-    Args:
-        image_size: side of the network's input.
-        checkpoint_activations: as in a recipe.
-    """
-
-    image_size: int
-    checkpoint_activations: bool
+    def __str__(self) -> str:
+        return f"{self.image_size} px, {'with' if self.checkpoint_activations else 'without'} activation checkpointing"
 
 
-def compose(case: Case, settings: Settings, folder: Path) -> TrainConfig:
+def compose(case: Case, folder: Path) -> TrainConfig:
     """Return the config of a run that measures one combination and keeps nothing but its metrics.
 
+    Args:
+        case: the combination.
+        folder: of the run.
+
     Raises:
-        ConfigError: of the recipe, an override or the combination.
+        ConfigError: the recipe, an override or the combination is wrong.
     """
-    steps = settings.warmup + settings.steps
+    steps = case.warmup + case.steps
     return load_recipe(
-        settings.recipe,
+        case.recipe,
         [
-            *settings.overrides,
+            *case.overrides,
             f"model.image_size={case.image_size}",
             f"run.checkpoint_activations={str(case.checkpoint_activations).lower()}",
             f"run.folder='{folder}'",
-            f"run.device={settings.device}",
-            *(f"run.{length}={steps}" for length in ("max_steps", "epochs")),  # an epoch has a step at least
+            f"run.device={case.device}",
+            *(f"run.{length}={steps}" for length in ("max_steps", "epochs")),  # an epoch has at least one step
             *("run.max_minutes=0", "run.save_minutes=1e6", "run.picture_every=0"),
             *(f"start.{origin}=null" for origin in ("image_model", "checkpoint", "heads")),
             *("validation.images=null", "validation.annotations=null", "cluster.num_nodes=1", "cluster.num_gpus=1"),
@@ -103,25 +99,28 @@ def compose(case: Case, settings: Settings, folder: Path) -> TrainConfig:
     )
 
 
-def measure(case: Case, settings: Settings, folder: Path) -> dict[str, Any]:
-    """Measure one combination; call it in a fresh process for a meaningful peak of memory.
+def measure(case: Case) -> dict[str, Any]:
+    """Run and measure one combination, in a temporary folder that needs 250 MB.
 
     Args:
-        case: the combination.
-        settings: of the benchmark.
-        folder: new, for the run; it needs 250 MB.
+        case: the combination; call this in a new process for a meaningful peak of memory.
 
     Returns:
-        What a member of `cases` in the JSON file holds; docs/benchmark.md lists it.
+        A member of `cases` of the JSON file; docs/benchmark.md explains its keys.
+
+    Raises:
+        I2VPPError: the run cannot start, or ends early.
     """
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
-    baseline = peak_memory(torch.device("cpu"))
-    config = compose(case, settings, folder)
-    device = pick_device(config.run.device, Ranks())
-    Trainer(config, Ranks(), device).fit()
-    lines = (folder / METRICS).read_text(encoding="utf-8").splitlines()
-    steps = [json.loads(line) for line in lines][settings.warmup :]
+    if case.threads is not None:
+        torch.set_num_threads(case.threads)
+    at_start = peak_memory(torch.device("cpu"))
+    with tempfile.TemporaryDirectory(prefix="i2vpp-benchmark-") as temporary:
+        folder = Path(temporary) / "run"
+        config = compose(case, folder)
+        device = pick_device(config.run.device, Ranks())
+        Trainer(config, Ranks(), device).fit()
+        lines = (folder / METRICS).read_text(encoding="utf-8").splitlines()
+    steps = [json.loads(line) for line in lines][case.warmup :]
     frames, seconds, waited = (sum(step[key] for step in steps) for key in ("frames", "seconds/all", "seconds/data"))
     return {
         **asdict(case),
@@ -139,40 +138,8 @@ def measure(case: Case, settings: Settings, folder: Path) -> dict[str, Any]:
         "data_share": waited / seconds,
         "skipped_steps": int(steps[-1].get("skipped/steps", 0)),
         "peak_memory_bytes": peak_memory(device),
-        "peak_memory_of": "tensors on the device" if device.type == "cuda" else "process, without loader processes",
-        "process_bytes_at_start": baseline,
+        "process_bytes_at_start": at_start,
     }
-
-
-# ---- all combinations
-
-
-def run_cases(cases: Sequence[Case], settings: Settings) -> Iterator[dict[str, Any]]:
-    """Measure each combination in a process of its own; where one ends badly, only `case` and `failed` are known."""
-    for number, case in enumerate(cases, start=1):
-        how = "with" if case.checkpoint_activations else "without"
-        print(f"[{number}/{len(cases)}] {case.image_size} px, {how} activation checkpointing", file=sys.stderr)
-        with tempfile.TemporaryDirectory(prefix="i2vpp-benchmark-") as folder:
-            request, reply = Path(folder) / "request.json", Path(folder) / "reply.json"
-            request.write_text(json.dumps({"case": asdict(case), "settings": asdict(settings)}), encoding="utf-8")
-            command = [sys.executable, str(Path(__file__).resolve()), "--worker", str(request), str(reply)]
-            status = subprocess.run(command, check=False).returncode
-            if status or not reply.exists():
-                yield {**asdict(case), "failed": f"the process ended with status {status}"}
-            else:
-                yield json.loads(reply.read_text(encoding="utf-8"))
-
-
-def run_worker(request: Path, reply: Path) -> int:
-    """Measure what the file `request` asks for and write the result to the file `reply`."""
-    asked = json.loads(request.read_text(encoding="utf-8"))
-    try:
-        result = measure(Case(**asked["case"]), Settings(**asked["settings"]), request.parent / "run")
-    except I2VPPError as error:
-        print(f"benchmark_training.py: error: {error}", file=sys.stderr)
-        return EXIT_FAILED
-    reply.write_text(json.dumps(result), encoding="utf-8")
-    return 0
 
 
 def format_results(results: Sequence[dict[str, Any]]) -> str:
@@ -182,7 +149,7 @@ def format_results(results: Sequence[dict[str, Any]]) -> str:
         "s/step": lambda r: f"{r['seconds_per_step']:.3f}",
         "frames/s": lambda r: f"{r['frames_per_second']:.2f}",
         "waits for data": lambda r: f"{r['data_share']:.1%}",
-        "peak MiB": lambda r: "" if r["peak_memory_bytes"] is None else f"{r['peak_memory_bytes'] / 2**20:.0f}",
+        "peak MiB": lambda r: mebibytes(r["peak_memory_bytes"]),
     }
     rows = [
         ["on" if r["checkpoint_activations"] else "off", r.get("precision", ""), str(r["image_size"])]
@@ -192,92 +159,63 @@ def format_results(results: Sequence[dict[str, Any]]) -> str:
     return format_table(["checkpointing", "precision", "image size", *numbers], rows, texts=2)
 
 
-# ---- the command
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0 done, 1 a combination failed, 2 wrong usage."""
     argv = sys.argv[1:] if argv is None else argv
     arguments = build_parser().parse_args(argv)
-    if arguments.worker:
-        return run_worker(*arguments.worker)
-    cases = [
-        Case(image_size=size, checkpoint_activations=checkpointing)
-        for size in arguments.image_size
-        for checkpointing in CHECKPOINTING[arguments.checkpoint_activations]
-    ]
     try:
-        settings = _settings(arguments)
-        for case in cases:
-            config = compose(case, settings, Path("run"))
-            check_launch(config, plan_launch(config))
-    except (I2VPPError, ValueError) as error:
+        cases = choose_cases(arguments)
+    except I2VPPError as error:
         print(f"benchmark_training.py: error: {error}", file=sys.stderr)
         return EXIT_USAGE
-    report = about([Path(__file__).name, *argv], settings)
     results: list[dict[str, Any]] = []
-    try:
-        for result in run_cases(cases, settings):
-            results.append(result)
-            if arguments.json is not None:  # after each combination: a long run that is broken off keeps what is done
-                write_report(arguments.json, {**report, "cases": results})
-    except OSError as error:
-        print(f"benchmark_training.py: error: {error}", file=sys.stderr)
-        return EXIT_FAILED
-    done = [result for result in results if "failed" not in result]
-    where = done[0]["device_name"] if done else settings.device
-    print(f"{where}, {report['cpu_count']} cores; torch {report['torch']}; weights: {WEIGHTS}\n")
+    report = {**about([Path(__file__).name, *argv]), "cases": results}
+    for number, case in enumerate(cases, start=1):
+        print(f"[{number}/{len(cases)}] {case}", file=sys.stderr, flush=True)
+        results.append(in_own_process(measure, case))
+        try:
+            if arguments.json is not None:  # after each combination: an interrupted run keeps what was measured
+                write_report(arguments.json, report)
+        except OSError as error:
+            print(f"benchmark_training.py: error: {error}", file=sys.stderr)
+            return EXIT_FAILED
+    devices = {result["device_name"]: None for result in results if "failed" not in result} or {arguments.device: None}
+    print(f"{', '.join(devices)}, {report['cpu_count']} cores; torch {report['torch']}; random weights\n")
     print(format_results(results))
-    return EXIT_FAILED if len(done) < len(results) else 0
+    return EXIT_FAILED if any("failed" in result for result in results) else 0
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-c", "--config", metavar="RECIPE",
-                        help=f"recipe with its data, by path or name (made-up clips, all else as {BASE})")  # fmt: skip
-    parser.add_argument("--override", metavar="KEY=VALUE", action="append", default=[],
-                        help="change a value of the recipe, such as user.corrections=2; may be repeated")  # fmt: skip
-    parser.add_argument("--image-size", metavar="N", type=int, nargs="+", default=[256, 512],
-                        help="sides of the network's input (256 512)")  # fmt: skip
-    parser.add_argument("--checkpoint-activations", choices=sorted(CHECKPOINTING), default="both",
-                        help="with, without or both (%(default)s)")  # fmt: skip
-    made_up = parser.add_argument_group("made-up clips (without -c)")
-    made_up.add_argument("--frames", metavar="N", type=int, help="of a clip (8)")
-    made_up.add_argument("--clips", metavar="N", type=int, help="of a batch (1)")
-    made_up.add_argument("--objects", metavar="N", type=int, help="of a clip, at most; up to 4 are there (1)")
-    parser.add_argument("--device", default=str(best_device()), help="cpu, cuda or mps (%(default)s)")
-    default = Settings(recipe=BASE, overrides=(), device="cpu")
-    parser.add_argument("--steps", metavar="N", type=int, default=default.steps, help="measured (%(default)s)")
-    parser.add_argument("--warmup", metavar="N", type=int, default=default.warmup, help="not measured (%(default)s)")
-    parser.add_argument("--threads", metavar="N", type=int, help="of PyTorch on the CPU (its choice)")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write all results to FILE")
-    parser.add_argument("--worker", nargs=2, type=Path, help=argparse.SUPPRESS)
-    return parser
+def choose_cases(arguments: argparse.Namespace) -> list[Case]:
+    """Return all combinations of the options.
+
+    Raises:
+        I2VPPError: the options, the recipe or an override are wrong, or this machine lacks the device.
+    """
+    clips = {f"--{name}": getattr(arguments, name) for name in ("frames", "clips", "objects")}
+    if arguments.config and (given := [option for option, value in clips.items() if value is not None]):
+        raise ConfigError(f"{', '.join(given)}: a recipe (-c) has its own clips; change them by --override")
+    data = [] if arguments.config else _synthetic_clips(*clips.values())
+    cases = [
+        Case(
+            image_size=size,
+            checkpoint_activations=checkpointing,
+            recipe=arguments.config or BASE,
+            overrides=(*data, *arguments.override),
+            **{name: getattr(arguments, name) for name in ("device", "warmup", "steps", "threads")},
+        )
+        for sizes in arguments.image_size
+        for size in sizes
+        for checkpointing in CHECKPOINTING[arguments.checkpoint_activations]
+    ]
+    for case in cases:
+        config = compose(case, Path("run"))
+        check_launch(config, plan_launch(config))
+    return cases
 
 
-def _settings(arguments: argparse.Namespace) -> Settings:
-    for name, allowed in {"steps": 1, "warmup": 0, "threads": 1, "frames": 1, "clips": 1, "objects": 1}.items():
-        value = getattr(arguments, name)
-        if value is not None and value < allowed:
-            raise ValueError(f"--{name} must be at least {allowed}; got {value}")
-    made_up = {name: getattr(arguments, name) for name in ("frames", "clips", "objects")}
-    if arguments.config and (given := [f"--{name}" for name, value in made_up.items() if value is not None]):
-        raise ValueError(f"{', '.join(given)}: a recipe (-c) has its own clips; change them by --override")
-    data = [] if arguments.config else _made_up(**made_up)
-    return Settings(
-        recipe=arguments.config or BASE,
-        overrides=(*data, *arguments.override),
-        device=arguments.device,
-        warmup=arguments.warmup,
-        steps=arguments.steps,
-        threads=arguments.threads,
-    )
-
-
-def _made_up(*, frames: int | None, clips: int | None, objects: int | None) -> list[str]:
-    """Overrides that put made-up clips in the place of the recipe's data."""
-    made_up = {
+def _synthetic_clips(frames: int | None, clips: int | None, objects: int | None) -> list[str]:
+    """Return the overrides that put synthetic clips in the place of the recipe's data."""
+    source = {
         "kind": "procedural",
         "batch_size": clips or 1,
         "length": MANY,
@@ -285,7 +223,33 @@ def _made_up(*, frames: int | None, clips: int | None, objects: int | None) -> l
         "clip.max_objects": objects or 1,
     }
     removed = [f"~data.sources.{name}" for name in load_recipe(BASE).data.sources]
-    return [*removed, *(f"+data.sources.made_up.{key}={value}" for key, value in made_up.items())]
+    return [*removed, *(f"+data.sources.made_up.{key}={value}" for key, value in source.items())]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = Parser(
+        prog="benchmark_training.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("-c", "--config", metavar="RECIPE",
+        help=f"recipe, by path or name, and its data (without: synthetic clips, all else as {BASE})")  # fmt: skip
+    add("--override", metavar="KEY=VALUE", action="append", default=[],
+        help="change a value of the recipe, such as user.corrections=2; may be repeated")  # fmt: skip
+    add("--image-size", metavar="N", type=comma_list(integer(1)), nargs="+", default=[[256, 512]],
+        help="sides of the network's input in pixels (256,512)")  # fmt: skip
+    add("--checkpoint-activations", choices=sorted(CHECKPOINTING), default="both",
+        help="with, without or both (%(default)s)")  # fmt: skip
+    clips = parser.add_argument_group("synthetic clips (without -c)")
+    clips.add_argument("--frames", metavar="N", type=integer(1), help="frames of a clip (8)")
+    clips.add_argument("--clips", metavar="N", type=integer(1), help="clips of a batch (1)")
+    clips.add_argument("--objects", metavar="N", type=integer(1), help="objects of a clip, at most; 4 exist (1)")
+    add("--device", default=str(best_device()), help="cpu, cuda or mps (%(default)s)")
+    add("--steps", metavar="N", type=integer(1), default=Case.steps, help="steps to measure (%(default)s)")
+    add("--warmup", metavar="N", type=integer(0), default=Case.warmup, help="steps before them (%(default)s)")
+    add("--threads", metavar="N", type=integer(1), help="PyTorch's threads on the CPU (its choice)")
+    add("--json", metavar="FILE", type=Path, help="write all results to FILE")
+    return parser
 
 
 if __name__ == "__main__":

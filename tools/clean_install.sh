@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Prove that a wheel is complete: install it beside nothing but its declared dependencies in a new environment outside
-# the source tree, and use it from another folder. The dependencies are links into the environment of PYTHON, which
-# must hold them in versions that the wheel allows: nothing is downloaded, and a second PyTorch (6 GB) not needed.
+# Check that a wheel is complete: install it into a new environment that holds its declared dependencies and nothing
+# else, and use it from another folder. The dependencies are symbolic links into the environment of PYTHON, which must
+# hold them in versions that the wheel allows. So nothing is downloaded, and no second PyTorch (6 GB) is needed.
 #
 #   tools/clean_install.sh [WHEEL]    default: the one wheel in dist/
 #
-# PYTHON (default .venv/bin/python) is an interpreter of the environment that `make install` made.
+# PYTHON is an interpreter of the environment that `make install` made (.venv/bin/python).
 set -euo pipefail
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -23,7 +23,7 @@ unset PYTHONPATH PYTHONHOME
 "$python" -m venv "$work/venv"
 "$work/venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps "$wheel"
 "$python" - "$("$work/venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" <<'PYTHON'
-"""Link what i2vpp in the folder argv[1] requires, and what that requires, from this environment into that folder."""
+"""Link all packages that the i2vpp in the folder argv[1] requires, directly or not, from this environment into it."""
 
 import sys
 from importlib.metadata import distribution, distributions

@@ -6,8 +6,8 @@
     python tools/make_file_lists.py palette --images /data/DAVIS/JPEGImages/480p --random 5 -o held_out.txt
     python tools/make_file_lists.py palette --images /data/DAVIS/JPEGImages/480p --exclude held_out.txt -o rest.txt
 
-A list goes into `include` or `exclude` of a source: one item a line, `#` begins a comment. Nothing is opened: which
-items are broken is said by the validator. The same folders and options give the same list.
+A source of a recipe names a list as `include` or `exclude`: one item a line, `#` begins a comment. No item is opened;
+`python -m training.dataset.validate` finds broken ones. The same folders and options give the same list.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `training` is
 from i2vpp.data.frame_folders import natural_key
 from i2vpp.errors import I2VPPError, NoDataError
 from i2vpp.utils.files import atomic_write
-from i2vpp.utils.parser import Parser
+from i2vpp.utils.parser import Parser, integer
 from training.config import SourceConfig
 from training.dataset.build import FILE_SOURCES, build_source
 from training.dataset.file_source import FileSource
@@ -36,7 +36,16 @@ DEFAULT_NAMES = {"sav": "sav_train.txt", "sa1b": "sa1b_10k.txt"}
 
 
 def choose(names: Sequence[str], *, limit: int | None, random: int | None, seed: int) -> list[str]:
-    """Return `random` names drawn with `seed`, the first `limit` ones, or all, in natural order.
+    """Choose some of a source's items.
+
+    Args:
+        names: of all items.
+        limit: number of items from the beginning; None for all.
+        random: number of items that are drawn; None to draw none.
+        seed: of the draw.
+
+    Returns:
+        The chosen names in natural order: `video2` before `video10`.
 
     Raises:
         NoDataError: more names are asked for at random than there are.
@@ -51,15 +60,21 @@ def choose(names: Sequence[str], *, limit: int | None, random: int | None, seed:
 
 
 def write_list(path: Path, names: Sequence[str], comments: Sequence[str]) -> None:
-    """Write a list, comments first; the file appears only when it is complete."""
+    """Write a list; the file appears only when it is complete.
+
+    Args:
+        path: of the file; missing folders are made.
+        names: of the items.
+        comments: lines without `#`, which come first.
+    """
     with atomic_write(path, "w") as file:
         file.writelines(f"{line}\n" for line in [*(f"# {c}" for c in comments), *names])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status."""
+    """Run the command and return its exit status: 0 done, 1 nothing was written, 2 wrong usage."""
     argv = sys.argv[1:] if argv is None else argv
-    arguments = _parser().parse_args(argv)
+    arguments = build_parser().parse_args(argv)
     try:
         path = make_list(arguments, argv)
     except (I2VPPError, OSError) as error:
@@ -70,7 +85,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def make_list(arguments: argparse.Namespace, argv: Sequence[str]) -> Path:
-    """Write the list that was asked for and return its path.
+    """Write the list that the command line describes.
+
+    Args:
+        arguments: of the command line, parsed.
+        argv: the command line, for a comment in the list.
+
+    Returns:
+        The path of the list.
 
     Raises:
         I2VPPError: a folder is missing, holds no item, or too few of them.
@@ -92,26 +114,21 @@ def make_list(arguments: argparse.Namespace, argv: Sequence[str]) -> Path:
     return path
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = Parser(prog="make_file_lists", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=sorted(FILE_SOURCES), help="kind of the source, as in a recipe")
     parser.add_argument("--images", required=True, metavar="FOLDER", help="as in a recipe")
-    parser.add_argument("--annotations", metavar="PATH", help="as in a recipe; default: beside the images")
-    parser.add_argument("--exclude", metavar="LIST", help="items that are left out")
+    parser.add_argument("--annotations", metavar="PATH", help="as in a recipe (beside the images)")
+    parser.add_argument("--exclude", metavar="LIST", help="list of items that are left out")
     some = parser.add_mutually_exclusive_group()
-    some.add_argument("--limit", type=_count, metavar="N", help="the first N items only")
-    some.add_argument("--random", type=_count, metavar="N", help="N items drawn at random")
-    parser.add_argument("--seed", type=int, default=0, help="of --random; default: %(default)s")
+    some.add_argument("--limit", type=integer(1), metavar="N", help="only the first N items")
+    some.add_argument("--random", type=integer(1), metavar="N", help="N items drawn at random")
+    parser.add_argument("--seed", type=int, default=0, help="seed of --random (%(default)s)")
     parser.add_argument(
-        "-o", "--output", metavar="FILE", help="default: training/txt/sav_train.txt, sa1b_10k.txt or <kind>.txt"
+        "-o", "--output", metavar="FILE", help="(training/txt/sav_train.txt, sa1b_10k.txt or <kind>.txt)"
     )
     return parser
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be an integer of 1 or more; got {text!r}")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,13 @@
     python tools/pack_dataset.py --kind palette --images DAVIS/JPEGImages/480p --short-side 512 -o packed.zip
     python tools/pack_dataset.py -c configs/i2vpp-demo.yaml --short-side 256 --format webp --every 2 -o packed.zip
 
-Each source becomes `JPEGImages/<video>/00000.jpg` (or `.webp`, a third smaller) and `Annotations/<video>/00000.png`, to
-be read as kind `palette`; with -c in a folder of its own, named like the source. Still images become videos of one
-frame. Only annotated frames are packed, and larger ones are made smaller, never the reverse.
+Each source becomes `JPEGImages/<video>/00000.jpg` (or `.webp`, a third smaller) and `Annotations/<video>/00000.png`,
+which the kind `palette` reads; with -c each source has a folder with its name. Still images become videos of one frame.
+Only annotated frames are packed. Frames are reduced in size, never enlarged.
 
 A palette mask gives each pixel to one object. Where objects overlap (SA-1B), the smaller one is painted over the
-larger one, which loses those pixels. Of each video the --max-objects largest ones are kept, as they come into sight.
-Items that cannot be read are left out and named.
+larger one, which loses those pixels. Of each video, at most --max-objects objects are kept: those of earlier frames
+first, and of one frame the larger ones first. Items that cannot be read are left out and listed at the end.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import io
 import shutil
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,11 +35,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `training` is
 
 from i2vpp.errors import DataError, I2VPPError, NoDataError
 from i2vpp.utils.files import atomic_write, remove_leftovers
-from i2vpp.utils.parser import Parser
+from i2vpp.utils.parser import Parser, integer
 from i2vpp.utils.visualize import davis_palette
 from training.config import SourceConfig
 from training.dataset.build import FILE_SOURCES, build_source
 from training.dataset.clips import AnnotatedVideo, Source
+from training.dataset.errors import item_errors
+from training.dataset.file_source import name_of
 from training.recipes import load_recipe
 
 EXIT_FAILED = 1
@@ -47,7 +49,7 @@ MOST_OBJECTS = 254
 """Values of a palette mask: 0 is the background, 255 stands for "ignore"."""
 
 FORMATS = {"jpeg": ".jpg", "webp": ".webp"}
-NAMED = 10  # items that cannot be read, in the summary
+NAMED = 10  # how many items that cannot be read are listed at the end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +57,11 @@ class Packing:
     """How frames and masks are written.
 
     Args:
-        short_side: of larger frames afterwards, in pixels.
-        format: of the frames, one of `FORMATS`.
-        quality: of the frames, 1 to 95.
-        max_objects: of a video.
-        every: so many annotated frames are one step to the next that is packed.
+        short_side: length in pixels to which the short side of larger frames is reduced.
+        format: image format of the frames, one of `FORMATS`.
+        quality: quality of the frames as Pillow counts it, 1 to 95.
+        max_objects: largest number of objects of a video.
+        every: step between the annotated frames that are packed.
     """
 
     short_side: int
@@ -70,33 +72,37 @@ class Packing:
 
 
 class Sink(Protocol):
-    """Where files go."""
+    """A folder or an archive that files are written to."""
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file; `name` has slashes."""
+        """Write a file.
+
+        Args:
+            name: relative path with slashes.
+            content: of the file.
+        """
 
 
 class Folder:
-    """Files of a folder."""
+    """A sink that writes files into a folder."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file and the folders that it needs."""
-        path = self._path / name
-        with atomic_write(path) as file:
+        """See `Sink`; missing folders are made."""
+        with atomic_write(self._path / name) as file:
             file.write(content)
 
 
 class Zip:
-    """Members of a zip file; JPEG and PNG cannot be compressed further, so they are stored."""
+    """A sink that appends members to a zip file, uncompressed: JPEG, WebP and PNG cannot be compressed further."""
 
     def __init__(self, archive: zipfile.ZipFile) -> None:
         self._archive = archive
 
     def write(self, name: str, content: bytes) -> None:
-        """Append a member, with a fixed date: equal data give equal files."""
+        """See `Sink`; the date is always the same, so that equal data give equal archives."""
         self._archive.writestr(zipfile.ZipInfo(name), content)
 
 
@@ -104,8 +110,11 @@ class Zip:
 def opened(path: Path) -> Iterator[Sink]:
     """Open a sink that appears under `path` when the block ends without an error, and leaves nothing otherwise.
 
+    Args:
+        path: new folder, or new file that ends in `.zip`.
+
     Raises:
-        I2VPPError: there is something at `path` already.
+        I2VPPError: `path` exists already.
     """
     if path.exists():
         raise I2VPPError(f"{path} exists already; delete it or name another -o")
@@ -127,31 +136,39 @@ def opened(path: Path) -> Iterator[Sink]:
 # ---- one video
 
 
-class Numbers:
-    """The values that the objects of a video have in its masks: 1 and on, the larger first as they come into sight.
+class ObjectValues:
+    """The values of a video's objects in its palette masks: 1, 2, ... in the order in which they first appear.
 
     Args:
-        most: objects that get one.
+        most: largest number of objects that get a value; later ones become background.
     """
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._of: dict[int, int] = {}
+        self._values: dict[int, int] = {}
 
     def paint(self, masks: Mapping[int, NDArray[np.bool_]], size: tuple[int, int]) -> NDArray[np.uint8]:
-        """Return the index mask [h, w] of a frame: its objects, the smaller painted over the larger."""
+        """Return the palette mask of a frame: its objects, the smaller painted over the larger.
+
+        Args:
+            masks: [H, W] by object id.
+            size: (h, w) of the palette mask.
+
+        Returns:
+            [h, w], 0 for background.
+        """
         index = np.zeros(size, np.uint8)
         resized = {obj_id: resize_mask(mask, size) for obj_id, mask in masks.items()}
         for obj_id, mask in sorted(resized.items(), key=lambda item: (-int(item[1].sum()), item[0])):
-            if obj_id not in self._of and len(self._of) < self._most and mask.any():
-                self._of[obj_id] = len(self._of) + 1
-            if obj_id in self._of:
-                index[mask] = self._of[obj_id]
+            if obj_id not in self._values and len(self._values) < self._most and mask.any():
+                self._values[obj_id] = len(self._values) + 1
+            if obj_id in self._values:
+                index[mask] = self._values[obj_id]
         return index
 
 
 def resize_mask(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return a mask at size (h, w): antialiased, then cut at one half."""
+    """Resize a mask [H, W] to `size` (h, w), antialiased; a pixel belongs to the object if half of it does."""
     if mask.shape == size:
         return mask
     grey = Image.fromarray(mask.astype(np.uint8) * 255).resize(size[::-1], Image.Resampling.BILINEAR)
@@ -159,19 +176,26 @@ def resize_mask(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bo
 
 
 def pack_video(video: AnnotatedVideo, packing: Packing) -> dict[str, bytes]:
-    """Return the files of a video by their names within its folder: such as `00000.jpg` and `00000.png`.
+    """Encode the frames and palette masks of a video.
+
+    Args:
+        video: to be read.
+        packing: how frames and masks are written.
+
+    Returns:
+        Contents of files by name, such as `00000.jpg` and `00000.png`.
 
     Raises:
-        DataError: it cannot be read, or no object shows in it.
+        DataError: the video cannot be read, or no object is visible in it.
     """
-    numbers = Numbers(packing.max_objects)
+    values = ObjectValues(packing.max_objects)
     files: dict[str, bytes] = {}
     seen = False
     for t in range(0, len(video), packing.every):
         image = Image.fromarray(video.image(t))
         factor = min(1.0, packing.short_side / min(image.size))
         width, height = (max(1, round(side * factor)) for side in image.size)
-        index = numbers.paint(video.masks(t), (height, width))
+        index = values.paint(video.masks(t), (height, width))
         seen = seen or bool(index.any())
         if image.size != (width, height):
             image = image.resize((width, height), Image.Resampling.BICUBIC)
@@ -194,23 +218,47 @@ def _encode(image: Image.Image, format_: str, **options: int) -> bytes:
 
 
 @dataclass(kw_only=True)
-class Tally:
-    """What was packed so far."""
+class Totals:
+    """Numbers of what was packed so far.
+
+    Args:
+        videos: number of videos.
+        frames: number of frames.
+        size: bytes of all files.
+    """
 
     videos: int = 0
     frames: int = 0
-    size: int = 0  # bytes
+    size: int = 0
 
 
-def pack_source(source: Source, sink: Sink, packing: Packing, *, prefix: str, tally: Tally) -> list[str]:
-    """Pack all videos of a source and return a message for each that cannot be read; `tally` counts the others."""
+def pack_source(source: Source, sink: Sink, packing: Packing, *, prefix: str, totals: Totals) -> list[str]:
+    """Pack all videos of a source that can be read.
+
+    Args:
+        source: to be read.
+        sink: receives the files.
+        packing: how frames and masks are written.
+        prefix: start of all names: empty, or a folder with a slash at its end.
+        totals: increased by what was packed.
+
+    Returns:
+        A message for each video that cannot be read.
+
+    Raises:
+        NoDataError: two videos would get the same name.
+    """
     failures, names = [], set[str]()
     for i in tqdm(range(len(source)), desc=source.name, unit="video"):
         try:
-            video = source[i]
-            files = pack_video(video, packing)
-        except DataError as error:
+            with item_errors(name_of(source, i)):
+                video = source[i]
+                files = pack_video(video, packing)
+        except I2VPPError as error:
             failures.append(str(error))
+            continue
+        except MemoryError:
+            failures.append(f"{name_of(source, i)} cannot be read: there is not enough memory")
             continue
         name = video.name.replace("/", "_")
         if name in names:
@@ -219,15 +267,15 @@ def pack_source(source: Source, sink: Sink, packing: Packing, *, prefix: str, ta
         for file, content in files.items():
             folder = "Annotations" if file.endswith(".png") else "JPEGImages"
             sink.write(f"{prefix}{folder}/{name}/{file}", content)
-        tally.videos += 1
-        tally.frames += len(files) // 2
-        tally.size += sum(map(len, files.values()))
+        totals.videos += 1
+        totals.frames += len(files) // 2
+        totals.size += sum(map(len, files.values()))
     return failures
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status."""
-    arguments = _parser().parse_args(argv)
+    """Run the command and return its exit status: 0 done, 1 nothing was packed, 2 wrong usage."""
+    arguments = build_parser().parse_args(argv)
     packing = Packing(
         **{name: getattr(arguments, name) for name in ("short_side", "format", "quality", "max_objects", "every")}
     )
@@ -240,13 +288,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def pack(arguments: argparse.Namespace, packing: Packing) -> None:
-    """Pack what was asked for and print how much it is.
+    """Pack what the command line names and print how much it is.
+
+    Args:
+        arguments: of the command line.
+        packing: how frames and masks are written.
 
     Raises:
         I2VPPError: nothing can be packed, or the output exists.
     """
     if arguments.config:
-        recipe = load_recipe(arguments.config)
+        recipe = load_recipe(arguments.config, arguments.override)
         configs = {f"{name}/": source for name, source in recipe.data.sources.items() if source.kind in FILE_SOURCES}
         if not configs:
             raise NoDataError(f"the recipe {arguments.config} has no source of files to pack")
@@ -254,49 +306,43 @@ def pack(arguments: argparse.Namespace, packing: Packing) -> None:
         paths = {key: getattr(arguments, key) for key in ("images", "annotations", "include", "exclude")}
         configs = {"": SourceConfig(kind=arguments.kind, **paths)}
     sources = {prefix: build_source(prefix.rstrip("/") or arguments.kind, c) for prefix, c in configs.items()}
-    tally, failures, output = Tally(), list[str](), Path(arguments.output)
+    totals, failures, output = Totals(), list[str](), Path(arguments.output)
     with opened(output) as sink:
         for prefix, source in sources.items():
-            failures += pack_source(source, sink, packing, prefix=prefix, tally=tally)
-        if not tally.videos:
+            failures += pack_source(source, sink, packing, prefix=prefix, totals=totals)
+        if not totals.videos:
             raise NoDataError(f"nothing could be packed; the first of {len(failures)} failures: {failures[0]}")
-    size = f"{tally.size / 2**20:.1f} MiB" if tally.size >= 2**20 else f"{tally.size / 2**10:.1f} KiB"
-    print(f"{output}: {tally.videos} videos, {tally.frames} frames, {size}")
+    size = f"{totals.size / 2**20:.1f} MiB" if totals.size >= 2**20 else f"{totals.size / 2**10:.1f} KiB"
+    print(f"{output}: {totals.videos} videos, {totals.frames} frames, {size}")
     if failures:
         more = f"\n  and {len(failures) - NAMED} more" if len(failures) > NAMED else ""
         listed = "".join(f"\n  {failure}" for failure in failures[:NAMED])
         print(f"left out: {len(failures)} videos{listed}{more}", file=sys.stderr)
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = Parser(prog="pack_dataset", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("-c", "--config", metavar="FILE", help="recipe: all sources that consist of files are packed")
+    what.add_argument(
+        "-c", "--config", metavar="RECIPE", help="recipe: all its sources that consist of files are packed"
+    )
     what.add_argument("--kind", choices=sorted(FILE_SOURCES), help="kind of the one source that is packed")
+    add = parser.add_argument
+    add("--override", metavar="KEY=VALUE", action="append", default=[],
+        help="with -c: change a value of the recipe, such as a source's images; may be repeated")  # fmt: skip
     for key in ("images", "annotations", "include", "exclude"):
-        parser.add_argument(f"--{key}", metavar="PATH", help="with --kind: as in a recipe")
-    parser.add_argument("-o", "--output", required=True, metavar="PATH", help="new folder, or new file ending in .zip")
-    parser.add_argument("--format", choices=FORMATS, default="jpeg", help="of the frames; default: jpeg")
-    numbers = {
-        "short-side": (512, 100_000, "larger frames are reduced to it, in pixels"),
-        "quality": (85, 95, "of the frames, 1 to 95"),
-        "every": (1, 100_000, "take every N-th annotated frame"),
-        "max-objects": (MOST_OBJECTS, MOST_OBJECTS, f"kept of each video, at most {MOST_OBJECTS}"),
-    }
-    for name, (default, most, text) in numbers.items():
-        parser.add_argument(
-            f"--{name}", type=_up_to(most), default=default, metavar="N", help=f"{text}; default: {default}"
-        )
+        add(f"--{key}", metavar="PATH", help="with --kind: as in a recipe")
+    add("-o", "--output", required=True, metavar="PATH", help="new folder, or new file that ends in .zip")
+    add("--format", choices=FORMATS, default="jpeg", help="image format of the frames (%(default)s)")
+    for name, default, most, text in (
+        ("short-side", 512, 100_000, "length in pixels to which the short side of larger frames is reduced"),
+        ("quality", 85, 95, "quality of the frames, 1 to 95"),
+        ("every", 1, 100_000, "pack every N-th annotated frame"),
+        ("max-objects", MOST_OBJECTS, MOST_OBJECTS, "largest number of objects of a video"),
+    ):
+        add(f"--{name}", type=integer(1, most), default=default, metavar="N", help=f"{text} (%(default)s)")
     return parser
-
-
-def _up_to(most: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        if not text.isdecimal() or not 1 <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"must be an integer, 1 to {most}; got {text!r}")
-        return int(text)
-
-    return number
 
 
 if __name__ == "__main__":

@@ -64,3 +64,28 @@ class Parser(argparse.ArgumentParser):
         if action.choices is not None and value not in action.choices:
             hint = did_you_mean(value, map(str, action.choices))
             raise argparse.ArgumentError(action, f"invalid choice: {value!r}; {hint}")
+
+
+def integer(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Return the `type` of an option that takes an integer within limits.
+
+    Args:
+        least: smallest value that is accepted, 0 or more.
+        most: largest value that is accepted; None for no limit.
+
+    Returns:
+        A function from the text to the number, which raises `argparse.ArgumentTypeError`.
+    """
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
+            limits = f" of {least} or more" if most is None else f", {least} to {most}"
+            raise argparse.ArgumentTypeError(f"must be an integer{limits}; got {text!r}")
+        return int(text)
+
+    return parse
+
+
+def comma_list(parse: Callable[[str], Any] = str) -> Callable[[str], list[Any]]:
+    """Return the `type` of an option that takes values with commas between them; meant for `action="extend"`."""
+    return lambda text: [parse(word.strip()) for word in text.split(",") if word.strip()]

@@ -1,0 +1,1 @@
+"""Programs beside the library: measurements, inference over benchmarks, preparation of data."""
