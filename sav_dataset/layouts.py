@@ -16,7 +16,7 @@ from i2vpp.errors import DataError
 from i2vpp.session.video import IMAGE_SUFFIXES, natural_key
 from sav_dataset.names import match_names, same_names, some
 from sav_dataset.rules import Scoring
-from sav_dataset.scoring import Item, PaletteVideo, SavObject
+from sav_dataset.scoring import Item, PaletteItem, SavItem
 
 Layout: TypeAlias = Literal["sav", "davis"]
 
@@ -154,7 +154,7 @@ class _Finder:
     renamed: list[str] = field(default_factory=list)
     late: list[str] = field(default_factory=list)
 
-    def sav_objects(self, truths: Path, preds: Path) -> list[SavObject]:
+    def sav_objects(self, truths: Path, preds: Path) -> list[SavItem]:
         """Find the objects of a video in the layout of SA-V."""
         names = list_folders(truths)
         if other := [name for name in names if not name.isdecimal()]:
@@ -171,7 +171,7 @@ class _Finder:
         self.note(match.found, preds)
         frames = {name: list_files(truths / name, PNG) for name in names}
         return [
-            SavObject(
+            SavItem(
                 video=truths.name,
                 object=name,
                 truths=frames[name],
@@ -181,14 +181,14 @@ class _Finder:
             for name in names
         ]
 
-    def palette_video(self, truths: Path, preds: Path) -> PaletteVideo:
+    def palette_video(self, truths: Path, preds: Path) -> PaletteItem:
         """Find the masks of a video in the layout of DAVIS."""
         frames = list_files(truths, PNG)
         if not frames:
             raise DataError(f"{truths} holds no masks <frame>.png")
         if _layout_of(preds) == "sav":
             raise DataError(_other_layout(preds, "a folder per object", f"{truths} holds PNGs, as in DAVIS"))
-        return PaletteVideo(
+        return PaletteItem(
             video=truths.name, truths=frames, predictions=self._predictions(frames, preds), scoring=self.scoring
         )
 

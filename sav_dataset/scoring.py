@@ -151,7 +151,7 @@ def _collect(item: Item, sightings: Mapping[str, _Sightings], scoring: Scoring, 
 
 
 @dataclass(frozen=True, kw_only=True)
-class SavObject:
+class SavItem:
     """An object of SA-V: scored on the frames that its own folder has PNGs of.
 
     Args:
@@ -199,7 +199,7 @@ class SavObject:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PaletteVideo:
+class PaletteItem:
     """A video of index masks, whose objects are the values of its true masks.
 
     Args:
