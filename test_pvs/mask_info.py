@@ -13,16 +13,14 @@ import pickle
 import tokenize
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from i2vpp.data.mask_arrays import parse_mask_array
 from i2vpp.errors import DataError
+from i2vpp.utils.arrays import Mask
 from i2vpp.utils.files import atomic_write
-
-Mask: TypeAlias = "NDArray[np.bool_]"
 
 SUFFIX = ".npy"
 OBJECT = 0  # the key of the only mask of a frame

@@ -29,10 +29,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `test_pvs` is
 from i2vpp.data.files import image_size, list_files, list_folders, require_folder
 from i2vpp.data.masks import FrameSize, read_object
 from i2vpp.errors import DataError, I2VPPError, NoDataError
+from i2vpp.utils.arrays import Mask
 from i2vpp.utils.files import remove_leftovers
 from i2vpp.utils.parser import Parser
 from sav_dataset.parallel import run_jobs
-from test_pvs.mask_info import SUFFIX, Mask, write_mask_info
+from test_pvs.mask_info import SUFFIX, write_mask_info
 from test_pvs.sav import ANNOTATIONS
 
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130

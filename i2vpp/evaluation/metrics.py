@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Mask = NDArray[np.bool_]
+from i2vpp.utils.arrays import Mask
 
 TOLERANCE = 0.008
 """Share of the frame's diagonal by which two boundaries may lie apart; the benchmarks' value."""
