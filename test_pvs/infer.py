@@ -24,7 +24,6 @@ from i2vpp.errors import I2VPPError, NoDataError
 from i2vpp.evaluation.protocol import GivenObject, PromptProtocol
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.utils.parser import Parser
-from test_pvs.measure import Meter
 from test_pvs.options import (
     Run,
     add_model_options,
@@ -36,7 +35,8 @@ from test_pvs.options import (
     protocol_name,
     run_command,
 )
-from test_pvs.runner import DoJob, Job, JobRecord
+from test_pvs.run_store import DoJob, Job, JobRecord
+from test_pvs.runner import Meter
 from test_pvs.sav import ANNOTATIONS, IMAGES, FirstMask, SavFolders, SavObject
 
 EXAMPLES = """\

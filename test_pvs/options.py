@@ -20,8 +20,8 @@ from i2vpp.evaluation.protocol import PromptProtocol
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.utils.notices import plain_warnings
 from i2vpp.utils.signals import Terminated, exit_status
-from test_pvs.run_store import HIDDEN, RunStore
-from test_pvs.runner import Job, SetUp, run_jobs
+from test_pvs.run_store import HIDDEN, Job, RunStore
+from test_pvs.runner import SetUp, run_jobs
 from test_pvs.submit import CLUSTERS, ArrayJob, Cluster, command_line, submit
 
 DTYPES = ("float32", "bfloat16", "float16")

@@ -46,7 +46,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class JobRecord:
-    """What a finished job took; `test_pvs.measure.Meter` makes it.
+    """What a finished job took; `test_pvs.runner.Meter` makes it.
 
     Args:
         frames: that were tracked; 0 for a job that had nothing to do and wrote nothing.

@@ -14,9 +14,9 @@ from i2vpp.evaluation.protocol import PromptProtocol
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.utils.writers import MaskWriter, check_object_ids, index_map
 from test_pvs.benchmarks import VosVideo, VosVideos
-from test_pvs.measure import Meter
 from test_pvs.options import build
 from test_pvs.run_store import Job, JobRecord
+from test_pvs.runner import Meter
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -35,7 +35,7 @@ from test_pvs.options import (
     protocol_name,
     run_command,
 )
-from test_pvs.runner import Job
+from test_pvs.run_store import Job
 from test_pvs.vos import MakeVosWork
 
 FOLDER, SAV = "folder", "sav"
