@@ -24,7 +24,7 @@ from i2vpp.errors import DataError, I2VPPError
 from i2vpp.utils.parser import Parser
 from sav_dataset.names import some
 from sav_dataset.report import markdown
-from sav_dataset.results import MEASURES, Evaluation, read_evaluation
+from sav_dataset.results import MEASURES, Evaluation, flat_settings, measures, read_evaluation
 from sav_dataset.scoring import ObjectResult
 
 CONFIDENCE = 0.95
@@ -44,9 +44,14 @@ class Change:
     before: ObjectResult
     after: ObjectResult
 
+    def values(self, measure: str) -> tuple[float, float]:
+        """Return "J&F", "J" or "F" in A and in B."""
+        return measures(self.before)[measure], measures(self.after)[measure]
+
     def difference(self, measure: str) -> float:
         """Return B minus A of "J&F", "J" or "F"."""
-        return _value(self.after, measure) - _value(self.before, measure)
+        before, after = self.values(measure)
+        return after - before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +95,8 @@ class Comparison:
             samples: of the bootstrap.
             seed: of the bootstrap.
         """
-        differences = np.array([change.difference(measure) for change in self.changes])
+        before, after = np.array([change.values(measure) for change in self.changes]).T
+        differences = after - before
         _, video = np.unique([change.before.video for change in self.changes], return_inverse=True)
         sums, counts = np.bincount(video, weights=differences), np.bincount(video)
         generator = np.random.default_rng(seed)
@@ -100,8 +106,8 @@ class Comparison:
             means.append(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
         low, high = np.quantile(np.concatenate(means), ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
         return Difference(
-            a=float(np.mean([_value(change.before, measure) for change in self.changes])),
-            b=float(np.mean([_value(change.after, measure) for change in self.changes])),
+            a=float(before.mean()),
+            b=float(after.mean()),
             mean=float(differences.mean()),
             low=float(low),
             high=float(high),
@@ -124,7 +130,8 @@ def compare(a: Evaluation, b: Evaluation) -> Comparison:
     after = {(result.video, result.object): result for result in b.objects}
     both = [key for key in before if key in after]
     if not both:
-        raise DataError(f"A and B share no object: A scored {some(_names(before))}, B {some(_names(after))}")
+        names = [some([result.name for result in evaluation.objects]) for evaluation in (a, b)]
+        raise DataError(f"A and B share no object: A scored {names[0]}, B {names[1]}")
     changes = tuple(Change(before=before[key], after=after[key]) for key in both)
     for change in changes:
         if change.before.frames != change.after.frames:
@@ -141,7 +148,7 @@ def compare(a: Evaluation, b: Evaluation) -> Comparison:
 
 def changed_settings(a: Mapping[str, Any] | None, b: Mapping[str, Any] | None) -> list[str]:
     """Say in which settings two runs of `test_pvs` differ; empty where one is not known."""
-    first, second = (_flat((run or {}).get("settings", {})) for run in (a, b))
+    first, second = (flat_settings((run or {}).get("settings", {})) for run in (a, b))
     if not first or not second:
         return []
     keys = [key for key in {**first, **second} if first.get(key) != second.get(key)]
@@ -174,23 +181,8 @@ def report(comparison: Comparison, *, measure: str, samples: int, seed: int, top
 
 
 def _row(change: Change, measure: str) -> tuple[str, str, str, str]:
-    before, after = _value(change.before, measure), _value(change.after, measure)
+    before, after = change.values(measure)
     return change.before.name, f"{before:.1f}", f"{after:.1f}", f"{after - before:+.1f}"
-
-
-def _value(result: ObjectResult, measure: str) -> float:
-    return {"J&F": result.jf, "J": result.j, "F": result.f}[measure]
-
-
-def _names(results: Mapping[Any, ObjectResult]) -> list[str]:
-    return [result.name for result in results.values()]
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
-    return flat
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

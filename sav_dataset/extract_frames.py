@@ -23,7 +23,7 @@ from PIL import Image
 from i2vpp.errors import VideoError
 from i2vpp.session.decoder import VideoFile
 from i2vpp.utils.parser import Parser
-from sav_dataset.parallel import run_jobs
+from sav_dataset.parallel import convert_all
 
 PARTIAL = ".partial-"
 
@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"{twice[0].video} and {twice[1].video} would share one folder; rename one, or extract them apart")
     todo = [job for job in jobs if not job.folder.exists()]
     try:
-        problems = run_jobs(extract, todo, processes=args.workers, unit="video")
+        problems = convert_all(extract, todo, processes=args.workers, unit="video")
     except OSError as error:
         print(f"stopped: {error}; start again when that is solved, finished videos are kept", file=sys.stderr)
         return 1

@@ -55,6 +55,11 @@ class Mean:
         return (self.j + self.f) / 2
 
 
+def measures(rated: Mean | ObjectResult) -> dict[str, float]:
+    """Return the values of `MEASURES` by name."""
+    return dict(zip(MEASURES, (rated.jf, rated.j, rated.f), strict=True))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Table:
     """Means over parts of the objects.
@@ -149,6 +154,20 @@ def read_run(pred_root: Path) -> dict[str, Any] | None:
     }
 
 
+def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings as one level, with dots between the keys.
+
+    Args:
+        settings: of a run, as `run.json` has them.
+        prefix: put before every key.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        name = f"{prefix}{key}"
+        flat.update(flat_settings(value, f"{name}.") if isinstance(value, dict) else {name: value})
+    return flat
+
+
 # ---- JSON
 
 
@@ -200,8 +219,7 @@ def read_evaluation(path: Path) -> Evaluation:
 
 
 def _scores(mean: Mean) -> dict[str, float | int | None]:
-    scores = dict(zip(MEASURES, (mean.jf, mean.j, mean.f), strict=True))
-    rated = {name: None if math.isnan(value) else value for name, value in scores.items()}
+    rated = {name: None if math.isnan(value) else value for name, value in measures(mean).items()}
     return {**rated, "num_objects": mean.objects, "num_videos": mean.videos}
 
 
@@ -209,9 +227,7 @@ def _object_content(result: ObjectResult) -> dict[str, Any]:
     return {
         "video": result.video,
         "object": result.object,
-        "J&F": result.jf,
-        "J": result.j,
-        "F": result.f,
+        **measures(result),
         "frames": result.frames,
         "frame_J": result.frame_j,
         "frame_F": result.frame_f,
@@ -233,7 +249,7 @@ def _object_from(entry: Mapping[str, Any]) -> ObjectResult:
 
 def write_csv(path: Path, evaluation: Evaluation) -> None:
     """Write one line per object."""
-    rows = ((r.video, r.object, len(r.frames), r.jf, r.j, r.f) for r in evaluation.objects)
+    rows = ((r.video, r.object, len(r.frames), *measures(r).values()) for r in evaluation.objects)
     _write_rows(path, ("video", "object", "frames", *MEASURES), rows)
 
 

@@ -14,13 +14,9 @@ from __future__ import annotations
 
 import argparse
 import math
-import multiprocessing
 import os
-import signal
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +29,11 @@ from i2vpp.data.masks import IGNORED
 from i2vpp.errors import DataError, I2VPPError
 from i2vpp.evaluation.metrics import TOLERANCE
 from i2vpp.utils.parser import Parser
+from i2vpp.utils.signals import EXIT_INTERRUPTED
 from i2vpp.utils.suggest import did_you_mean
 from sav_dataset.groups import attribute_table, read_attributes, read_categories, read_seen, seen_table
 from sav_dataset.layouts import LAYOUTS, Layout, pair
+from sav_dataset.parallel import map_jobs
 from sav_dataset.plots import draw_plots, require_matplotlib
 from sav_dataset.report import (
     WITHOUT_STRICT,
@@ -49,7 +47,7 @@ from sav_dataset.results import Evaluation, Table, read_run, write_csv, write_fr
 from sav_dataset.rules import RULES, Rule, Scoring
 from sav_dataset.scoring import Item, Scored, score_or_problem
 
-EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
+EXIT_FAILED = 1
 FRAMES_PER_PROCESS = 300
 """So many frames are worth the start of another process, which takes some seconds."""
 NAMED = 10  # broken files in a message
@@ -145,7 +143,7 @@ def _score_all(items: Sequence[Item], num_processes: int | None, progress: bool)
     results: list[Scored] = []
     problems: list[str] = []
     with tqdm(total=total, unit="frame", disable=None if progress else True) as bar:
-        for item, result in zip(items, _results(items, min(num_processes, len(items))), strict=True):
+        for item, result in zip(items, map_jobs(score_or_problem, items, num_processes), strict=True):
             bar.update(len(item.scored_frames))
             if isinstance(result, str):
                 problems.append(result)
@@ -155,23 +153,6 @@ def _score_all(items: Sequence[Item], num_processes: int | None, progress: bool)
         more = [f"... and {len(problems) - NAMED} more"] if len(problems) > NAMED else []
         raise DataError(*problems[:NAMED], *more)
     return results
-
-
-def _results(items: Sequence[Item], processes: int) -> Iterator[Scored | str]:
-    if processes <= 1:
-        yield from map(score_or_problem, items)
-        return
-    context = multiprocessing.get_context("spawn")  # a forked process would inherit the threads of torch half dead
-    ignore = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for this process, which ends the others
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=signal.signal, initargs=ignore) as pool:
-        try:
-            yield from pool.map(score_or_problem, items)
-        except BrokenProcessPool as error:
-            raise I2VPPError(
-                f"one of {processes} processes was ended, perhaps for lack of memory; use fewer (--num_processes)"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def _usable_cores() -> int:

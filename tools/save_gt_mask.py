@@ -32,7 +32,7 @@ from i2vpp.errors import DataError, I2VPPError, NoDataError
 from i2vpp.utils.arrays import Mask
 from i2vpp.utils.files import remove_leftovers
 from i2vpp.utils.parser import Parser
-from sav_dataset.parallel import run_jobs
+from sav_dataset.parallel import convert_all
 from test_pvs.mask_info import SUFFIX, write_mask_info
 from test_pvs.sav import ANNOTATIONS
 
@@ -122,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         jobs = find_jobs(annotations, output)
         todo = [job for job in jobs if not job.target.exists()]
-        problems = run_jobs(convert, todo, processes=arguments.num_processes, unit="object")
+        problems = convert_all(convert, todo, processes=arguments.num_processes, unit="object")
     except (I2VPPError, OSError) as error:
         print(f"error: {error}; start again when that is solved, finished objects are kept", file=sys.stderr)
         return EXIT_FAILED
