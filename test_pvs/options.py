@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import pkgutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,14 +16,15 @@ import torch
 from i2vpp.build_i2vpp import best_device, build_i2vpp, choose_device, choose_dtype
 from i2vpp.checkpoint_files import DEMO, find_checkpoint
 from i2vpp.commands.track import ModelChoice, build_predictor
-from i2vpp.errors import I2VPPError
+from i2vpp.errors import I2VPPError, RunError
 from i2vpp.evaluation.protocol import PromptProtocol
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
+from i2vpp.utils.cluster import CLUSTERS, Cluster, Requeued, submit
 from i2vpp.utils.notices import plain_warnings
 from i2vpp.utils.signals import Terminated, exit_status
-from test_pvs.run_store import HIDDEN, Job, RunStore
+from sav_dataset.results import RUN_FOLDER
+from test_pvs.run_store import Job, RunStore
 from test_pvs.runner import SetUp, run_jobs
-from test_pvs.submit import CLUSTERS, ArrayJob, Cluster, command_line, submit
 
 DTYPES = ("float32", "bfloat16", "float16")
 EXIT_ERROR = 1
@@ -142,7 +144,7 @@ def run_command(
         with plain_warnings():
             run = prepare(arguments)
             if arguments.use_cluster:
-                return _submit(arguments, ArrayJob(command=name, arguments=command_line(argv)))
+                return _submit(arguments, ArrayTask(command=name, arguments=task_arguments(argv)))
             return _execute(run, arguments)
     except (I2VPPError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
@@ -172,19 +174,50 @@ def _execute(run: Run, arguments: argparse.Namespace) -> int:
     return outcome.exit_status
 
 
-def _submit(arguments: argparse.Namespace, job: ArrayJob) -> int:
+@dataclass(frozen=True, kw_only=True)
+class ArrayTask(Requeued):
+    """What submitit pickles and calls in each job of an array: a command, which goes on after an interruption.
+
+    Args:
+        command: function that takes arguments and returns an exit status, as "module:name".
+        arguments: of the command.
+    """
+
+    command: str
+    arguments: tuple[str, ...]
+
+    def __call__(self, index: int) -> None:
+        """Run the command in cluster job `index` of the array.
+
+        Raises:
+            RunError: it ended with another status than 0.
+        """
+        if status := pkgutil.resolve_name(self.command)(list(self.arguments)):
+            raise RunError(f"job {index} ended with status {status}; its log says why")
+
+
+def task_arguments(argv: Sequence[str]) -> tuple[str, ...]:
+    """Return the arguments of an `ArrayTask`: as given, but the command runs in one process and overwrites nothing."""
+    return (*argv, "--use-cluster", "0", "--processes", "1", "--no-overwrite")
+
+
+def _submit(arguments: argparse.Namespace, task: ArrayTask) -> int:
     RunStore(arguments.output).prepare(overwrite=arguments.overwrite)
+    # The jobs inherit the environment, and find the folders beside the library wherever they are started.
+    paths = [str(Path(__file__).resolve().parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     cluster = Cluster(
         kind=arguments.cluster,
-        jobs=arguments.num_jobs,
+        name="i2vpp-eval",
         gpus=0 if arguments.device == "cpu" else 1,
         cpus=max(arguments.num_cpus, arguments.threads),
         hours=arguments.hours,
         partition=arguments.partition,
         account=arguments.account,
         qos=arguments.qos,
+        more={"slurm_array_parallelism": arguments.num_jobs},
     )
-    return submit(job, cluster, arguments.output / HIDDEN / "jobs")
+    return submit(task, cluster, arguments.output / RUN_FOLDER / "jobs", array=arguments.num_jobs)
 
 
 def protocol_name(text: str) -> str:

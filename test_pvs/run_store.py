@@ -27,8 +27,7 @@ from filelock import FileLock, Timeout
 
 from i2vpp.errors import RunError
 from i2vpp.utils.files import atomic_write
-
-HIDDEN = ".run"
+from sav_dataset.results import RUN_FOLDER, flat_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +97,7 @@ class RunStore:
 
     def __init__(self, out: Path) -> None:
         self.out = out
-        self._run = out / HIDDEN
+        self._run = out / RUN_FOLDER
 
     def open(
         self, settings: Mapping[str, object], jobs: Sequence[Job], *, overwrite: bool = False
@@ -134,8 +133,8 @@ class RunStore:
         # In this order: another process that begins the run at the same time makes `.run` before anything else.
         if self.out.is_dir() and any(self.out.iterdir()) and not self._run.is_dir():
             raise RunError(
-                f"the output folder {self.out} is not empty and was not made by an evaluation (it has no {HIDDEN}); "
-                "name another one, which is made if need be"
+                f"the output folder {self.out} is not empty and was not made by an evaluation (it has no "
+                f"{RUN_FOLDER}); name another one, which is made if need be"
             )
         self._run.mkdir(parents=True, exist_ok=True)
         if overwrite:
@@ -208,7 +207,7 @@ class RunStore:
         if earlier is None:
             _write_json(path, {"settings": settings, **_circumstances()})
             return
-        then, now = _flat(earlier), _flat(settings)
+        then, now = flat_settings(earlier), flat_settings(settings)
         if different := [key for key in {**then, **now} if _shown(then, key) != _shown(now, key)]:
             changes = "; ".join(f"{key} was {_shown(then, key)} and is now {_shown(now, key)}" for key in different)
             raise RunError(
@@ -268,14 +267,6 @@ def _circumstances() -> dict[str, Any]:
         "host": socket.gethostname(),
         "versions": {"i2vpp": i2vpp, "torch": torch.__version__, "python": platform.python_version()},
     }
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Write nested keys with dots."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
-    return flat
 
 
 def _shown(values: Mapping[str, Any], key: str) -> str:

@@ -19,7 +19,7 @@ from media import moving_disc
 from models import SIDE, make_predictor
 from test_pvs.infer import main
 from test_pvs.mask_info import write_mask_info
-from test_pvs.submit import ArrayJob, command_line
+from test_pvs.options import ArrayTask, task_arguments
 
 REPO = Path(__file__).resolve().parent.parent
 LENGTHS = {"disc": 6, "ring": 5}
@@ -260,7 +260,7 @@ def test_an_array_of_jobs(infer, tmp_path, capfd) -> None:
 
 def test_an_interrupted_job_is_followed_by_the_same_one() -> None:
     pytest.importorskip("submitit")
-    job = ArrayJob(command="test_pvs.infer:main", arguments=command_line(["--data", "x", "--overwrite"]))
+    job = ArrayTask(command="test_pvs.infer:main", arguments=task_arguments(["--data", "x", "--overwrite"]))
     assert job.arguments[-5:] == ("--use-cluster", "0", "--processes", "1", "--no-overwrite")
     with pytest.raises(RunError, match="job 3 ended with status 2; its log says why"):
         job(3)

@@ -36,7 +36,7 @@ from test_pvs.options import (
     run_command,
 )
 from test_pvs.run_store import Job
-from test_pvs.vos import MakeVosWork
+from test_pvs.vos import VosTracking
 
 FOLDER, SAV = "folder", "sav"
 NAMED = 5  # videos in a message
@@ -70,7 +70,7 @@ def prepare(arguments: argparse.Namespace) -> Run:
     model = model_choice(arguments)
     return Run(
         jobs=[Job(name=name, frames=_length(videos, name)) for name in names],
-        set_up=MakeVosWork(model=model, videos=videos, prompt=arguments.prompt),
+        set_up=VosTracking(model=model, videos=videos, prompt=arguments.prompt),
         settings={
             "protocol": "semi-supervised, objects of a video together, each prompted on the first annotated frame that "
             "shows it",
