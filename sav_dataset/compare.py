@@ -21,7 +21,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `sav_dataset` is no installed package
 
 from i2vpp.errors import DataError, I2VPPError
-from i2vpp.utils.parser import Parser
+from i2vpp.utils.parser import Parser, integer
 from sav_dataset.names import some
 from sav_dataset.report import markdown
 from sav_dataset.results import MEASURES, Evaluation, flat_settings, measures, read_evaluation
@@ -193,12 +193,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("a", type=Path, metavar="A.json", help="written by sav_evaluator.py --json")
     parser.add_argument("b", type=Path, metavar="B.json")
     parser.add_argument("--measure", choices=MEASURES, default="J&F", help="that ranks the objects (%(default)s)")
-    parser.add_argument("--top", type=int, default=10, metavar="N", help="objects to show of either kind (%(default)s)")
-    parser.add_argument("--samples", type=int, default=10000, help="of the bootstrap (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (%(default)s)")
+    parser.add_argument("--top", type=integer(0), default=10, metavar="N", help="objects of either kind (%(default)s)")
+    parser.add_argument("--samples", type=integer(1), default=10000, metavar="N", help="of the bootstrap (%(default)s)")
+    parser.add_argument("--seed", type=integer(0), default=0, metavar="N", help="of the bootstrap (%(default)s)")
     args = parser.parse_args(arguments)
-    if args.samples < 1 or args.top < 0:
-        parser.error(f"--samples must be at least 1 and --top at least 0, got {args.samples} and {args.top}")
     try:
         a, b = read_evaluation(args.a), read_evaluation(args.b)
         comparison = compare(a, b)

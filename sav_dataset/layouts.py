@@ -108,7 +108,7 @@ def pair(
         videos = [video for video in videos if video in only]
     layout = layout or find_layout(gt_root, videos)
     if scoring.merge and layout == "sav":
-        raise DataError("objects can be merged only in the layout of DAVIS (--merge_objects)")
+        raise DataError("objects can be merged only in the layout of DAVIS (--merge-objects)")
     found = list_folders(require_folder(pred_root, "predictions"))
     there = same_names(videos, found, pred_root)
     if not there:

@@ -39,7 +39,7 @@ def map_jobs(do: Callable[[Job], Result], jobs: Sequence[Job], processes: int) -
             yield from pool.map(do, jobs)
         except BrokenProcessPool as error:
             raise I2VPPError(
-                f"one of {processes} processes was ended, perhaps for lack of memory; use fewer (--num_processes)"
+                f"one of {processes} processes was ended, perhaps for lack of memory; use fewer (--processes)"
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)

@@ -238,7 +238,7 @@ class PaletteItem(Item):
             raise DataError(
                 f"the true masks of {self.video} show no object, only {BACKGROUND} and {IGNORED} (ignored), such as "
                 f"{next(iter(self.truths.values()))}; where {IGNORED} is the one object, as in DAVIS 2016, merge the "
-                "objects (--merge_objects)"
+                "objects (--merge-objects)"
             )
         return _collect(self, objects, self.scoring, values - {BACKGROUND})
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from i2vpp.errors import DataError, I2VPPError
 from i2vpp.utils.files import atomic_write
-from i2vpp.utils.parser import Parser
+from i2vpp.utils.parser import Parser, integer
 from i2vpp.utils.visualize import contact_sheet, overlay
 from i2vpp.utils.writers import OverlayWriter
 from sav_dataset.png_video import PngVideo
@@ -127,18 +127,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--manual", action="store_true", help="only <video>_manual.json (default: both)")
     kind.add_argument("--auto", action="store_true", help="only <video>_auto.json")
-    parser.add_argument(
-        "--objects",
-        type=int,
-        nargs="+",
-        metavar="ID",
-        help=f"only these: {FIRST_ID['manual']}, ... are manual, {FIRST_ID['auto']}, ... automatic",
-    )
-    parser.add_argument("--pictures", type=int, default=12, help="frames on the contact sheet (%(default)s)")
+    ids = f"{FIRST_ID['manual']}, ... are manual, {FIRST_ID['auto']}, ... automatic"
+    parser.add_argument("--objects", type=int, nargs="+", metavar="ID", help=f"only these: {ids}")
+    parser.add_argument("--pictures", type=integer(1), default=12, metavar="N",
+                        help="frames on the contact sheet (%(default)s)")  # fmt: skip
     parser.add_argument("-o", "--output", type=Path, help="folder (default: outputs/sav/<video>)")
     args = parser.parse_args(arguments)
-    if args.pictures < 1:
-        parser.error(f"--pictures must be at least 1, got {args.pictures}")
     kinds = ["manual"] if args.manual else ["auto"] if args.auto else list(FIRST_ID)
     try:
         video = open_video(args.video, args.annotations, kinds)

@@ -23,7 +23,7 @@ from i2vpp.data.masks import Mask
 from i2vpp.errors import I2VPPError, NoDataError
 from i2vpp.evaluation.protocol import GivenObject, PromptProtocol
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
-from i2vpp.utils.parser import Parser
+from i2vpp.utils.parser import Parser, integer
 from test_pvs.options import (
     Run,
     add_model_options,
@@ -31,7 +31,6 @@ from test_pvs.options import (
     build,
     model_choice,
     model_settings,
-    positive,
     protocol_name,
     run_command,
 )
@@ -165,7 +164,7 @@ def _length(one: SavObject) -> int:
         return 1
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """Return the parser of the command."""
     parser = Parser(
         prog="python -m test_pvs.infer",
@@ -186,7 +185,7 @@ def build_parser() -> argparse.ArgumentParser:
     prompt = how.add_mutually_exclusive_group()
     prompt.add_argument("--prompt", type=protocol_name, metavar="KIND",
                         help="gm: mask, bb: box, 1c, 3c, <n>c: clicks (gm)")  # fmt: skip
-    prompt.add_argument("--clicks", type=positive, metavar="N", help="the same as --prompt <N>c")
+    prompt.add_argument("--clicks", type=integer(1), metavar="N", help="the same as --prompt <N>c")
     how.add_argument("--annotated-only", action="store_true", help="write masks of annotated frames only")
     add_model_options(parser)
     add_run_options(parser)

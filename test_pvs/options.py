@@ -21,6 +21,7 @@ from i2vpp.evaluation.protocol import PromptProtocol
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.utils.cluster import CLUSTERS, Cluster, Requeued, submit
 from i2vpp.utils.notices import plain_warnings
+from i2vpp.utils.parser import Parser, integer, key_value
 from i2vpp.utils.signals import Terminated, exit_status
 from sav_dataset.results import RUN_FOLDER
 from test_pvs.run_store import Job, RunStore
@@ -39,38 +40,43 @@ class Run:
     settings: Mapping[str, object]
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
+def add_model_options(parser: Parser) -> None:
     """Add the options that choose the network."""
     model = parser.add_argument_group("network")
     model.add_argument("--checkpoint", default=DEMO, metavar="NAME_OR_PATH",
                        help="weights: a file, or a name in checkpoints/ (%(default)s)")  # fmt: skip
     model.add_argument("--config", help="name or path of a model config (the one that fits the checkpoint)")
-    model.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+    model.add_argument("--override", type=key_value, action="append", default=[], metavar="KEY=VALUE",
                        help="change a config value, such as model.selection.mode=top; may be repeated")  # fmt: skip
-    model.add_argument("--seed", type=int, metavar="N", help="of the memory selection: model.selection.seed=N (0)")
+    model.add_argument("--seed", type=integer(0), metavar="N",
+                       help="of the memory selection: model.selection.seed=N (0)")  # fmt: skip
     model.add_argument("--device", help="cpu, cuda, cuda:1, mps (the best there is)")
-    model.add_argument("--dtype", choices=DTYPES, help="of the heavy arithmetic (bfloat16 on GPUs that have it)")
+    model.add_argument("--dtype", choices=DTYPES,
+                       help="precision of the network (bfloat16 on GPUs that have it)")  # fmt: skip
     model.add_argument("--compile", action="store_true", help="compile the network first; takes a minute or two")
+    parser.add_aliases({"--set": "--override"})
 
 
-def add_run_options(parser: argparse.ArgumentParser) -> None:
+def add_run_options(parser: Parser) -> None:
     """Add the options that say where masks go, and who makes them."""
     run = parser.add_argument_group("run")
     run.add_argument("-o", "--output", type=Path, required=True, metavar="OUT",
                      help="folder of the masks; where it holds a part of them, the run goes on")  # fmt: skip
     run.add_argument("--overwrite", action=argparse.BooleanOptionalAction, default=False,
                      help="delete what an earlier run has made in OUT")  # fmt: skip
-    run.add_argument("--processes", type=positive, metavar="N", help="on this machine (one per GPU, or one on the CPU)")
-    run.add_argument("--threads", type=positive, default=1, metavar="N",
+    run.add_argument(
+        "--processes", type=integer(1), metavar="N", help="on this machine (one per GPU, or one on the CPU)"
+    )
+    run.add_argument("--threads", type=integer(1), default=1, metavar="N",
                      help="of PyTorch in each process; masks made on a CPU may depend on it (%(default)s)")  # fmt: skip
     jobs = parser.add_argument_group("SLURM, through submitit")
     jobs.add_argument("--use-cluster", type=int, choices=(0, 1), default=0, help="1: submit an array of jobs")
     jobs.add_argument(
-        "--num-jobs", type=positive, default=1, metavar="N", help="of the array, which share the work (%(default)s)"
+        "--num-jobs", type=integer(1), default=1, metavar="N", help="of the array, which share the work (%(default)s)"
     )
-    jobs.add_argument("--num-cpus", type=positive, default=4, metavar="N",
+    jobs.add_argument("--num-cpus", type=integer(1), default=4, metavar="N",
                       help="of each job, beside one GPU, or none with --device cpu (%(default)s)")  # fmt: skip
-    jobs.add_argument("--hours", type=positive, default=12, metavar="N",
+    jobs.add_argument("--hours", type=integer(1), default=12, metavar="N",
                       help="time limit of a job, which is then requeued and goes on (%(default)s)")  # fmt: skip
     jobs.add_argument("--partition", help="of SLURM")
     jobs.add_argument("--account", help="of SLURM")
@@ -93,7 +99,7 @@ def model_choice(arguments: argparse.Namespace) -> ModelChoice:
         device=device,
         dtype=dtype,
         compile=arguments.compile,
-        overrides=(*seed, *arguments.set),
+        overrides=(*seed, *arguments.override),
     )
 
 
@@ -226,13 +232,6 @@ def protocol_name(text: str) -> str:
         return PromptProtocol(text).name
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def positive(text: str) -> int:
-    """Parse an integer of 1 or more."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected an integer of 1 or more, got {text!r}")
-    return int(text)
 
 
 def _sha256(path: Path) -> str:

@@ -226,8 +226,10 @@ def test_a_wrong_argument_is_named(infer, capfd, options, message) -> None:
     ("options", "message"),
     [
         (["--prompt", "0c"], "unknown prompt protocol '0c'; allowed: gm (true mask), bb (bounding box), <n>c"),
-        (["--clicks", "0"], "expected an integer of 1 or more, got '0'"),
-        (["--processes", "none"], "expected an integer of 1 or more, got 'none'"),
+        (["--clicks", "0"], "argument --clicks: must be an integer of 1 or more; got '0'"),
+        (["--processes", "none"], "argument --processes: must be an integer of 1 or more; got 'none'"),
+        (["--override", "a"], "argument --override: expected KEY=VALUE, got 'a'"),
+        (["--overide", "a=1"], "did you mean '--override'?"),
         (["--prompt", "gm", "--clicks", "3"], "not allowed with argument"),
     ],
 )
@@ -287,16 +289,16 @@ SETTINGS = ("DATA", "PROMPT", "CHECKPOINT", "OUT", "GT", "PROCESSES", "PYTHON", 
 
 
 def test_the_scripts_take_settings_as_arguments_and_from_the_environment(tmp_path) -> None:
-    words = ("--dry-run", "PROMPT=3c", "DATA=my sets/sav_val", "--set", "model.selection.seed=1")
+    words = ("--dry-run", "PROMPT=3c", "DATA=my sets/sav_val", "--override", "model.selection.seed=1")
     done = script("semi_infer.sh", *words, cwd=tmp_path, PYTHON="python3", PROCESSES="2", PROMPT="bb")
     assert done.stdout.split("\n")[0].strip() == (
         "python3 -m test_pvs.infer --data 'my sets/sav_val' --prompt 3c --checkpoint i2vpp-demo "
-        f"--output {REPO}/outputs/sav_val_3c --processes 2 --set model.selection.seed=1"
+        f"--output {REPO}/outputs/sav_val_3c --processes 2 --override model.selection.seed=1"
     )
     out = REPO / "outputs" / "sav_test_gm"
     done = script("semi_eval.sh", "--dry-run", "--strict", cwd=tmp_path, PYTHON="python3", DATA="x/sav_test")
     assert done.stdout.split("\n")[0].strip() == (
-        f"python3 -m sav_dataset.sav_evaluator --gt_root x/sav_test/Annotations_6fps --pred_root {out} "
+        f"python3 -m sav_dataset.sav_evaluator --annotations x/sav_test/Annotations_6fps --predictions {out} "
         f"--json {out}/scores.json --csv {out}/scores.csv --strict"
     )
     for name in ("semi_infer.sh", "semi_eval.sh"):

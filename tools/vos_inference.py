@@ -117,7 +117,7 @@ def _length(videos: VosVideos, name: str) -> int:
         return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     parser = Parser(prog="vos_inference", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     data = parser.add_argument_group("data")
     data.add_argument("--dataset", required=True, choices=[*BENCHMARKS, SAV, FOLDER], help="which benchmark")

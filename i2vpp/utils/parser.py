@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 from typing import Any, NoReturn
 
@@ -22,6 +22,17 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **kwargs)
         self._negative_number_matcher = re.compile(r"-\.?\d")
         self._given: Sequence[str] = ()
+
+    def add_aliases(self, aliases: Mapping[str, str]) -> None:
+        """Accept other spellings of options, which the help names in its last paragraph only.
+
+        Args:
+            aliases: options of this parser by other spellings, such as `{"--num_processes": "--processes"}`.
+        """
+        for spelling, option in aliases.items():
+            self._option_string_actions[spelling] = self._option_string_actions[option]
+        named = ", ".join(f"{spelling} for {option}" for spelling, option in aliases.items())
+        self.epilog = "\n".join(filter(None, (self.epilog, f"Also accepted: {named}.")))
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """See argparse; an unknown option is an error of the subcommand that it was given to."""
@@ -64,3 +75,31 @@ class Parser(argparse.ArgumentParser):
         if action.choices is not None and value not in action.choices:
             hint = did_you_mean(value, map(str, action.choices))
             raise argparse.ArgumentError(action, f"invalid choice: {value!r}; {hint}")
+
+
+def integer(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Return the `type` of an option that takes an integer within limits.
+
+    Args:
+        least: smallest value that is accepted, 0 or more.
+        most: largest value that is accepted; None for no limit.
+
+    Returns:
+        A function from the text to the number, which raises `argparse.ArgumentTypeError`.
+    """
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
+            limits = f" of {least} or more" if most is None else f", {least} to {most}"
+            raise argparse.ArgumentTypeError(f"must be an integer{limits}; got {text!r}")
+        return int(text)
+
+    return parse
+
+
+def key_value(text: str) -> str:
+    """Return an option's value of the form KEY=VALUE; raise `argparse.ArgumentTypeError` for anything else."""
+    key, equals, _ = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"expected KEY=VALUE, got {text!r}")
+    return text
