@@ -94,6 +94,9 @@ class Comparison:
             measure: "J&F", "J" or "F".
             samples: of the bootstrap.
             seed: of the bootstrap.
+
+        Returns:
+            The means of A, of B and of the differences, with the interval of the latter.
         """
         before, after = np.array([change.values(measure) for change in self.changes]).T
         differences = after - before
@@ -116,6 +119,13 @@ class Comparison:
 
 def compare(a: Evaluation, b: Evaluation) -> Comparison:
     """Put two evaluations of the same dataset together.
+
+    Args:
+        a: the evaluation that is compared with.
+        b: the evaluation whose gains and losses are wanted.
+
+    Returns:
+        The objects that both scored, and the names of those that one scored alone.
 
     Raises:
         DataError: they were scored in different ways or on different frames, or share no object.
@@ -147,7 +157,15 @@ def compare(a: Evaluation, b: Evaluation) -> Comparison:
 
 
 def changed_settings(a: Mapping[str, Any] | None, b: Mapping[str, Any] | None) -> list[str]:
-    """Say in which settings two runs of `test_pvs` differ; empty where one is not known."""
+    """Name the settings in which the runs that made the predictions differ.
+
+    Args:
+        a: how the predictions of A were made (`Evaluation.run`); None where it is not known.
+        b: the same of B.
+
+    Returns:
+        A line `key: value in A -> value in B` for each; empty where one run is not known.
+    """
     first, second = (flat_settings((run or {}).get("settings", {})) for run in (a, b))
     if not first or not second:
         return []
@@ -156,7 +174,18 @@ def changed_settings(a: Mapping[str, Any] | None, b: Mapping[str, Any] | None) -
 
 
 def report(comparison: Comparison, *, measure: str, samples: int, seed: int, top: int) -> str:
-    """Return the comparison in Markdown."""
+    """Return the comparison in Markdown.
+
+    Args:
+        comparison: of two evaluations.
+        measure: "J&F", "J" or "F", by which objects are ranked.
+        samples: of the bootstrap.
+        seed: of the bootstrap.
+        top: so many of the objects that gained and of those that lost most are listed.
+
+    Returns:
+        Tables and a sentence, without a final line break.
+    """
     changes = comparison.changes
     rows = []
     for name in MEASURES:

@@ -78,7 +78,17 @@ def extract(job: Job) -> str | None:
 
 
 def find_jobs(videos: Path, output: Path, *, every: int, quality: int) -> list[Job]:
-    """List the mp4 files under a folder, or one file, in the order of their names."""
+    """List the videos to extract, in the order of their names.
+
+    Args:
+        videos: folder of mp4 files at any depth, or one of them.
+        output: folder that gets a folder of frames for each video.
+        every: extract frames 0, `every`, 2 `every`, ...
+        quality: of the JPEG files, 1 to 100.
+
+    Returns:
+        A job for each video, also for those whose folder of frames is there.
+    """
     files = [videos] if videos.is_file() else sorted(videos.rglob("*.mp4"))
     return [Job(video=file, output=output, every=every, quality=quality) for file in files]
 

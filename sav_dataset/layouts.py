@@ -62,7 +62,14 @@ class Pairing:
 
 
 def find_layout(root: Path, videos: Sequence[str]) -> Layout:
-    """Tell the layout of true masks by their folders.
+    """Find out the layout of true masks.
+
+    Args:
+        root: folder of the videos' true masks.
+        videos: names of the videos to look at.
+
+    Returns:
+        The layout of all videos that hold PNGs.
 
     Raises:
         DataError: there are no PNGs, or those of some videos lie as in SA-V and those of others as in DAVIS.
@@ -97,6 +104,9 @@ def pair(
         scoring: which frames count, and whether objects are merged.
         layout: of both; None: found out.
         only: names of the videos that count; None: all of the ground truth.
+
+    Returns:
+        What is to be scored, and which predictions are missing.
 
     Raises:
         DataError: a folder is missing or does not have this layout, or predictions do not have the true masks' names.
@@ -140,7 +150,7 @@ def pair(
 
 @dataclass(frozen=True, kw_only=True)
 class _Finder:
-    """Finds the predictions of videos, and remembers which of them have other names.
+    """Finds the predictions of videos, and collects those that have other names than the true masks.
 
     Args:
         pred_root: folder of the videos' predicted masks.
@@ -203,7 +213,7 @@ class _Finder:
         return {frame: files[name] for frame, name in match.found.items()}
 
     def note(self, found: Mapping[str, str], folder: Path) -> None:
-        """Remember the names in a folder, by those of the true masks, that differ from these."""
+        """Collect the predictions of a folder that have other names than the true masks, by which `found` has them."""
         where = folder.relative_to(self.pred_root)
         self.renamed.extend(f"{where / pred} for {truth}" for truth, pred in found.items() if pred != truth)
 

@@ -25,6 +25,9 @@ def map_jobs(do: Callable[[Job], Result], jobs: Sequence[Job], processes: int) -
         jobs: its arguments, which can be pickled.
         processes: number of processes at most; with 1, the function is called in this one.
 
+    Returns:
+        The results, each as soon as it and all before it are there.
+
     Raises:
         I2VPPError: a process was ended.
     """

@@ -1,4 +1,4 @@
-"""What is said of an evaluation: tables in Markdown, and what should be known beside the mean."""
+"""The report of an evaluation: tables in Markdown, and notes on what the means leave out."""
 
 from __future__ import annotations
 
@@ -68,6 +68,9 @@ def report(evaluation: Evaluation, tables: Sequence[Table], *, worst: int) -> st
         evaluation: to be shown.
         tables: means over parts, shown below the mean.
         worst: so many objects are listed, the worst first.
+
+    Returns:
+        Tables and sentences, without a final line break.
     """
     left_out = len(evaluation.missing.videos)
     overall = "all objects" + (f" ({left_out} videos missing)" if left_out else "")
@@ -98,13 +101,29 @@ def table_text(table: Table) -> str:
 
 
 def objects_text(title: str, objects: Sequence[ObjectResult]) -> str:
-    """Return a table of objects in Markdown, its columns aligned."""
+    """Return a table of objects in Markdown.
+
+    Args:
+        title: of the first column.
+        objects: one row each.
+
+    Returns:
+        The table with aligned columns: name, scored frames, J&F, J and F.
+    """
     rows = [(r.name, str(len(r.frames)), *(f"{value:.1f}" for value in measures(r).values())) for r in objects]
     return markdown((title, "frames", *MEASURES), rows)
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table with aligned columns; all but the first are numbers."""
+    """Return a table in Markdown.
+
+    Args:
+        header: titles of the columns.
+        rows: their cells; all columns but the first hold numbers.
+
+    Returns:
+        The table with aligned columns, without a final line break.
+    """
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     lines = [

@@ -43,7 +43,7 @@ from sav_dataset.scoring import Item, Scored, score_or_problem
 EXIT_FAILED = 1
 ANNOTATIONS = "Annotations_6fps"
 FRAMES_PER_PROCESS = 300
-"""So many frames are worth the start of another process, which takes some seconds."""
+"""Another process is started for each so many frames, as its start takes some seconds."""
 NAMED = 10  # broken files in a message
 RULE_HELP = (
     "frames that count for an object: from the first scored one on which truth or prediction shows it; after the first "
@@ -77,6 +77,9 @@ def evaluate(  # noqa: PLR0913 - the evaluator's one entry: every argument is an
         strict: missing predictions, and objects that are in no scored frame, are errors.
         num_processes: that score; None: one per core if there is enough to do. The result is the same.
         progress: show a progress bar on stderr.
+
+    Returns:
+        Scores of all objects, and what should be known beside them.
 
     Raises:
         DataError: there is no such rule, or what is there does not fit; the message names files.
@@ -130,7 +133,7 @@ def _remark_on_merging(scoring: Scoring, scored: Sequence[Scored], run: Mapping[
 
 
 def _score_all(items: Sequence[Item], num_processes: int | None, progress: bool) -> list[Scored]:
-    """Score all items, in order; what is wrong with any of them is told in one message."""
+    """Score all items, in order; one DataError says what is wrong with any of them."""
     total = sum(len(item.scored_frames) for item in items)
     if num_processes is None:
         num_processes = min(_usable_cores(), math.ceil(total / FRAMES_PER_PROCESS))

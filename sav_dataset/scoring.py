@@ -108,6 +108,12 @@ class Item(ABC):
         Args:
             obj: name of the object.
             frame: name of a scored frame.
+
+        Returns:
+            The predicted and the true mask, of the same size.
+
+        Raises:
+            DataError: a file is damaged, or their sizes differ.
         """
 
     @abstractmethod
@@ -140,7 +146,7 @@ def score_or_problem(item: Item) -> Scored | str:
 
 @dataclass(kw_only=True)
 class _Sightings:
-    """On which frames one object of a video is to be seen, and its scores there."""
+    """The frames that show one object of a video, and its scores on them."""
 
     shown: set[str] = field(default_factory=set)
     """Annotated frames on which the true mask shows it."""
@@ -221,7 +227,11 @@ class PaletteItem(Item):
     """A video of index masks, whose objects are the values of its true masks."""
 
     def score(self) -> Scored:
-        """Score all objects of the video."""
+        """Score all objects of the video.
+
+        Raises:
+            DataError: files are damaged or do not fit, or no true mask shows an object.
+        """
         sightings: dict[int, _Sightings] = defaultdict(_Sightings)
         values: set[int] = set()
         scored = set(self.scored_frames)

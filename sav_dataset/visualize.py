@@ -40,6 +40,9 @@ def open_video(video: Path, annotations: Path | None, kinds: Sequence[str]) -> S
         annotations: JSON file, folder of JSON files or folder of PNG masks; None: where SA-V has them.
         kinds: which of a video's JSON files are wanted, "manual", "auto" or both.
 
+    Returns:
+        The video; its frames and masks are read when they are asked for.
+
     Raises:
         DataError: there are no annotations, or they cannot be used.
     """
@@ -65,7 +68,14 @@ def open_video(video: Path, annotations: Path | None, kinds: Sequence[str]) -> S
 
 
 def choose_objects(video: SavVideo | PngVideo, wanted: Collection[int] | None) -> list[int]:
-    """Return the objects to draw; None stands for all.
+    """Return the objects to draw.
+
+    Args:
+        video: that shows them.
+        wanted: ids of objects; None stands for all.
+
+    Returns:
+        Ids of objects, in order.
 
     Raises:
         DataError: the video has no object, or not the wanted ones.
@@ -80,7 +90,16 @@ def choose_objects(video: SavVideo | PngVideo, wanted: Collection[int] | None) -
 
 
 def draw(video: SavVideo | PngVideo, t: int, obj_ids: Collection[int]) -> NDArray[np.uint8]:
-    """Draw objects on annotated frame t, RGB [H, W, 3]; small ones over large ones, so that all can be seen."""
+    """Draw objects on an annotated frame; small ones over large ones, so that all can be seen.
+
+    Args:
+        video: that shows them.
+        t: index among the annotated frames.
+        obj_ids: the objects to draw.
+
+    Returns:
+        The picture, RGB uint8 [H, W, 3].
+    """
     image = video.image(t)
     masks = {obj_id: mask for obj_id, mask in video.masks(t).items() if obj_id in obj_ids}
     if not masks:
@@ -92,7 +111,20 @@ def draw(video: SavVideo | PngVideo, t: int, obj_ids: Collection[int]) -> NDArra
 def visualize(
     video: SavVideo | PngVideo, output: Path, *, obj_ids: Collection[int], num_pictures: int = 12
 ) -> list[Path]:
-    """Write the overlay video and the contact sheet into a folder; return their paths."""
+    """Write an overlay video and a contact sheet.
+
+    Args:
+        video: to be drawn.
+        output: folder of the two files; it is made if need be.
+        obj_ids: the objects to draw.
+        num_pictures: number of frames on the contact sheet, at most.
+
+    Returns:
+        The paths of the two files.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
     output.mkdir(parents=True, exist_ok=True)
     on_sheet = set(np.linspace(0, len(video) - 1, min(num_pictures, len(video))).round().astype(int).tolist())
     pictures, captions = [], []

@@ -33,7 +33,7 @@ EXIT_ERROR = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What a command wants to have made; see `test_pvs.runner.run_jobs`."""
+    """The jobs of a command, and what `test_pvs.runner.run_jobs` needs to make them."""
 
     jobs: Sequence[Job]
     set_up: SetUp
@@ -122,7 +122,15 @@ def model_settings(model: ModelChoice) -> dict[str, object]:
 
 
 def build(model: ModelChoice, index: int) -> I2VPPVideoPredictor:
-    """Build the predictor of process `index` of this machine, on a GPU of its own where there are enough."""
+    """Build the predictor of a process, on a GPU of its own where there are enough.
+
+    Args:
+        model: the network; device `cuda` stands for one of this machine's GPUs.
+        index: of the process on this machine.
+
+    Returns:
+        The predictor.
+    """
     device = model.device
     if device == "cuda" and torch.cuda.device_count():
         device = f"cuda:{index % torch.cuda.device_count()}"
@@ -140,6 +148,9 @@ def run_command(
         parser: with the options of `add_run_options`.
         prepare: finds out what is to be made; raises I2VPPError where it cannot.
         name: of the function that calls this one, as "module:name", for the jobs of a cluster.
+
+    Returns:
+        The exit status: 0 done, 1 an error or failed jobs, 2 wrong usage, 130 and 143 ended by a signal.
     """
     argv = sys.argv[1:] if argv is None else argv
     try:
@@ -227,7 +238,7 @@ def _submit(arguments: argparse.Namespace, task: ArrayTask) -> int:
 
 
 def protocol_name(text: str) -> str:
-    """Parse the name of a prompt protocol."""
+    """Return the name of a prompt protocol; raise `argparse.ArgumentTypeError` if there is none of this name."""
     try:
         return PromptProtocol(text).name
     except ValueError as error:

@@ -58,6 +58,13 @@ class Job:
 def find_jobs(annotations: Path, output: Path) -> list[Job]:
     """List the objects of all videos, in order.
 
+    Args:
+        annotations: folder of the videos' folders of object folders.
+        output: folder of the files to write.
+
+    Returns:
+        A job for each object, also for those whose file is there.
+
     Raises:
         I2VPPError: a folder is missing, or there is no object.
     """
@@ -88,11 +95,14 @@ def convert(job: Job) -> str | None:
 
 
 def read_masks(folder: Path, name: str) -> dict[int, Mask]:
-    """Read the masks [H, W] of one object of a video by frame index; all frames that are not its own share one array.
+    """Read the masks [H, W] of one object of a video; frames that do not show it share one empty mask.
 
     Args:
         folder: of the video's object folders.
         name: of the object's folder.
+
+    Returns:
+        The masks by frame index, for every frame on which any object of the video has a mask.
 
     Raises:
         DataError: there is no mask, a file is not named by a number, a PNG is broken or differs in size.

@@ -98,6 +98,9 @@ class PromptProtocol:
             predictor: that `state` belongs to.
             state: a session without objects.
             given: the objects; without any, there is no result.
+
+        Returns:
+            The result of each frame, in order, with the objects that have joined until then.
         """
         joining: defaultdict[int, list[GivenObject]] = defaultdict(list)
         for one in given:
