@@ -22,6 +22,9 @@ Layout: TypeAlias = Literal["sav", "davis"]
 
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 PNG = (".png",)
+ANNOTATIONS = "Annotations_6fps"
+"""Name of the folder of true masks in SA-V's validation and test sets."""
+
 OTHER_FORMATS = {*IMAGE_SUFFIXES, ".tif", ".tiff", ".gif", ".npy", ".npz"}.difference(PNG)
 """In which predictions may have been written by mistake."""
 

@@ -32,7 +32,7 @@ from i2vpp.utils.parser import Parser, integer
 from i2vpp.utils.signals import EXIT_INTERRUPTED
 from i2vpp.utils.suggest import did_you_mean
 from sav_dataset.groups import attribute_table, read_attributes, read_categories, read_seen, seen_table
-from sav_dataset.layouts import LAYOUTS, Layout, pair
+from sav_dataset.layouts import ANNOTATIONS, LAYOUTS, Layout, pair
 from sav_dataset.parallel import map_jobs
 from sav_dataset.plots import draw_plots, require_matplotlib
 from sav_dataset.report import WITHOUT_STRICT, describe_missing, describe_uncounted, notes, objects_text, report
@@ -41,7 +41,6 @@ from sav_dataset.rules import RULES, Rule, Scoring
 from sav_dataset.scoring import Item, Scored, score_or_problem
 
 EXIT_FAILED = 1
-ANNOTATIONS = "Annotations_6fps"
 FRAMES_PER_PROCESS = 300
 """Another process is started for each so many frames, as its start takes some seconds."""
 NAMED = 10  # broken files in a message

@@ -23,6 +23,7 @@ from i2vpp.utils.files import atomic_write
 from i2vpp.utils.parser import Parser, integer
 from i2vpp.utils.visualize import contact_sheet, overlay
 from i2vpp.utils.writers import OverlayWriter
+from sav_dataset.layouts import ANNOTATIONS
 from sav_dataset.png_video import PngVideo
 from training.dataset.sav import FIRST_ID, STEP, SavVideo
 
@@ -53,7 +54,7 @@ def open_video(video: Path, annotations: Path | None, kinds: Sequence[str]) -> S
     name = video.name.removesuffix(".mp4")
     folders = [annotations] if annotations is not None else [video.parent]
     if annotations is None and video.parent.parent.is_dir():
-        folders.append(video.parent.parent / "Annotations_6fps")
+        folders.append(video.parent.parent / ANNOTATIONS)
     for folder in folders:
         if files := [path for kind in kinds if (path := folder / f"{name}_{kind}.json").is_file()]:
             return SavVideo(name, video, files)

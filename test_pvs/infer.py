@@ -24,6 +24,7 @@ from i2vpp.errors import I2VPPError, NoDataError
 from i2vpp.evaluation.protocol import GivenObject, PromptProtocol
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.utils.parser import Parser, integer
+from sav_dataset.layouts import ANNOTATIONS
 from test_pvs.options import (
     Run,
     add_model_options,
@@ -36,7 +37,7 @@ from test_pvs.options import (
 )
 from test_pvs.run_store import DoJob, Job, JobRecord
 from test_pvs.runner import Meter
-from test_pvs.sav import ANNOTATIONS, IMAGES, SavObject, find_objects
+from test_pvs.sav import IMAGES, SavObject, find_objects
 
 EXAMPLES = """\
 examples:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import pkgutil
 import sys
@@ -13,13 +12,14 @@ from pathlib import Path
 
 import torch
 
-from i2vpp.build_i2vpp import best_device, build_i2vpp, choose_device, choose_dtype
+from i2vpp.build_i2vpp import DTYPES, best_device, build_i2vpp, choose_device, choose_dtype
 from i2vpp.checkpoint_files import DEMO, find_checkpoint
 from i2vpp.commands.track import ModelChoice, build_predictor
 from i2vpp.errors import I2VPPError, RunError
 from i2vpp.evaluation.protocol import PromptProtocol
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.utils.cluster import CLUSTERS, Cluster, Requeued, submit
+from i2vpp.utils.files import file_sha256
 from i2vpp.utils.notices import plain_warnings
 from i2vpp.utils.parser import Parser, integer, key_value
 from i2vpp.utils.signals import Terminated, exit_status
@@ -27,7 +27,6 @@ from sav_dataset.results import RUN_FOLDER
 from test_pvs.run_store import Job, RunStore
 from test_pvs.runner import SetUp, run_jobs
 
-DTYPES = ("float32", "bfloat16", "float16")
 EXIT_ERROR = 1
 
 
@@ -113,7 +112,7 @@ def model_settings(model: ModelChoice) -> dict[str, object]:
     network = build_i2vpp(model.config, model.checkpoint, "cpu", hydra_overrides_extra=model.overrides)
     return {
         "checkpoint": model.checkpoint.name,
-        "checkpoint_sha256": _sha256(model.checkpoint),
+        "checkpoint_sha256": file_sha256(model.checkpoint),
         "model": asdict(network.config),
         "device": (model.device or "cpu").partition(":")[0],
         "dtype": model.dtype,
@@ -243,11 +242,3 @@ def protocol_name(text: str) -> str:
         return PromptProtocol(text).name
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()

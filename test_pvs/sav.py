@@ -21,7 +21,6 @@ from sav_dataset.names import some
 from test_pvs.mask_info import SUFFIX, read_mask_info
 
 IMAGES = "JPEGImages_24fps"
-ANNOTATIONS = "Annotations_6fps"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

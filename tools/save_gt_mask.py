@@ -32,9 +32,9 @@ from i2vpp.errors import DataError, I2VPPError, NoDataError
 from i2vpp.utils.arrays import Mask
 from i2vpp.utils.files import remove_leftovers
 from i2vpp.utils.parser import Parser, integer
+from sav_dataset.layouts import ANNOTATIONS
 from sav_dataset.parallel import convert_all
 from test_pvs.mask_info import SUFFIX, write_mask_info
-from test_pvs.sav import ANNOTATIONS
 
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
 NAMED = 10  # objects that cannot be read, in the summary

@@ -50,7 +50,7 @@ class Requeued:
         """Return the job that takes this one's place after a timeout or a preemption: the same call."""
         from submitit.helpers import DelayedSubmission  # noqa: PLC0415 - only cluster jobs need submitit
 
-        return DelayedSubmission(self, *arguments)
+        return DelayedSubmission(self, *arguments)  # type: ignore[arg-type]  # subclasses can be called
 
 
 def submit(job: Callable[..., None], cluster: Cluster, folder: Path, *, array: int | None = None) -> int:
