@@ -53,11 +53,10 @@ def add_model_options(parser: Parser) -> None:
     model.add_argument("--dtype", choices=DTYPES,
                        help="precision of the network (bfloat16 on GPUs that have it)")  # fmt: skip
     model.add_argument("--compile", action="store_true", help="compile the network first; takes a minute or two")
-    parser.add_aliases({"--set": "--override"})
 
 
 def add_run_options(parser: Parser) -> None:
-    """Add the options that say where masks go, and who makes them."""
+    """Add the options that say where masks go and how they are made; called after `add_model_options`."""
     run = parser.add_argument_group("run")
     run.add_argument("-o", "--output", type=Path, required=True, metavar="OUT",
                      help="folder of the masks; where it holds a part of them, the run goes on")  # fmt: skip
@@ -81,6 +80,7 @@ def add_run_options(parser: Parser) -> None:
     jobs.add_argument("--account", help="of SLURM")
     jobs.add_argument("--qos", help="of SLURM")
     jobs.add_argument("--cluster", choices=CLUSTERS, default="slurm", help="`local`, `debug`: try it without SLURM")
+    parser.add_aliases({"--set": "--override", "--num_processes": "--processes"})
 
 
 def model_choice(arguments: argparse.Namespace) -> ModelChoice:

@@ -52,13 +52,16 @@ def test_right_words_are_parsed_as_ever() -> None:
     assert parser().parse_intermixed_args(["x", "--box", "-3,1", "y"]).paths == ["x", "y"]
 
 
-def test_other_spellings_are_accepted_and_named_in_one_line_of_the_help() -> None:
+def test_other_spellings_are_accepted_and_named_in_one_line_of_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     tool = parser()
     tool.add_aliases({"--over_ride": "--override", "--kind": "--dtype"})
     found = tool.parse_args(["--over_ride", "a=1", "--override", "b=2", "--kind=float16"])
     assert (found.override, found.dtype) == (["a=1", "b=2"], "float16")
     (line,) = (line for line in tool.format_help().splitlines() if "--over_ride" in line)
     assert line == "Also accepted: --over_ride for --override, --kind for --dtype."
+    with pytest.raises(SystemExit):
+        tool.parse_args(["--kinds", "float16"])
+    assert "unrecognized arguments: --kinds; did you mean '--dtype'?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("parse", "words", "message"), [

@@ -47,8 +47,13 @@ class Parser(argparse.ArgumentParser):
         name = self._unknown_option()
         options = [option.removeprefix("--") for option in self._option_string_actions if option.startswith("--")]
         near = None if name is None else nearest_word(name.removeprefix("--"), options)
-        hint = "" if near is None else f"; did you mean '--{near}'?"
+        hint = "" if near is None else f"; did you mean '{self._listed(f'--{near}')}'?"
         super().error(f"{message}{hint}")
+
+    def _listed(self, option: str) -> str:
+        """Return the spelling of an option that the help lists: of an alias, the option that it stands for."""
+        spellings = self._option_string_actions[option].option_strings
+        return option if option in spellings else spellings[-1]
 
     def _parse(
         self, parse: Callable[[Sequence[str], Any], tuple[Any, list[str]]], args: Sequence[str] | None, namespace: Any
