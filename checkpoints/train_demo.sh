@@ -53,6 +53,6 @@ fi
 for prompt in gm bb 3c 1c; do
     $PYTHON tools/vos_inference.py --dataset davis2016 --data "$davis" --prompt $prompt \
         --checkpoint "$OUT/i2vpp-demo.pt" --output "$OUT/masks_$prompt"
-    $PYTHON sav_dataset/sav_evaluator.py --gt_root "$davis/Annotations/480p" --pred_root "$OUT/masks_$prompt" --merge_objects \
-        --videos "$davis/ImageSets/val.txt" --json "$OUT/$prompt.json" --plots "$OUT/plots_$prompt" --images "$davis/JPEGImages/480p"
+    $PYTHON sav_dataset/sav_evaluator.py --annotations "$davis/Annotations/480p" --predictions "$OUT/masks_$prompt" --merge-objects \
+        --list "$davis/ImageSets/val.txt" --json "$OUT/$prompt.json" --plots "$OUT/plots_$prompt" --images "$davis/JPEGImages/480p"
 done

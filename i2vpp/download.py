@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import importlib
 import urllib.error
@@ -15,7 +14,7 @@ from tqdm import tqdm
 
 from i2vpp.checkpoint import inspect_checkpoint
 from i2vpp.errors import CheckpointError, I2VPPError
-from i2vpp.utils.files import move_into_place
+from i2vpp.utils.files import file_sha256, move_into_place
 
 _DRIVE = "https://drive.google.com/drive/folders/1oN16mGGndbX7a7Gj5wWWyFDN9QHxMMoU"
 _PLACES = (
@@ -126,15 +125,6 @@ def describe_check(name: str) -> str:
     return f"{source.file}: no SHA-256 is known to compare it with; its checksums, entries and values are right"
 
 
-def _sha256(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def _source(name: str) -> DownloadSource:
     source = SOURCES.get(name.removesuffix(".pth").removesuffix(".pt"))
     if source is None:
@@ -155,7 +145,7 @@ def _problem(path: Path, source: DownloadSource) -> str:
             f"of its entries {len(info.missing)} are missing, {len(info.unexpected)} unexpected and "
             f"{len(info.misshapen)} of another shape"
         )
-    if source.sha256 is not None and (found := _sha256(path)) != source.sha256:
+    if source.sha256 is not None and (found := file_sha256(path)) != source.sha256:
         return f"its SHA-256 is {found}, not {source.sha256}"
     return ""
 

@@ -21,10 +21,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `sav_dataset` is no installed package
 
 from i2vpp.errors import DataError, I2VPPError
-from i2vpp.utils.parser import Parser
+from i2vpp.utils.parser import Parser, integer
 from sav_dataset.names import some
 from sav_dataset.report import markdown
-from sav_dataset.results import MEASURES, Evaluation, read_evaluation
+from sav_dataset.results import MEASURES, Evaluation, flat_settings, measures, read_evaluation
 from sav_dataset.scoring import ObjectResult
 
 CONFIDENCE = 0.95
@@ -44,9 +44,14 @@ class Change:
     before: ObjectResult
     after: ObjectResult
 
+    def values(self, measure: str) -> tuple[float, float]:
+        """Return "J&F", "J" or "F" in A and in B."""
+        return measures(self.before)[measure], measures(self.after)[measure]
+
     def difference(self, measure: str) -> float:
         """Return B minus A of "J&F", "J" or "F"."""
-        return _value(self.after, measure) - _value(self.before, measure)
+        before, after = self.values(measure)
+        return after - before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +94,12 @@ class Comparison:
             measure: "J&F", "J" or "F".
             samples: of the bootstrap.
             seed: of the bootstrap.
+
+        Returns:
+            The means of A, of B and of the differences, with the interval of the latter.
         """
-        differences = np.array([change.difference(measure) for change in self.changes])
+        before, after = np.array([change.values(measure) for change in self.changes]).T
+        differences = after - before
         _, video = np.unique([change.before.video for change in self.changes], return_inverse=True)
         sums, counts = np.bincount(video, weights=differences), np.bincount(video)
         generator = np.random.default_rng(seed)
@@ -100,8 +109,8 @@ class Comparison:
             means.append(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
         low, high = np.quantile(np.concatenate(means), ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
         return Difference(
-            a=float(np.mean([_value(change.before, measure) for change in self.changes])),
-            b=float(np.mean([_value(change.after, measure) for change in self.changes])),
+            a=float(before.mean()),
+            b=float(after.mean()),
             mean=float(differences.mean()),
             low=float(low),
             high=float(high),
@@ -110,6 +119,13 @@ class Comparison:
 
 def compare(a: Evaluation, b: Evaluation) -> Comparison:
     """Put two evaluations of the same dataset together.
+
+    Args:
+        a: the evaluation that is compared with.
+        b: the evaluation whose gains and losses are wanted.
+
+    Returns:
+        The objects that both scored, and the names of those that one scored alone.
 
     Raises:
         DataError: they were scored in different ways or on different frames, or share no object.
@@ -124,7 +140,8 @@ def compare(a: Evaluation, b: Evaluation) -> Comparison:
     after = {(result.video, result.object): result for result in b.objects}
     both = [key for key in before if key in after]
     if not both:
-        raise DataError(f"A and B share no object: A scored {some(_names(before))}, B {some(_names(after))}")
+        names = [some([result.name for result in evaluation.objects]) for evaluation in (a, b)]
+        raise DataError(f"A and B share no object: A scored {names[0]}, B {names[1]}")
     changes = tuple(Change(before=before[key], after=after[key]) for key in both)
     for change in changes:
         if change.before.frames != change.after.frames:
@@ -140,8 +157,16 @@ def compare(a: Evaluation, b: Evaluation) -> Comparison:
 
 
 def changed_settings(a: Mapping[str, Any] | None, b: Mapping[str, Any] | None) -> list[str]:
-    """Say in which settings two runs of `test_pvs` differ; empty where one is not known."""
-    first, second = (_flat((run or {}).get("settings", {})) for run in (a, b))
+    """Name the settings in which the runs that made the predictions differ.
+
+    Args:
+        a: how the predictions of A were made (`Evaluation.run`); None where it is not known.
+        b: the same of B.
+
+    Returns:
+        A line `key: value in A -> value in B` for each; empty where one run is not known.
+    """
+    first, second = (flat_settings((run or {}).get("settings", {})) for run in (a, b))
     if not first or not second:
         return []
     keys = [key for key in {**first, **second} if first.get(key) != second.get(key)]
@@ -149,7 +174,18 @@ def changed_settings(a: Mapping[str, Any] | None, b: Mapping[str, Any] | None) -
 
 
 def report(comparison: Comparison, *, measure: str, samples: int, seed: int, top: int) -> str:
-    """Return the comparison in Markdown."""
+    """Return the comparison in Markdown.
+
+    Args:
+        comparison: of two evaluations.
+        measure: "J&F", "J" or "F", by which objects are ranked.
+        samples: of the bootstrap.
+        seed: of the bootstrap.
+        top: so many of the objects that gained and of those that lost most are listed.
+
+    Returns:
+        Tables and a sentence, without a final line break.
+    """
     changes = comparison.changes
     rows = []
     for name in MEASURES:
@@ -174,23 +210,8 @@ def report(comparison: Comparison, *, measure: str, samples: int, seed: int, top
 
 
 def _row(change: Change, measure: str) -> tuple[str, str, str, str]:
-    before, after = _value(change.before, measure), _value(change.after, measure)
+    before, after = change.values(measure)
     return change.before.name, f"{before:.1f}", f"{after:.1f}", f"{after - before:+.1f}"
-
-
-def _value(result: ObjectResult, measure: str) -> float:
-    return {"J&F": result.jf, "J": result.j, "F": result.f}[measure]
-
-
-def _names(results: Mapping[Any, ObjectResult]) -> list[str]:
-    return [result.name for result in results.values()]
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
-    return flat
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -201,12 +222,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("a", type=Path, metavar="A.json", help="written by sav_evaluator.py --json")
     parser.add_argument("b", type=Path, metavar="B.json")
     parser.add_argument("--measure", choices=MEASURES, default="J&F", help="that ranks the objects (%(default)s)")
-    parser.add_argument("--top", type=int, default=10, metavar="N", help="objects to show of either kind (%(default)s)")
-    parser.add_argument("--samples", type=int, default=10000, help="of the bootstrap (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (%(default)s)")
+    parser.add_argument("--top", type=integer(0), default=10, metavar="N", help="objects of either kind (%(default)s)")
+    parser.add_argument("--samples", type=integer(1), default=10000, metavar="N", help="of the bootstrap (%(default)s)")
+    parser.add_argument("--seed", type=integer(0), default=0, metavar="N", help="of the bootstrap (%(default)s)")
     args = parser.parse_args(arguments)
-    if args.samples < 1 or args.top < 0:
-        parser.error(f"--samples must be at least 1 and --top at least 0, got {args.samples} and {args.top}")
     try:
         a, b = read_evaluation(args.a), read_evaluation(args.b)
         comparison = compare(a, b)

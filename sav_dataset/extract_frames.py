@@ -20,10 +20,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from i2vpp.errors import VideoError
+from i2vpp.errors import I2VPPError, VideoError
 from i2vpp.session.decoder import VideoFile
-from i2vpp.utils.parser import Parser
-from sav_dataset.parallel import run_jobs
+from i2vpp.utils.parser import Parser, integer
+from sav_dataset.parallel import convert_all
 
 PARTIAL = ".partial-"
 
@@ -78,7 +78,17 @@ def extract(job: Job) -> str | None:
 
 
 def find_jobs(videos: Path, output: Path, *, every: int, quality: int) -> list[Job]:
-    """List the mp4 files under a folder, or one file, in the order of their names."""
+    """List the videos to extract, in the order of their names.
+
+    Args:
+        videos: folder of mp4 files at any depth, or one of them.
+        output: folder that gets a folder of frames for each video.
+        every: extract frames 0, `every`, 2 `every`, ...
+        quality: of the JPEG files, 1 to 100.
+
+    Returns:
+        A job for each video, also for those whose folder of frames is there.
+    """
     files = [videos] if videos.is_file() else sorted(videos.rglob("*.mp4"))
     return [Job(video=file, output=output, every=every, quality=quality) for file in files]
 
@@ -90,14 +100,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("videos", type=Path, help="folder of mp4 files, at any depth, or one of them")
     parser.add_argument("output", type=Path, help="folder that gets one folder of frames per video")
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="every Nth frame; 4: annotated ones (all)")
-    parser.add_argument("--quality", type=int, default=95, help="of the JPEG files, 1 to 100 (%(default)s)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (%(default)s)")
+    add = parser.add_argument
+    add("--every", type=integer(1), default=1, metavar="N", help="every Nth frame; 4: annotated ones (all)")
+    add("--quality", type=integer(1, 100), default=95, metavar="N", help="of the JPEG files, 1 to 100 (%(default)s)")
+    add("--processes", type=integer(1), default=os.cpu_count() or 1, metavar="N", help="one per core (%(default)s)")
+    parser.add_aliases({"--workers": "--processes"})
     args = parser.parse_args(arguments)
-    if args.every < 1 or args.workers < 1:
-        parser.error(f"--every and --workers must be at least 1, got {args.every} and {args.workers}")
-    if not 1 <= args.quality <= 100:
-        parser.error(f"--quality must be 1 to 100, got {args.quality}")
     jobs = find_jobs(args.videos, args.output, every=args.every, quality=args.quality)
     if not jobs:
         parser.error(f"no mp4 file in {args.videos}")
@@ -105,8 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"{twice[0].video} and {twice[1].video} would share one folder; rename one, or extract them apart")
     todo = [job for job in jobs if not job.folder.exists()]
     try:
-        problems = run_jobs(extract, todo, processes=args.workers, unit="video")
-    except OSError as error:
+        problems = convert_all(extract, todo, processes=args.processes, unit="video")
+    except (I2VPPError, OSError) as error:
         print(f"stopped: {error}; start again when that is solved, finished videos are kept", file=sys.stderr)
         return 1
     print(f"{len(todo) - len(problems)} videos extracted to {args.output}, {len(jobs) - len(todo)} were there already")

@@ -1,4 +1,4 @@
-"""Means over parts of a dataset: per attribute of the videos, and over categories that training had or had not."""
+"""Means over parts of a dataset: by attribute of the videos, and by whether training had the category of an object."""
 
 from __future__ import annotations
 
@@ -43,7 +43,14 @@ def read_attributes(path: Path) -> dict[str, frozenset[str]]:
 
 
 def attribute_table(evaluation: Evaluation, attributes: Attributes) -> Table:
-    """Average over the objects of the videos that have an attribute, for each of them; videos may have several.
+    """Average, for each attribute, over the objects of the videos that have it; a video may have several.
+
+    Args:
+        evaluation: scores of the objects.
+        attributes: names of attributes by video.
+
+    Returns:
+        A row for each attribute, in the order of their names.
 
     Raises:
         DataError: no scored video has an attribute.
@@ -86,7 +93,17 @@ def read_seen(path: Path) -> frozenset[str]:
 
 
 def seen_table(evaluation: Evaluation, categories: Mapping[tuple[str, str], str], seen: frozenset[str]) -> Table:
-    """Average over objects of seen and of unseen categories, and over these two, which is YouTube-VOS's overall score.
+    """Average over objects of seen categories, over those of unseen ones, and over these two means.
+
+    The mean of both is YouTube-VOS's overall score.
+
+    Args:
+        evaluation: scores of the objects.
+        categories: category of each object, by video and object id.
+        seen: the categories that training had.
+
+    Returns:
+        The rows "seen", "unseen" and "mean of both".
 
     Raises:
         DataError: the category of a scored object is not known, or one of the two parts is empty.

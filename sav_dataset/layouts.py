@@ -16,12 +16,15 @@ from i2vpp.errors import DataError
 from i2vpp.session.video import IMAGE_SUFFIXES, natural_key
 from sav_dataset.names import match_names, same_names, some
 from sav_dataset.rules import Scoring
-from sav_dataset.scoring import Item, PaletteVideo, SavObject
+from sav_dataset.scoring import Item, PaletteItem, SavItem
 
 Layout: TypeAlias = Literal["sav", "davis"]
 
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 PNG = (".png",)
+ANNOTATIONS = "Annotations_6fps"
+"""Name of the folder of true masks in SA-V's validation and test sets."""
+
 OTHER_FORMATS = {*IMAGE_SUFFIXES, ".tif", ".tiff", ".gif", ".npy", ".npz"}.difference(PNG)
 """In which predictions may have been written by mistake."""
 
@@ -62,7 +65,14 @@ class Pairing:
 
 
 def find_layout(root: Path, videos: Sequence[str]) -> Layout:
-    """Tell the layout of true masks by their folders.
+    """Find out the layout of true masks.
+
+    Args:
+        root: folder of the videos' true masks.
+        videos: names of the videos to look at.
+
+    Returns:
+        The layout of all videos that hold PNGs.
 
     Raises:
         DataError: there are no PNGs, or those of some videos lie as in SA-V and those of others as in DAVIS.
@@ -98,6 +108,9 @@ def pair(
         layout: of both; None: found out.
         only: names of the videos that count; None: all of the ground truth.
 
+    Returns:
+        What is to be scored, and which predictions are missing.
+
     Raises:
         DataError: a folder is missing or does not have this layout, or predictions do not have the true masks' names.
     """
@@ -108,7 +121,7 @@ def pair(
         videos = [video for video in videos if video in only]
     layout = layout or find_layout(gt_root, videos)
     if scoring.merge and layout == "sav":
-        raise DataError("objects can be merged only in the layout of DAVIS (--merge_objects)")
+        raise DataError("objects can be merged only in the layout of DAVIS (--merge-objects)")
     found = list_folders(require_folder(pred_root, "predictions"))
     there = same_names(videos, found, pred_root)
     if not there:
@@ -140,7 +153,7 @@ def pair(
 
 @dataclass(frozen=True, kw_only=True)
 class _Finder:
-    """Finds the predictions of videos, and remembers which of them have other names.
+    """Finds the predictions of videos, and collects those that have other names than the true masks.
 
     Args:
         pred_root: folder of the videos' predicted masks.
@@ -154,7 +167,7 @@ class _Finder:
     renamed: list[str] = field(default_factory=list)
     late: list[str] = field(default_factory=list)
 
-    def sav_objects(self, truths: Path, preds: Path) -> list[SavObject]:
+    def sav_objects(self, truths: Path, preds: Path) -> list[SavItem]:
         """Find the objects of a video in the layout of SA-V."""
         names = list_folders(truths)
         if other := [name for name in names if not name.isdecimal()]:
@@ -171,7 +184,7 @@ class _Finder:
         self.note(match.found, preds)
         frames = {name: list_files(truths / name, PNG) for name in names}
         return [
-            SavObject(
+            SavItem(
                 video=truths.name,
                 object=name,
                 truths=frames[name],
@@ -181,14 +194,14 @@ class _Finder:
             for name in names
         ]
 
-    def palette_video(self, truths: Path, preds: Path) -> PaletteVideo:
+    def palette_video(self, truths: Path, preds: Path) -> PaletteItem:
         """Find the masks of a video in the layout of DAVIS."""
         frames = list_files(truths, PNG)
         if not frames:
             raise DataError(f"{truths} holds no masks <frame>.png")
         if _layout_of(preds) == "sav":
             raise DataError(_other_layout(preds, "a folder per object", f"{truths} holds PNGs, as in DAVIS"))
-        return PaletteVideo(
+        return PaletteItem(
             video=truths.name, truths=frames, predictions=self._predictions(frames, preds), scoring=self.scoring
         )
 
@@ -203,7 +216,7 @@ class _Finder:
         return {frame: files[name] for frame, name in match.found.items()}
 
     def note(self, found: Mapping[str, str], folder: Path) -> None:
-        """Remember the names in a folder, by those of the true masks, that differ from these."""
+        """Collect the predictions of a folder that have other names than the true masks, by which `found` has them."""
         where = folder.relative_to(self.pred_root)
         self.renamed.extend(f"{where / pred} for {truth}" for truth, pred in found.items() if pred != truth)
 

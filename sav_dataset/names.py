@@ -74,6 +74,9 @@ def match_names(truths: Sequence[str], preds: Collection[str], *, what: str, whe
         what: of which they are the names: "frames", "objects" or "videos".
         where: folder of the predictions, for messages.
 
+    Returns:
+        Which predictions belong to which true masks.
+
     Raises:
         DataError: predictions are there, but under names that do not say which is which.
     """

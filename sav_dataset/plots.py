@@ -100,7 +100,19 @@ def _chosen(evaluation: Evaluation, worst: int, videos: Collection[str] | None) 
 
 
 def over_time(everything: Sequence[ObjectResult], chosen: Sequence[ObjectResult], *, columns: int = 2) -> Figure:
-    """Plot J and F over time: on top the mean over all objects, below one panel for each chosen object."""
+    """Plot J and F over time: on top the mean over all objects, below one panel for each chosen object.
+
+    Args:
+        everything: results of all objects.
+        chosen: results of the objects that get a panel.
+        columns: number of panels in a row.
+
+    Returns:
+        The figure, a matplotlib `Figure`.
+
+    Raises:
+        I2VPPError: matplotlib is not installed.
+    """
     rows = 1 + -(-len(chosen) // columns)
     figure: Figure = require_matplotlib().Figure(figsize=(11, 2.2 * rows + 0.6), dpi=110, layout="constrained")
     grid = figure.add_gridspec(rows, columns)
@@ -153,6 +165,12 @@ def draw_sheet(item: Item, result: ObjectResult, images: Path) -> Image.Image:
         item: that the object belongs to.
         result: of the object.
         images: folder of the video's frames.
+
+    Returns:
+        The pictures in rows, with their frames and scores below.
+
+    Raises:
+        DataError: a frame is missing, or a file cannot be used.
     """
     files = list_images(images)
     chosen = np.unique(np.linspace(0, len(result.frames) - 1, SHEET_FRAMES).round().astype(int)).tolist()

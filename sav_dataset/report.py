@@ -1,4 +1,4 @@
-"""What is said of an evaluation: tables in Markdown, and what should be known beside the mean."""
+"""The report of an evaluation: tables in Markdown, and notes on what the means leave out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sav_dataset.layouts import Missing
 from sav_dataset.names import some
-from sav_dataset.results import MEASURES, Evaluation, Table
+from sav_dataset.results import MEASURES, Evaluation, Table, measures
 from sav_dataset.scoring import ObjectResult
 
 WITHOUT_STRICT = "missing videos are left out, missing objects and frames count as empty masks"
@@ -14,26 +14,22 @@ WITHOUT_STRICT = "missing videos are left out, missing objects and frames count 
 
 def describe_missing(missing: Missing) -> str:
     """Say which predictions are missing; empty if none is."""
-    parts = []
-    if missing.videos:
-        parts.append(f"{len(missing.videos)} videos without predictions: {some(missing.videos)}")
-    if missing.objects:
-        parts.append(f"{len(missing.objects)} objects without predictions: {some(missing.objects)}")
-    if missing.frames:
-        count = sum(map(len, missing.frames.values()))
-        gaps = [f"{name} ({len(frames)}, the first is {frames[0]})" for name, frames in missing.frames.items()]
-        parts.append(f"{count} frames without predictions: {some(gaps)}")
-    return "; ".join(parts)
+    gaps = [f"{name} ({len(frames)}, the first is {frames[0]})" for name, frames in missing.frames.items()]
+    parts = (
+        (len(missing.videos), "videos", missing.videos),
+        (len(missing.objects), "objects", missing.objects),
+        (sum(map(len, missing.frames.values())), "frames", gaps),
+    )
+    return "; ".join(f"{count} {what} without predictions: {some(names)}" for count, what, names in parts if count)
 
 
 def describe_uncounted(evaluation: Evaluation) -> str:
     """Say which objects are not scored on frames that show them; empty if there is none."""
-    return "; ".join(part for part in (_describe_never_seen(evaluation), _describe_unscored(evaluation)) if part)
+    return "; ".join(filter(None, (_describe_never_seen(evaluation), _describe_unscored(evaluation))))
 
 
 def _describe_never_seen(evaluation: Evaluation) -> str:
-    names = evaluation.never_seen
-    if not names:
+    if not (names := evaluation.never_seen):
         return ""
     counted = (
         "they do not count by the published rule"
@@ -45,9 +41,8 @@ def _describe_never_seen(evaluation: Evaluation) -> str:
 
 def _describe_unscored(evaluation: Evaluation) -> str:
     names = evaluation.unscored
-    if not names:
-        return ""
-    return f"{len(names)} objects do not count, as they are annotated on too few frames: {some(names)}"
+    too_few = f"{len(names)} objects do not count, as they are annotated on too few frames: {some(names)}"
+    return too_few if names else ""
 
 
 def notes(evaluation: Evaluation) -> list[str]:
@@ -63,7 +58,7 @@ def notes(evaluation: Evaluation) -> list[str]:
         *evaluation.remarks,
         f"{len(failed)} jobs of the run failed: {some(failed)}" if failed else "",
     ]
-    return [note for note in found if note]
+    return list(filter(None, found))
 
 
 def report(evaluation: Evaluation, tables: Sequence[Table], *, worst: int) -> str:
@@ -73,6 +68,9 @@ def report(evaluation: Evaluation, tables: Sequence[Table], *, worst: int) -> st
         evaluation: to be shown.
         tables: means over parts, shown below the mean.
         worst: so many objects are listed, the worst first.
+
+    Returns:
+        Tables and sentences, without a final line break.
     """
     left_out = len(evaluation.missing.videos)
     overall = "all objects" + (f" ({left_out} videos missing)" if left_out else "")
@@ -96,20 +94,36 @@ def report(evaluation: Evaluation, tables: Sequence[Table], *, worst: int) -> st
 def table_text(table: Table) -> str:
     """Return a table of means in Markdown, its columns aligned."""
     rows = [
-        (name, str(mean.videos), str(mean.objects), *(f"{value:.1f}" for value in (mean.jf, mean.j, mean.f)))
+        (name, str(mean.videos), str(mean.objects), *(f"{value:.1f}" for value in measures(mean).values()))
         for name, mean in table.rows.items()
     ]
     return markdown((table.title, "videos", "objects", *MEASURES), rows)
 
 
 def objects_text(title: str, objects: Sequence[ObjectResult]) -> str:
-    """Return a table of objects in Markdown, its columns aligned."""
-    rows = [(r.name, str(len(r.frames)), *(f"{value:.1f}" for value in (r.jf, r.j, r.f))) for r in objects]
+    """Return a table of objects in Markdown.
+
+    Args:
+        title: of the first column.
+        objects: one row each.
+
+    Returns:
+        The table with aligned columns: name, scored frames, J&F, J and F.
+    """
+    rows = [(r.name, str(len(r.frames)), *(f"{value:.1f}" for value in measures(r).values())) for r in objects]
     return markdown((title, "frames", *MEASURES), rows)
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table with aligned columns; all but the first are numbers."""
+    """Return a table in Markdown.
+
+    Args:
+        header: titles of the columns.
+        rows: their cells; all columns but the first hold numbers.
+
+    Returns:
+        The table with aligned columns, without a final line break.
+    """
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     lines = [

@@ -1,4 +1,4 @@
-"""What an evaluation found, and its files: JSON and CSV. All scores are in percent."""
+"""The results of an evaluation, and their files: JSON and CSV. All scores are in percent."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sav_dataset.scoring import ObjectResult
 
 MEASURES = ("J&F", "J", "F")
 RUN_FOLDER = ".run"
-"""Where `test_pvs` notes how predictions were made, in their folder."""
+"""Name of the folder beside predictions in which `test_pvs` records how they were made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,11 @@ class Mean:
     def jf(self) -> float:
         """J&F, the mean of both."""
         return (self.j + self.f) / 2
+
+
+def measures(rated: Mean | ObjectResult) -> dict[str, float]:
+    """Return the values of `MEASURES` by name."""
+    return dict(zip(MEASURES, (rated.jf, rated.j, rated.f), strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +123,7 @@ class Evaluation:
 
 
 def read_run(pred_root: Path) -> dict[str, Any] | None:
-    """Read how predictions were made, from the notes of `test_pvs` beside them; None where there are none.
+    """Read how predictions were made, from the records of `test_pvs` beside them; None where there are none.
 
     Returns:
         The contents of `.run/run.json`, and what its jobs took: `frames`, `seconds` (of all processes), `FPS` (frames
@@ -130,7 +135,7 @@ def read_run(pred_root: Path) -> dict[str, Any] | None:
     path = pred_root / RUN_FOLDER / "run.json"
     if not path.is_file():
         return None
-    folder = path.parent / "units"
+    folder = path.parent / "units"  # the records of the run's jobs; see test_pvs/run_store.py
     records = {file.relative_to(folder).with_suffix("").as_posix(): read_json(file) for file in folder.rglob("*.json")}
     made = [record for record in records.values() if "error" not in record]
     try:
@@ -149,11 +154,37 @@ def read_run(pred_root: Path) -> dict[str, Any] | None:
     }
 
 
+def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings as one level, with dots between the keys.
+
+    Args:
+        settings: of a run, as `run.json` has them.
+        prefix: put before every key.
+
+    Returns:
+        The values by keys such as `model.selection.mode`.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        name = f"{prefix}{key}"
+        flat.update(flat_settings(value, f"{name}.") if isinstance(value, dict) else {name: value})
+    return flat
+
+
 # ---- JSON
 
 
 def write_json(path: Path, evaluation: Evaluation, tables: Iterable[Table] = ()) -> None:
-    """Write everything into one file, one line per object."""
+    """Write everything into one JSON file, with a line for each object.
+
+    Args:
+        path: of the file.
+        evaluation: to be written; `read_evaluation` reads it again.
+        tables: means over parts, which are written beside it.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     content = {
         **_scores(evaluation.mean),
         "settings": dict(evaluation.settings),
@@ -200,8 +231,7 @@ def read_evaluation(path: Path) -> Evaluation:
 
 
 def _scores(mean: Mean) -> dict[str, float | int | None]:
-    scores = dict(zip(MEASURES, (mean.jf, mean.j, mean.f), strict=True))
-    rated = {name: None if math.isnan(value) else value for name, value in scores.items()}
+    rated = {name: None if math.isnan(value) else value for name, value in measures(mean).items()}
     return {**rated, "num_objects": mean.objects, "num_videos": mean.videos}
 
 
@@ -209,9 +239,7 @@ def _object_content(result: ObjectResult) -> dict[str, Any]:
     return {
         "video": result.video,
         "object": result.object,
-        "J&F": result.jf,
-        "J": result.j,
-        "F": result.f,
+        **measures(result),
         "frames": result.frames,
         "frame_J": result.frame_j,
         "frame_F": result.frame_f,
@@ -232,13 +260,29 @@ def _object_from(entry: Mapping[str, Any]) -> ObjectResult:
 
 
 def write_csv(path: Path, evaluation: Evaluation) -> None:
-    """Write one line per object."""
-    rows = ((r.video, r.object, len(r.frames), r.jf, r.j, r.f) for r in evaluation.objects)
+    """Write a CSV file with a line for each object.
+
+    Args:
+        path: of the file.
+        evaluation: to be written.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    rows = ((r.video, r.object, len(r.frames), *measures(r).values()) for r in evaluation.objects)
     _write_rows(path, ("video", "object", "frames", *MEASURES), rows)
 
 
 def write_frames_csv(path: Path, evaluation: Evaluation) -> None:
-    """Write one line per object and scored frame."""
+    """Write a CSV file with a line for each object and scored frame.
+
+    Args:
+        path: of the file.
+        evaluation: to be written.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     rows = (
         (result.video, result.object, frame, (j + f) / 2, j, f)
         for result in evaluation.objects
@@ -259,6 +303,14 @@ def _write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, which replaces an earlier one only when it is complete."""
+    """Write a text file, which replaces an earlier one only when it is complete.
+
+    Args:
+        path: of the file.
+        text: its content.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     with atomic_write(path, "w") as file:
         file.write(text)

@@ -1,4 +1,4 @@
-"""Which frames count for an object: evaluators agree on J and F of a frame, but not on the frames of absent objects."""
+"""Which frames count for an object: evaluators define J and F alike, but differ where an object is not shown."""
 
 from __future__ import annotations
 
@@ -43,6 +43,9 @@ class Scoring:
             annotated: names of the video's annotated frames, in order.
             shown: those on which the true mask shows the object.
             seen: scored frames on which the true or the predicted mask shows the object.
+
+        Returns:
+            Names of frames, in order; empty where the object does not count.
         """
         scored = list(self.scored_frames(annotated))
         if self.rule == "davis":

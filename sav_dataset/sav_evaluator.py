@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Score predicted masks: J, F and J&F as the benchmarks SA-V and DAVIS define them.
 
-    python sav_dataset/sav_evaluator.py --gt_root data/sav_test/Annotations_6fps --pred_root outputs/sav_test
-    python sav_dataset/sav_evaluator.py --gt_root DAVIS/Annotations/480p --pred_root outputs/davis --json scores.json
+    python sav_dataset/sav_evaluator.py --data data/sav_test --predictions outputs/sav_test
+    python sav_dataset/sav_evaluator.py --annotations DAVIS/Annotations/480p --predictions outputs/davis
 
 J and F are averaged over the frames that count for an object (--rule), then over all objects. Missing videos are left
 out and named; missing objects and frames count as empty masks, unless --strict is given.
@@ -14,13 +14,9 @@ from __future__ import annotations
 
 import argparse
 import math
-import multiprocessing
 import os
-import signal
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,26 +28,21 @@ from i2vpp.data.files import read_items, require_folder
 from i2vpp.data.masks import IGNORED
 from i2vpp.errors import DataError, I2VPPError
 from i2vpp.evaluation.metrics import TOLERANCE
-from i2vpp.utils.parser import Parser
+from i2vpp.utils.parser import Parser, integer
+from i2vpp.utils.signals import EXIT_INTERRUPTED
 from i2vpp.utils.suggest import did_you_mean
 from sav_dataset.groups import attribute_table, read_attributes, read_categories, read_seen, seen_table
-from sav_dataset.layouts import LAYOUTS, Layout, pair
+from sav_dataset.layouts import ANNOTATIONS, LAYOUTS, Layout, pair
+from sav_dataset.parallel import map_jobs
 from sav_dataset.plots import draw_plots, require_matplotlib
-from sav_dataset.report import (
-    WITHOUT_STRICT,
-    describe_missing,
-    describe_uncounted,
-    notes,
-    objects_text,
-    report,
-)
+from sav_dataset.report import WITHOUT_STRICT, describe_missing, describe_uncounted, notes, objects_text, report
 from sav_dataset.results import Evaluation, Table, read_run, write_csv, write_frames_csv, write_json, write_text
 from sav_dataset.rules import RULES, Rule, Scoring
 from sav_dataset.scoring import Item, Scored, score_or_problem
 
-EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
+EXIT_FAILED = 1
 FRAMES_PER_PROCESS = 300
-"""So many frames are worth the start of another process, which takes some seconds."""
+"""Another process is started for each so many frames, as its start takes some seconds."""
 NAMED = 10  # broken files in a message
 RULE_HELP = (
     "frames that count for an object: from the first scored one on which truth or prediction shows it; after the first "
@@ -85,6 +76,9 @@ def evaluate(  # noqa: PLR0913 - the evaluator's one entry: every argument is an
         strict: missing predictions, and objects that are in no scored frame, are errors.
         num_processes: that score; None: one per core if there is enough to do. The result is the same.
         progress: show a progress bar on stderr.
+
+    Returns:
+        Scores of all objects, and what should be known beside them.
 
     Raises:
         DataError: there is no such rule, or what is there does not fit; the message names files.
@@ -133,19 +127,19 @@ def _remark_on_merging(scoring: Scoring, scored: Sequence[Scored], run: Mapping[
     why = "they were made for DAVIS 2016" if made_for_2016 else f"they hold no value but 0 and {values.pop()}"
     return (
         f"the predictions seem to have one object per video ({why}), the true masks have others: score them with "
-        "--merge_objects, if all objects of a video are one as in DAVIS 2016",
+        "--merge-objects, if all objects of a video are one as in DAVIS 2016",
     )
 
 
 def _score_all(items: Sequence[Item], num_processes: int | None, progress: bool) -> list[Scored]:
-    """Score all items, in order; what is wrong with any of them is told in one message."""
+    """Score all items, in order; one DataError says what is wrong with any of them."""
     total = sum(len(item.scored_frames) for item in items)
     if num_processes is None:
         num_processes = min(_usable_cores(), math.ceil(total / FRAMES_PER_PROCESS))
     results: list[Scored] = []
     problems: list[str] = []
     with tqdm(total=total, unit="frame", disable=None if progress else True) as bar:
-        for item, result in zip(items, _results(items, min(num_processes, len(items))), strict=True):
+        for item, result in zip(items, map_jobs(score_or_problem, items, num_processes), strict=True):
             bar.update(len(item.scored_frames))
             if isinstance(result, str):
                 problems.append(result)
@@ -157,23 +151,6 @@ def _score_all(items: Sequence[Item], num_processes: int | None, progress: bool)
     return results
 
 
-def _results(items: Sequence[Item], processes: int) -> Iterator[Scored | str]:
-    if processes <= 1:
-        yield from map(score_or_problem, items)
-        return
-    context = multiprocessing.get_context("spawn")  # a forked process would inherit the threads of torch half dead
-    ignore = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for this process, which ends the others
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=signal.signal, initargs=ignore) as pool:
-        try:
-            yield from pool.map(score_or_problem, items)
-        except BrokenProcessPool as error:
-            raise I2VPPError(
-                f"one of {processes} processes was ended, perhaps for lack of memory; use fewer (--num_processes)"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
 def _usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -181,42 +158,49 @@ def _usable_cores() -> int:
 # ---- the command
 
 
-def _parser() -> argparse.ArgumentParser:
+ALIASES = {
+    "--gt_root": "--annotations",
+    "--pred_root": "--predictions",
+    "--num_processes": "--processes",
+    "--videos": "--list",
+    "--do_not_skip_first_and_last_frame": "--do-not-skip-first-and-last-frame",
+    "--merge_objects": "--merge-objects",
+    "--frames_csv": "--frames-csv",
+    "--plot_videos": "--plot-videos",
+}
+"""The published spellings of options, and those of earlier versions."""
+
+
+def _parser() -> Parser:
     parser = Parser(description="Score predicted masks: J, F and J&F as the benchmarks SA-V and DAVIS define them.")
     add = parser.add_argument
-    add("--gt_root", type=Path, required=True, help="folder of the videos' true masks")
-    add("--pred_root", type=Path, required=True, help="folder of the videos' predicted masks")
+    truth = parser.add_mutually_exclusive_group(required=True)
+    truth.add_argument("--data", type=Path, metavar="DIR", help=f"folder of SA-V's val or test set, with {ANNOTATIONS}")
+    truth.add_argument("--annotations", type=Path, metavar="DIR", help="folder of the videos' true masks")
+    add("--predictions", type=Path, required=True, metavar="DIR", help="folder of the videos' predicted masks")
     add("--layout", choices=LAYOUTS, help="sav: <video>/<object>/<frame>.png, davis: <video>/<frame>.png (found out)")
-    add("--videos", type=Path, metavar="FILE", help="list of the videos that count, one a line (all of --gt_root)")
-    add("--merge_objects", action="store_true", help="all values but 0 are one object, as in DAVIS 2016")
-    add("--do_not_skip_first_and_last_frame", action="store_true", help="score them, too")
+    add("--list", type=Path, metavar="FILE", help="names of the videos that count, one a line (all annotated ones)")
+    add("--merge-objects", action="store_true", help="all values but 0 are one object, as in DAVIS 2016")
+    add("--do-not-skip-first-and-last-frame", action="store_true", help="score them, too")
     add("--rule", choices=RULES, default="published", help=RULE_HELP)
     add("--strict", action="store_true", help="missing predictions and objects that are in no scored frame are errors")
-    add("--num_processes", type=int, metavar="N", help="that score (one per core, if there is enough to do)")
-    add("--worst", type=int, default=10, metavar="N", help="objects to show in the table and in --plots (%(default)s)")
-    files = parser.add_argument_group("files to write")
-    files.add_argument("--json", type=Path, metavar="FILE", help="everything, also how the predictions were made")
-    files.add_argument("--csv", type=Path, metavar="FILE", help="one line per object")
-    files.add_argument("--frames_csv", type=Path, metavar="FILE", help="one line per object and frame")
-    files.add_argument(
-        "--markdown", type=Path, metavar="FILE", help="the tables that are shown, and one of all objects"
-    )
-    files.add_argument("--plots", type=Path, metavar="DIR", help="J and F over time, as PNG")
-    files.add_argument("--plot_videos", nargs="+", metavar="VIDEO", help="plot these instead of the worst objects")
-    files.add_argument("--images", type=Path, metavar="DIR", help="folder of the videos' frames: --plots draws masks")
-    parts = parser.add_argument_group("means over parts")
-    parts.add_argument(
-        "--attributes", type=Path, metavar="FILE", help="JSON {video: [attribute]}, or DAVIS's db_info.yaml"
-    )
-    parts.add_argument(
-        "--meta", type=Path, metavar="FILE", help="meta.json of YouTube-VOS, with the objects' categories"
-    )
-    parts.add_argument(
-        "--seen",
-        type=Path,
-        metavar="FILE",
-        help="meta.json of the training set, or a list of categories (../train/meta.json)",
-    )
+    add("--processes", type=integer(1), metavar="N", help="that score (one per core, if there is enough to do)")
+    add("--worst", type=integer(0), default=10, metavar="N",
+        help="objects to show in the table and in --plots (%(default)s)")  # fmt: skip
+    add = parser.add_argument_group("files to write").add_argument
+    add("--json", type=Path, metavar="FILE", help="everything, also how the predictions were made")
+    add("--csv", type=Path, metavar="FILE", help="one line per object")
+    add("--frames-csv", type=Path, metavar="FILE", help="one line per object and frame")
+    add("--markdown", type=Path, metavar="FILE", help="the tables that are shown, and one of all objects")
+    add("--plots", type=Path, metavar="DIR", help="J and F over time, as PNG")
+    add("--plot-videos", nargs="+", metavar="VIDEO", help="plot these instead of the worst objects")
+    add("--images", type=Path, metavar="DIR", help="folder of the videos' frames: --plots draws masks")
+    add = parser.add_argument_group("means over parts").add_argument
+    add("--attributes", type=Path, metavar="FILE", help="JSON {video: [attribute]}, or DAVIS's db_info.yaml")
+    add("--meta", type=Path, metavar="FILE", help="meta.json of YouTube-VOS, with the objects' categories")
+    add("--seen", type=Path, metavar="FILE",
+        help="meta.json of the training set, or a list of categories (../train/meta.json)")  # fmt: skip
+    parser.add_aliases(ALIASES)
     return parser
 
 
@@ -224,14 +208,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     parser = _parser()
     args = parser.parse_args(arguments)
-    if args.num_processes is not None and args.num_processes < 1:
-        parser.error(f"--num_processes must be at least 1, got {args.num_processes}")
-    if args.worst < 0:
-        parser.error(f"--worst must be at least 0, got {args.worst}")
     if args.seen is not None and args.meta is None:
         parser.error("--seen needs --meta, which names the categories of the scored objects")
     if args.plots is None and (args.images or args.plot_videos):
-        parser.error("--images and --plot_videos belong to --plots")
+        parser.error("--images and --plot-videos belong to --plots")
     try:
         _run(args)
     except (I2VPPError, OSError) as error:
@@ -250,21 +230,22 @@ def _run(args: argparse.Namespace) -> None:
         require_matplotlib()
     if args.images:
         require_folder(args.images, "frames")
-    require_folder(args.gt_root, "true masks")
-    require_folder(args.pred_root, "predictions")  # before a file in it makes it
+    annotations = args.annotations or args.data / ANNOTATIONS
+    require_folder(annotations, "true masks")
+    require_folder(args.predictions, "predictions")  # before the folder of a result file in it is made
     for path in (args.json, args.csv, args.frames_csv, args.markdown):
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
     evaluation = evaluate(
-        args.gt_root,
-        args.pred_root,
+        annotations,
+        args.predictions,
         layout=args.layout,
-        videos=read_items(args.videos) if args.videos else None,
+        videos=read_items(args.list) if args.list else None,
         merge_objects=args.merge_objects,
         skip_first_and_last_frame=not args.do_not_skip_first_and_last_frame,
         rule=args.rule,
         strict=args.strict,
-        num_processes=args.num_processes,
+        num_processes=args.processes,
         progress=True,
     )
     tables: list[Table] = []

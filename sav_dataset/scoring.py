@@ -5,12 +5,13 @@ A prediction that is missing there is an empty mask.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,38 +67,77 @@ class Scored:
     strange: tuple[int, ...] = ()
 
 
-class Item(Protocol):
-    """What is scored in one go: an object of SA-V, or a video of index masks."""
+@dataclass(frozen=True, kw_only=True)
+class Item(ABC):
+    """What is scored in one go: an object of SA-V, or a video of index masks.
 
-    @property
-    def video(self) -> str:
-        """Name the video."""
+    Args:
+        video: name of the video.
+        truths: true PNGs by frame, in order.
+        predictions: predicted PNGs by the names of the true ones.
+        scoring: which frames count, and whether all objects of a video are one.
+    """
+
+    video: str
+    truths: Mapping[str, Path]
+    predictions: Mapping[str, Path]
+    scoring: Scoring
 
     @property
     def name(self) -> str:
-        """Name the item: `<video>`, or `<video>/<object>`."""
+        """Name of the item: `<video>`, or `<video>/<object>`."""
+        return self.video
 
     @property
     def scored_frames(self) -> Sequence[str]:
-        """Name the frames on which any object may be scored."""
+        """Names of the frames on which any object may be scored."""
+        return self.scoring.scored_frames(self.truths)
 
-    @property
-    def truths(self) -> Mapping[str, Path]:
-        """Return the true PNGs by frame, in order."""
-
-    @property
-    def predictions(self) -> Mapping[str, Path]:
-        """Return the predicted PNGs by frame."""
-
+    @abstractmethod
     def score(self) -> Scored:
-        """Score all objects; DataError names files that do not fit."""
+        """Score all objects.
 
+        Raises:
+            DataError: files are damaged or do not fit; the message names them.
+        """
+
+    @abstractmethod
     def masks(self, obj: str, frame: str) -> tuple[Mask, Mask]:
-        """Return the predicted and the true mask [H, W] of an object on a scored frame."""
+        """Read the predicted and the true mask [H, W] of an object.
+
+        Args:
+            obj: name of the object.
+            frame: name of a scored frame.
+
+        Returns:
+            The predicted and the true mask, of the same size.
+
+        Raises:
+            DataError: a file is damaged, or their sizes differ.
+        """
+
+    @abstractmethod
+    def _read(self, path: Path, *, truth: bool) -> NDArray[Any]:
+        """Read the values [H, W] of a PNG; `truth` says whether it is a true one."""
+
+    def _truth(self, frame: str) -> NDArray[Any]:
+        return self._read(self.truths[frame], truth=True)
+
+    def _prediction(self, frame: str, truth: NDArray[Any]) -> NDArray[Any]:
+        """Read the predicted values of a frame, of the size of the true ones; a missing prediction is empty."""
+        if (path := self.predictions.get(frame)) is None:
+            return np.zeros_like(truth)
+        pred = self._read(path, truth=False)
+        if pred.shape != truth.shape:
+            raise DataError(
+                f"the prediction {path} is {pred.shape[1]} x {pred.shape[0]} pixels, but the true mask "
+                f"{self.truths[frame]} is {truth.shape[1]} x {truth.shape[0]}; write masks at the size of the video"
+            )
+        return pred
 
 
 def score_or_problem(item: Item) -> Scored | str:
-    """Score an item, or return what is wrong with it, so that others can still be looked at."""
+    """Score an item, or return what is wrong with it, so that the others are still looked at."""
     try:
         return item.score()
     except DataError as error:
@@ -106,7 +146,7 @@ def score_or_problem(item: Item) -> Scored | str:
 
 @dataclass(kw_only=True)
 class _Sightings:
-    """On which frames one object of a video is to be seen, and its scores there."""
+    """The frames that show one object of a video, and its scores on them."""
 
     shown: set[str] = field(default_factory=set)
     """Annotated frames on which the true mask shows it."""
@@ -151,81 +191,47 @@ def _collect(item: Item, sightings: Mapping[str, _Sightings], scoring: Scoring, 
 
 
 @dataclass(frozen=True, kw_only=True)
-class SavObject:
+class SavItem(Item):
     """An object of SA-V: scored on the frames that its own folder has PNGs of.
 
     Args:
-        video: its name.
         object: name of its folder.
-        truths: true PNGs by frame, in order.
-        predictions: predicted PNGs by the names of the true ones.
-        scoring: which frames count.
     """
 
-    video: str
     object: str
-    truths: Mapping[str, Path]
-    predictions: Mapping[str, Path]
-    scoring: Scoring
 
     @property
     def name(self) -> str:
         """Video and object."""
         return f"{self.video}/{self.object}"
 
-    @property
-    def scored_frames(self) -> Sequence[str]:
-        """Name the scored frames."""
-        return self.scoring.scored_frames(self.truths)
-
     def score(self) -> Scored:
         """Score the object."""
         seen, scored = _Sightings(), set(self.scored_frames)
         for frame in self.truths:
-            truth = _read_binary(self.truths[frame])
+            truth = self._truth(frame)
             seen.add(frame, truth, self._prediction(frame, truth) if frame in scored else None)
         return _collect(self, {self.object: seen}, self.scoring)
 
     def masks(self, obj: str, frame: str) -> tuple[Mask, Mask]:
-        """Return the predicted and the true mask [H, W]."""
-        truth = _read_binary(self.truths[frame])
+        """Read the predicted and the true mask [H, W]; see `Item.masks`."""
+        truth = self._truth(frame)
         return self._prediction(frame, truth), truth
 
-    def _prediction(self, frame: str, truth: Mask) -> Mask:
-        if (path := self.predictions.get(frame)) is None:
-            return np.zeros_like(truth)
-        _check_size(pred := _read_binary(path), path, truth, self.truths[frame])
-        return pred
+    def _read(self, path: Path, *, truth: bool) -> NDArray[Any]:
+        return _read_binary(path)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PaletteVideo:
-    """A video of index masks, whose objects are the values of its true masks.
-
-    Args:
-        video: its name.
-        truths: true PNGs by frame, in order.
-        predictions: predicted PNGs by the names of the true ones.
-        scoring: which frames count, and whether all objects are one.
-    """
-
-    video: str
-    truths: Mapping[str, Path]
-    predictions: Mapping[str, Path]
-    scoring: Scoring
-
-    @property
-    def name(self) -> str:
-        """The video."""
-        return self.video
-
-    @property
-    def scored_frames(self) -> Sequence[str]:
-        """Name the frames on which an object may be scored."""
-        return self.scoring.scored_frames(self.truths)
+class PaletteItem(Item):
+    """A video of index masks, whose objects are the values of its true masks."""
 
     def score(self) -> Scored:
-        """Score all objects of the video."""
+        """Score all objects of the video.
+
+        Raises:
+            DataError: files are damaged or do not fit, or no true mask shows an object.
+        """
         sightings: dict[int, _Sightings] = defaultdict(_Sightings)
         values: set[int] = set()
         scored = set(self.scored_frames)
@@ -242,23 +248,18 @@ class PaletteVideo:
             raise DataError(
                 f"the true masks of {self.video} show no object, only {BACKGROUND} and {IGNORED} (ignored), such as "
                 f"{next(iter(self.truths.values()))}; where {IGNORED} is the one object, as in DAVIS 2016, merge the "
-                "objects (--merge_objects)"
+                "objects (--merge-objects)"
             )
         return _collect(self, objects, self.scoring, values - {BACKGROUND})
 
     def masks(self, obj: str, frame: str) -> tuple[Mask, Mask]:
-        """Return the predicted and the true mask [H, W] of an object."""
+        """Read the predicted and the true mask [H, W] of an object; see `Item.masks`."""
         truth = self._truth(frame)
         return self._prediction(frame, truth) == int(obj), truth == int(obj)
 
-    def _truth(self, frame: str) -> Values:
-        return self._merged(self._true_masks.ids(self.truths[frame]))
-
-    def _prediction(self, frame: str, truth: Values) -> Values:
-        if (path := self.predictions.get(frame)) is None:
-            return np.zeros_like(truth)
-        _check_size(pred := self._predicted_masks.ids(path), path, truth, self.truths[frame])
-        return self._merged(pred)
+    def _read(self, path: Path, *, truth: bool) -> NDArray[Any]:
+        values = (self._true_masks if truth else self._predicted_masks).ids(path)
+        return (values != BACKGROUND).astype(np.uint8) if self.scoring.merge else values
 
     @cached_property
     def _true_masks(self) -> VideoMasks:
@@ -267,9 +268,6 @@ class PaletteVideo:
     @cached_property
     def _predicted_masks(self) -> VideoMasks:
         return VideoMasks(self.predictions.values(), lone_255=False, like=self._true_masks)
-
-    def _merged(self, values: Values) -> Values:
-        return (values != BACKGROUND).astype(np.uint8) if self.scoring.merge else values
 
 
 def object_ids(values: Values) -> list[int]:
@@ -287,11 +285,3 @@ def _read_binary(path: Path) -> Mask:
             "other value; PNGs that hold several objects are scored with --layout davis, the ground truth likewise"
         )
     return mask
-
-
-def _check_size(pred: NDArray[Any], path: Path, truth: NDArray[Any], truth_path: Path) -> None:
-    if pred.shape != truth.shape:
-        raise DataError(
-            f"the prediction {path} is {pred.shape[1]} x {pred.shape[0]} pixels, but the true mask {truth_path} is "
-            f"{truth.shape[1]} x {truth.shape[0]}; write masks at the size of the video"
-        )

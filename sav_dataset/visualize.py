@@ -20,9 +20,10 @@ from tqdm import tqdm
 
 from i2vpp.errors import DataError, I2VPPError
 from i2vpp.utils.files import atomic_write
-from i2vpp.utils.parser import Parser
+from i2vpp.utils.parser import Parser, integer
 from i2vpp.utils.visualize import contact_sheet, overlay
 from i2vpp.utils.writers import OverlayWriter
+from sav_dataset.layouts import ANNOTATIONS
 from sav_dataset.png_video import PngVideo
 from training.dataset.sav import FIRST_ID, STEP, SavVideo
 
@@ -40,6 +41,9 @@ def open_video(video: Path, annotations: Path | None, kinds: Sequence[str]) -> S
         annotations: JSON file, folder of JSON files or folder of PNG masks; None: where SA-V has them.
         kinds: which of a video's JSON files are wanted, "manual", "auto" or both.
 
+    Returns:
+        The video; its frames and masks are read when they are asked for.
+
     Raises:
         DataError: there are no annotations, or they cannot be used.
     """
@@ -50,7 +54,7 @@ def open_video(video: Path, annotations: Path | None, kinds: Sequence[str]) -> S
     name = video.name.removesuffix(".mp4")
     folders = [annotations] if annotations is not None else [video.parent]
     if annotations is None and video.parent.parent.is_dir():
-        folders.append(video.parent.parent / "Annotations_6fps")
+        folders.append(video.parent.parent / ANNOTATIONS)
     for folder in folders:
         if files := [path for kind in kinds if (path := folder / f"{name}_{kind}.json").is_file()]:
             return SavVideo(name, video, files)
@@ -65,7 +69,14 @@ def open_video(video: Path, annotations: Path | None, kinds: Sequence[str]) -> S
 
 
 def choose_objects(video: SavVideo | PngVideo, wanted: Collection[int] | None) -> list[int]:
-    """Return the objects to draw; None stands for all.
+    """Return the objects to draw.
+
+    Args:
+        video: that shows them.
+        wanted: ids of objects; None stands for all.
+
+    Returns:
+        Ids of objects, in order.
 
     Raises:
         DataError: the video has no object, or not the wanted ones.
@@ -80,7 +91,16 @@ def choose_objects(video: SavVideo | PngVideo, wanted: Collection[int] | None) -
 
 
 def draw(video: SavVideo | PngVideo, t: int, obj_ids: Collection[int]) -> NDArray[np.uint8]:
-    """Draw objects on annotated frame t, RGB [H, W, 3]; small ones over large ones, so that all can be seen."""
+    """Draw objects on an annotated frame; small ones over large ones, so that all can be seen.
+
+    Args:
+        video: that shows them.
+        t: index among the annotated frames.
+        obj_ids: the objects to draw.
+
+    Returns:
+        The picture, RGB uint8 [H, W, 3].
+    """
     image = video.image(t)
     masks = {obj_id: mask for obj_id, mask in video.masks(t).items() if obj_id in obj_ids}
     if not masks:
@@ -92,7 +112,20 @@ def draw(video: SavVideo | PngVideo, t: int, obj_ids: Collection[int]) -> NDArra
 def visualize(
     video: SavVideo | PngVideo, output: Path, *, obj_ids: Collection[int], num_pictures: int = 12
 ) -> list[Path]:
-    """Write the overlay video and the contact sheet into a folder; return their paths."""
+    """Write an overlay video and a contact sheet.
+
+    Args:
+        video: to be drawn.
+        output: folder of the two files; it is made if need be.
+        obj_ids: the objects to draw.
+        num_pictures: number of frames on the contact sheet, at most.
+
+    Returns:
+        The paths of the two files.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
     output.mkdir(parents=True, exist_ok=True)
     on_sheet = set(np.linspace(0, len(video) - 1, min(num_pictures, len(video))).round().astype(int).tolist())
     pictures, captions = [], []
@@ -127,18 +160,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--manual", action="store_true", help="only <video>_manual.json (default: both)")
     kind.add_argument("--auto", action="store_true", help="only <video>_auto.json")
-    parser.add_argument(
-        "--objects",
-        type=int,
-        nargs="+",
-        metavar="ID",
-        help=f"only these: {FIRST_ID['manual']}, ... are manual, {FIRST_ID['auto']}, ... automatic",
-    )
-    parser.add_argument("--pictures", type=int, default=12, help="frames on the contact sheet (%(default)s)")
+    ids = f"{FIRST_ID['manual']}, ... are manual, {FIRST_ID['auto']}, ... automatic"
+    parser.add_argument("--objects", type=int, nargs="+", metavar="ID", help=f"only these: {ids}")
+    parser.add_argument("--pictures", type=integer(1), default=12, metavar="N",
+                        help="frames on the contact sheet (%(default)s)")  # fmt: skip
     parser.add_argument("-o", "--output", type=Path, help="folder (default: outputs/sav/<video>)")
     args = parser.parse_args(arguments)
-    if args.pictures < 1:
-        parser.error(f"--pictures must be at least 1, got {args.pictures}")
     kinds = ["manual"] if args.manual else ["auto"] if args.auto else list(FIRST_ID)
     try:
         video = open_video(args.video, args.annotations, kinds)

@@ -1,4 +1,4 @@
-"""The benchmarks of semi-supervised video object segmentation: where their files lie, and what they want handed in.
+"""The benchmarks of semi-supervised video object segmentation: where their files lie, and which frames they require.
 
 A benchmark is a few lines in `BENCHMARKS`. Paths are relative to the folder that the benchmark is unpacked to; where
 packages differ there are several, and the first one that exists counts.
@@ -180,7 +180,7 @@ class Folders:
 
 @dataclass(frozen=True, kw_only=True)
 class VosVideos:
-    """The videos of a benchmark or of an own folder; they are looked into one by one, as they are opened.
+    """The videos of a benchmark or of an own folder; the files of a video are listed when it is opened.
 
     Args:
         folders: by the video's name, in order.
@@ -237,6 +237,9 @@ def open_benchmark(benchmark: Benchmark, root: Path, split: str | None = None) -
         root: folder that it is unpacked to.
         split: name of a part; None for the default.
 
+    Returns:
+        The videos of the part.
+
     Raises:
         NoDataError: the split, a folder or a list is not there, or there is no video.
         DataError: a list or the JSON file cannot be read.
@@ -262,6 +265,9 @@ def open_folder(images: Path, annotations: Path, names: Path | None = None) -> V
         annotations: masks of the objects, at least of one frame, as palette or grey PNGs of object ids: `*.png` for one
             video, `<video>/*.png` for several. Videos without a folder here are left out.
         names: file with the names of the videos, one a line; None: all.
+
+    Returns:
+        The videos.
 
     Raises:
         NoDataError: a folder is missing, or there is no video.

@@ -23,8 +23,8 @@ from i2vpp.data.masks import Mask
 from i2vpp.errors import I2VPPError, NoDataError
 from i2vpp.evaluation.protocol import GivenObject, PromptProtocol
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
-from i2vpp.utils.parser import Parser
-from test_pvs.measure import Meter
+from i2vpp.utils.parser import Parser, integer
+from sav_dataset.layouts import ANNOTATIONS
 from test_pvs.options import (
     Run,
     add_model_options,
@@ -32,12 +32,12 @@ from test_pvs.options import (
     build,
     model_choice,
     model_settings,
-    positive,
     protocol_name,
     run_command,
 )
-from test_pvs.runner import DoJob, Job, JobRecord
-from test_pvs.sav import ANNOTATIONS, IMAGES, FirstMask, SavFolders, SavObject
+from test_pvs.run_store import DoJob, Job, JobRecord
+from test_pvs.runner import Meter
+from test_pvs.sav import IMAGES, SavObject, find_objects
 
 EXAMPLES = """\
 examples:
@@ -56,12 +56,12 @@ TRACKED_ID = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class SavWork:
-    """Sets up a process that tracks objects; see `test_pvs.runner.SetUp`.
+class SavTracking:
+    """Tracks objects of SA-V, each of which is a job; calling it sets up a process (`test_pvs.runner.SetUp`).
 
     Args:
         model: the network.
-        objects: by the name of their job.
+        objects: to be tracked, by the name of their job.
         protocol: how they are prompted.
         annotated_only: write masks of annotated frames only.
     """
@@ -72,11 +72,20 @@ class SavWork:
     annotated_only: bool = False
 
     def __call__(self, index: int) -> DoJob:
-        """Build the predictor of a process."""
+        """Build the predictor of process `index` of this machine, and return what tracks objects with it."""
         return partial(self.track, build(self.model, index))
 
     def track(self, predictor: I2VPPVideoPredictor, job: Job, folder: Path, on_frame: Callable[[], None]) -> JobRecord:
-        """Track the object of a job and write its masks to `folder`.
+        """Track an object and write its masks as black-and-white PNGs; those before the prompt are empty.
+
+        Args:
+            predictor: tracks.
+            job: has the name of the object.
+            folder: of the PNGs.
+            on_frame: called after each tracked frame.
+
+        Returns:
+            Frames, time and memory of the tracking; a note and no frame where no mask shows the object.
 
         Raises:
             I2VPPError: frames or masks are missing, damaged, or do not fit each other.
@@ -92,29 +101,27 @@ class SavWork:
         written = one.annotated(frames) if self.annotated_only else set(frames)
         start = frames.index(first.frame)
         empty = np.zeros_like(first.mask)
-        for frame in frames[:start]:
-            if frame in written:
-                write_mask(folder / f"{frame}.png", empty)
+        for frame in written.intersection(frames[:start]):
+            _write_mask(folder / f"{frame}.png", empty)
         meter = Meter(predictor.device, on_frame)
         with predictor.init_state([str(path) for path in images.values()]) as state:
-            _check_size(first, images, (state.video_height, state.video_width))
+            check_size(
+                (first.mask.shape[0], first.mask.shape[1]),
+                of=f"the mask in {first.path}",
+                image=images[first.frame],
+                image_size=(state.video_height, state.video_width),
+            )
             given = GivenObject(obj_id=TRACKED_ID, frame_idx=start, mask=first.mask)
             for result in self.protocol.track(predictor, state, [given]):
-                mask: Mask = (result.masks[0, 0] > 0).cpu().numpy()
+                mask: Mask = (result.masks[0, 0] > 0).cpu().numpy()  # of every frame: waits for the GPU, which is timed
                 if frames[result.frame_idx] in written:
-                    write_mask(folder / f"{frames[result.frame_idx]}.png", mask)
+                    _write_mask(folder / f"{frames[result.frame_idx]}.png", mask)
                 meter.frame()
         return meter.record()
 
 
-def write_mask(path: Path, mask: Mask) -> None:
-    """Write a mask [H, W] as a black-and-white PNG."""
+def _write_mask(path: Path, mask: Mask) -> None:
     Image.fromarray(mask).save(path)
-
-
-def _check_size(first: FirstMask, images: Mapping[str, Path], size: tuple[int, int]) -> None:
-    height, width = first.mask.shape
-    check_size((height, width), of=f"the mask in {first.path}", image=images[first.frame], image_size=size)
 
 
 def prepare(arguments: argparse.Namespace) -> Run:
@@ -123,27 +130,6 @@ def prepare(arguments: argparse.Namespace) -> Run:
     Raises:
         I2VPPError: something is missing or does not fit.
     """
-    folders = _folders(arguments)
-    objects = folders.objects(names=arguments.list, videos=arguments.videos)
-    model = model_choice(arguments)
-    protocol = PromptProtocol(f"{arguments.clicks}c" if arguments.clicks else arguments.prompt or "gm")
-    by_name = {f"{one.video}/{one.name}": one for one in objects}
-    lengths = {one.frames: _length(one) for one in objects}
-    return Run(
-        jobs=[Job(name=name, frames=lengths[one.frames]) for name, one in by_name.items()],
-        set_up=SavWork(model=model, objects=by_name, protocol=protocol, annotated_only=arguments.annotated_only),
-        settings={
-            "protocol": "semi-supervised, one object at a time, prompted on the first annotated frame that shows it",
-            "prompt": protocol.name,
-            "images": str(folders.images.resolve()),
-            "annotations": str(folders.annotations.resolve()),
-            "frames": "annotated" if arguments.annotated_only else "all",
-            **model_settings(model),
-        },
-    )
-
-
-def _folders(arguments: argparse.Namespace) -> SavFolders:
     data = arguments.data
     images = arguments.images or (data and data / IMAGES)
     annotations = arguments.mask_info or arguments.annotations or (data and data / ANNOTATIONS)
@@ -152,18 +138,34 @@ def _folders(arguments: argparse.Namespace) -> SavFolders:
             f"where is the set? --data names a folder with {IMAGES} and {ANNOTATIONS}; or name its parts by --images "
             "and --annotations"
         )
-    return SavFolders(images=images, annotations=annotations)
+    objects = find_objects(images, annotations, names=arguments.list, videos=arguments.videos)
+    model = model_choice(arguments)
+    protocol = PromptProtocol(f"{arguments.clicks}c" if arguments.clicks else arguments.prompt or "gm")
+    by_name = {f"{one.video}/{one.name}": one for one in objects}
+    lengths = {one.frames: _length(one) for one in objects}
+    return Run(
+        jobs=[Job(name=name, frames=lengths[one.frames]) for name, one in by_name.items()],
+        set_up=SavTracking(model=model, objects=by_name, protocol=protocol, annotated_only=arguments.annotated_only),
+        settings={
+            "protocol": "semi-supervised, one object at a time, prompted on the first annotated frame that shows it",
+            "prompt": protocol.name,
+            "images": str(images.resolve()),
+            "annotations": str(annotations.resolve()),
+            "frames": "annotated" if arguments.annotated_only else "all",
+            **model_settings(model),
+        },
+    )
 
 
 def _length(one: SavObject) -> int:
-    """Count the frames of a video for the progress bar; what is wrong with it is said when it is worked on."""
+    """Count the frames of a video for the progress bar; its errors are reported when its job is made."""
     try:
         return len(one.images())
     except I2VPPError:
         return 1
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """Return the parser of the command."""
     parser = Parser(
         prog="python -m test_pvs.infer",
@@ -184,7 +186,7 @@ def build_parser() -> argparse.ArgumentParser:
     prompt = how.add_mutually_exclusive_group()
     prompt.add_argument("--prompt", type=protocol_name, metavar="KIND",
                         help="gm: mask, bb: box, 1c, 3c, <n>c: clicks (gm)")  # fmt: skip
-    prompt.add_argument("--clicks", type=positive, metavar="N", help="the same as --prompt <N>c")
+    prompt.add_argument("--clicks", type=integer(1), metavar="N", help="the same as --prompt <N>c")
     how.add_argument("--annotated-only", action="store_true", help="write masks of annotated frames only")
     add_model_options(parser)
     add_run_options(parser)

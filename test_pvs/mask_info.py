@@ -13,16 +13,14 @@ import pickle
 import tokenize
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from i2vpp.data.mask_arrays import parse_mask_array
 from i2vpp.errors import DataError
+from i2vpp.utils.arrays import Mask
 from i2vpp.utils.files import atomic_write
-
-Mask: TypeAlias = "NDArray[np.bool_]"
 
 SUFFIX = ".npy"
 OBJECT = 0  # the key of the only mask of a frame
@@ -35,7 +33,11 @@ _BROKEN = (pickle.UnpicklingError, EOFError, OSError, ValueError, TypeError, Loo
 
 
 def write_mask_info(path: Path, masks: Mapping[int, Mask]) -> None:
-    """Write the masks [H, W] of one object by frame index; the file appears only when it is whole.
+    """Write the masks of one object; the file appears only when it is whole.
+
+    Args:
+        path: of the file.
+        masks: masks [H, W] by frame index.
 
     Raises:
         OSError: it cannot be written.
@@ -99,7 +101,7 @@ def _kind(value: Any) -> str:
 
 
 class _StandIn:
-    """Takes the place of a NumPy type or function that a pickle calls; keeps what it is given and calls nothing."""
+    """Stands for a NumPy type or function that a pickle calls; keeps its arguments and calls nothing."""
 
     def __setstate__(self, state: Any) -> None:
         raise pickle.UnpicklingError(f"unexpected state for {type(self).__name__[1:]}")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
+import pkgutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,68 +12,75 @@ from pathlib import Path
 
 import torch
 
-from i2vpp.build_i2vpp import best_device, build_i2vpp, choose_device, choose_dtype
+from i2vpp.build_i2vpp import DTYPES, best_device, build_i2vpp, choose_device, choose_dtype
 from i2vpp.checkpoint_files import DEMO, find_checkpoint
 from i2vpp.commands.track import ModelChoice, build_predictor
-from i2vpp.errors import I2VPPError
+from i2vpp.errors import I2VPPError, RunError
 from i2vpp.evaluation.protocol import PromptProtocol
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
+from i2vpp.utils.cluster import CLUSTERS, Cluster, Requeued, submit
+from i2vpp.utils.files import file_sha256
 from i2vpp.utils.notices import plain_warnings
+from i2vpp.utils.parser import Parser, integer, key_value
 from i2vpp.utils.signals import Terminated, exit_status
-from test_pvs.run_store import HIDDEN, RunStore
-from test_pvs.runner import Job, SetUp, run_jobs
-from test_pvs.submit import CLUSTERS, ArrayJob, Cluster, command_line, submit
+from sav_dataset.results import RUN_FOLDER
+from test_pvs.run_store import Job, RunStore
+from test_pvs.runner import SetUp, run_jobs
 
-DTYPES = ("float32", "bfloat16", "float16")
 EXIT_ERROR = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What a command wants to have made; see `test_pvs.runner.run_jobs`."""
+    """The jobs of a command, and what `test_pvs.runner.run_jobs` needs to make them."""
 
     jobs: Sequence[Job]
     set_up: SetUp
     settings: Mapping[str, object]
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
+def add_model_options(parser: Parser) -> None:
     """Add the options that choose the network."""
     model = parser.add_argument_group("network")
     model.add_argument("--checkpoint", default=DEMO, metavar="NAME_OR_PATH",
                        help="weights: a file, or a name in checkpoints/ (%(default)s)")  # fmt: skip
     model.add_argument("--config", help="name or path of a model config (the one that fits the checkpoint)")
-    model.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+    model.add_argument("--override", type=key_value, action="append", default=[], metavar="KEY=VALUE",
                        help="change a config value, such as model.selection.mode=top; may be repeated")  # fmt: skip
-    model.add_argument("--seed", type=int, metavar="N", help="of the memory selection: model.selection.seed=N (0)")
+    model.add_argument("--seed", type=integer(0), metavar="N",
+                       help="of the memory selection: model.selection.seed=N (0)")  # fmt: skip
     model.add_argument("--device", help="cpu, cuda, cuda:1, mps (the best there is)")
-    model.add_argument("--dtype", choices=DTYPES, help="of the heavy arithmetic (bfloat16 on GPUs that have it)")
+    model.add_argument("--dtype", choices=DTYPES,
+                       help="precision of the network (bfloat16 on GPUs that have it)")  # fmt: skip
     model.add_argument("--compile", action="store_true", help="compile the network first; takes a minute or two")
 
 
-def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say where masks go, and who makes them."""
+def add_run_options(parser: Parser) -> None:
+    """Add the options that say where masks go and how they are made; called after `add_model_options`."""
     run = parser.add_argument_group("run")
     run.add_argument("-o", "--output", type=Path, required=True, metavar="OUT",
                      help="folder of the masks; where it holds a part of them, the run goes on")  # fmt: skip
     run.add_argument("--overwrite", action=argparse.BooleanOptionalAction, default=False,
                      help="delete what an earlier run has made in OUT")  # fmt: skip
-    run.add_argument("--processes", type=positive, metavar="N", help="on this machine (one per GPU, or one on the CPU)")
-    run.add_argument("--threads", type=positive, default=1, metavar="N",
+    run.add_argument(
+        "--processes", type=integer(1), metavar="N", help="on this machine (one per GPU, or one on the CPU)"
+    )
+    run.add_argument("--threads", type=integer(1), default=1, metavar="N",
                      help="of PyTorch in each process; masks made on a CPU may depend on it (%(default)s)")  # fmt: skip
     jobs = parser.add_argument_group("SLURM, through submitit")
     jobs.add_argument("--use-cluster", type=int, choices=(0, 1), default=0, help="1: submit an array of jobs")
     jobs.add_argument(
-        "--num-jobs", type=positive, default=1, metavar="N", help="of the array, which share the work (%(default)s)"
+        "--num-jobs", type=integer(1), default=1, metavar="N", help="of the array, which share the work (%(default)s)"
     )
-    jobs.add_argument("--num-cpus", type=positive, default=4, metavar="N",
+    jobs.add_argument("--num-cpus", type=integer(1), default=4, metavar="N",
                       help="of each job, beside one GPU, or none with --device cpu (%(default)s)")  # fmt: skip
-    jobs.add_argument("--hours", type=positive, default=12, metavar="N",
+    jobs.add_argument("--hours", type=integer(1), default=12, metavar="N",
                       help="time limit of a job, which is then requeued and goes on (%(default)s)")  # fmt: skip
     jobs.add_argument("--partition", help="of SLURM")
     jobs.add_argument("--account", help="of SLURM")
     jobs.add_argument("--qos", help="of SLURM")
     jobs.add_argument("--cluster", choices=CLUSTERS, default="slurm", help="`local`, `debug`: try it without SLURM")
+    parser.add_aliases({"--set": "--override", "--num_processes": "--processes"})
 
 
 def model_choice(arguments: argparse.Namespace) -> ModelChoice:
@@ -91,7 +98,7 @@ def model_choice(arguments: argparse.Namespace) -> ModelChoice:
         device=device,
         dtype=dtype,
         compile=arguments.compile,
-        overrides=(*seed, *arguments.set),
+        overrides=(*seed, *arguments.override),
     )
 
 
@@ -105,7 +112,7 @@ def model_settings(model: ModelChoice) -> dict[str, object]:
     network = build_i2vpp(model.config, model.checkpoint, "cpu", hydra_overrides_extra=model.overrides)
     return {
         "checkpoint": model.checkpoint.name,
-        "checkpoint_sha256": _sha256(model.checkpoint),
+        "checkpoint_sha256": file_sha256(model.checkpoint),
         "model": asdict(network.config),
         "device": (model.device or "cpu").partition(":")[0],
         "dtype": model.dtype,
@@ -114,7 +121,15 @@ def model_settings(model: ModelChoice) -> dict[str, object]:
 
 
 def build(model: ModelChoice, index: int) -> I2VPPVideoPredictor:
-    """Build the predictor of process `index` of this machine, on a GPU of its own where there are enough."""
+    """Build the predictor of a process, on a GPU of its own where there are enough.
+
+    Args:
+        model: the network; device `cuda` stands for one of this machine's GPUs.
+        index: of the process on this machine.
+
+    Returns:
+        The predictor.
+    """
     device = model.device
     if device == "cuda" and torch.cuda.device_count():
         device = f"cuda:{index % torch.cuda.device_count()}"
@@ -132,6 +147,9 @@ def run_command(
         parser: with the options of `add_run_options`.
         prepare: finds out what is to be made; raises I2VPPError where it cannot.
         name: of the function that calls this one, as "module:name", for the jobs of a cluster.
+
+    Returns:
+        The exit status: 0 done, 1 an error or failed jobs, 2 wrong usage, 130 and 143 ended by a signal.
     """
     argv = sys.argv[1:] if argv is None else argv
     try:
@@ -142,7 +160,7 @@ def run_command(
         with plain_warnings():
             run = prepare(arguments)
             if arguments.use_cluster:
-                return _submit(arguments, ArrayJob(command=name, arguments=command_line(argv)))
+                return _submit(arguments, ArrayTask(command=name, arguments=task_arguments(argv)))
             return _execute(run, arguments)
     except (I2VPPError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
@@ -172,39 +190,55 @@ def _execute(run: Run, arguments: argparse.Namespace) -> int:
     return outcome.exit_status
 
 
-def _submit(arguments: argparse.Namespace, job: ArrayJob) -> int:
+@dataclass(frozen=True, kw_only=True)
+class ArrayTask(Requeued):
+    """What submitit pickles and calls in each job of an array: a command, which goes on after an interruption.
+
+    Args:
+        command: function that takes arguments and returns an exit status, as "module:name".
+        arguments: of the command.
+    """
+
+    command: str
+    arguments: tuple[str, ...]
+
+    def __call__(self, index: int) -> None:
+        """Run the command in cluster job `index` of the array.
+
+        Raises:
+            RunError: it ended with another status than 0.
+        """
+        if status := pkgutil.resolve_name(self.command)(list(self.arguments)):
+            raise RunError(f"job {index} ended with status {status}; its log says why")
+
+
+def task_arguments(argv: Sequence[str]) -> tuple[str, ...]:
+    """Return the arguments of an `ArrayTask`: as given, but the command runs in one process and overwrites nothing."""
+    return (*argv, "--use-cluster", "0", "--processes", "1", "--no-overwrite")
+
+
+def _submit(arguments: argparse.Namespace, task: ArrayTask) -> int:
     RunStore(arguments.output).prepare(overwrite=arguments.overwrite)
+    # The jobs inherit the environment, and find the folders beside the library wherever they are started.
+    paths = [str(Path(__file__).resolve().parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     cluster = Cluster(
         kind=arguments.cluster,
-        jobs=arguments.num_jobs,
+        name="i2vpp-eval",
         gpus=0 if arguments.device == "cpu" else 1,
         cpus=max(arguments.num_cpus, arguments.threads),
         hours=arguments.hours,
         partition=arguments.partition,
         account=arguments.account,
         qos=arguments.qos,
+        more={"slurm_array_parallelism": arguments.num_jobs},
     )
-    return submit(job, cluster, arguments.output / HIDDEN / "jobs")
+    return submit(task, cluster, arguments.output / RUN_FOLDER / "jobs", array=arguments.num_jobs)
 
 
 def protocol_name(text: str) -> str:
-    """Parse the name of a prompt protocol."""
+    """Return the name of a prompt protocol; raise `argparse.ArgumentTypeError` if there is none of this name."""
     try:
         return PromptProtocol(text).name
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def positive(text: str) -> int:
-    """Parse an integer of 1 or more."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected an integer of 1 or more, got {text!r}")
-    return int(text)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()

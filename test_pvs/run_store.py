@@ -1,9 +1,9 @@
-"""What a run leaves on disk beside its masks: how it was made, which jobs are done or failed, and who works on what.
+"""The state of a run on disk: how its masks are made, which jobs are done or failed, and which are being made.
 
 OUT/.run/run.json                how the run is made; what changes masks must be the same on a restart
 OUT/.run/units/<job>.json        the `JobRecord` of a finished job, or its error; called units since the first version,
                                  so that runs of all versions can be resumed and scored
-OUT/.run/locks/<job>.lock        locked by the process that works on the job; the OS unlocks it when that ends
+OUT/.run/locks/<job>.lock        locked by the process that makes the job; the system unlocks it when the process ends
 """
 
 from __future__ import annotations
@@ -27,17 +27,16 @@ from filelock import FileLock, Timeout
 
 from i2vpp.errors import RunError
 from i2vpp.utils.files import atomic_write
-
-HIDDEN = ".run"
+from sav_dataset.results import RUN_FOLDER, flat_settings
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A piece of work that one process does.
+    """What one process makes in one go: a video or an object with all its masks.
 
     Args:
         name: path below the output folder of the folder that it makes: `<video>` or `<video>/<object>`.
-        frames: to be tracked; the job's weight in the progress bar.
+        frames: number of frames to be tracked; the job's weight in the progress bar.
     """
 
     name: str
@@ -46,12 +45,12 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class JobRecord:
-    """What a finished job took; `test_pvs.measure.Meter` makes it.
+    """What a finished job took; `test_pvs.runner.Meter` makes it.
 
     Args:
-        frames: that were tracked; 0 for a job that had nothing to do and wrote nothing.
-        seconds: from the first frame's read to the last mask; loading weights is not counted.
-        peak_memory: in bytes: of the device on CUDA, resident set of the process elsewhere.
+        frames: number of tracked frames; 0 for a job that had nothing to do and wrote nothing.
+        seconds: from reading the first frame to the last mask; loading weights is not counted.
+        peak_memory: in bytes: of the device on CUDA, otherwise the resident set of the process.
         device: name of the device.
         note: what the user should know, such as why there was nothing to do; reported at the end of the run.
     """
@@ -65,11 +64,11 @@ class JobRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """Why a job is not there.
+    """Why a job could not be made.
 
     Args:
-        error: type and message.
-        attempt: tells this attempt from all others.
+        error: type and message of the exception.
+        attempt: random text that differs between attempts, so that a new failure can be told from an earlier one.
     """
 
     error: str
@@ -77,15 +76,18 @@ class Failure:
 
 
 class DoJob(Protocol):
-    """Makes jobs in one process."""
+    """Makes the jobs of one process, one after the other."""
 
     def __call__(self, job: Job, folder: Path, on_frame: Callable[[], None]) -> JobRecord:
         """Make the files of a job.
 
         Args:
             job: what to make.
-            folder: where to; it exists, is empty, and gets its own name when the job is whole.
+            folder: gets the files; it exists and is empty, and gets its final name when the job is done.
             on_frame: to be called after each frame.
+
+        Returns:
+            What the job took.
         """
 
 
@@ -98,7 +100,8 @@ class RunStore:
 
     def __init__(self, out: Path) -> None:
         self.out = out
-        self._run = out / HIDDEN
+        self._run = out / RUN_FOLDER
+        self._records = self._run / "units"
 
     def open(
         self, settings: Mapping[str, object], jobs: Sequence[Job], *, overwrite: bool = False
@@ -107,11 +110,11 @@ class RunStore:
 
         Args:
             settings: what the masks depend on; plain data.
-            jobs: of this start; a later one may have others.
+            jobs: of this start; a later start may have other jobs.
             overwrite: delete what an earlier run has made.
 
         Returns:
-            Jobs that failed before now, which are worth another attempt.
+            Failures of earlier starts by the name of the job; these jobs are tried again.
 
         Raises:
             RunError: the folder has other contents, or was made with other settings; nothing is changed then.
@@ -131,11 +134,12 @@ class RunStore:
         """
         if self.out.exists() and not self.out.is_dir():
             raise RunError(f"the output {self.out} is a file; name a folder")
-        # In this order: another process that begins the run at the same time makes `.run` before anything else.
+        # The order matters: a process that begins the run at the same time makes `.run` before anything else, so that
+        # `.run` is there whenever something else is.
         if self.out.is_dir() and any(self.out.iterdir()) and not self._run.is_dir():
             raise RunError(
-                f"the output folder {self.out} is not empty and was not made by an evaluation (it has no {HIDDEN}); "
-                "name another one, which is made if need be"
+                f"the output folder {self.out} is not empty and was not made by an evaluation (it has no "
+                f"{RUN_FOLDER}); name another one, which is made if need be"
             )
         self._run.mkdir(parents=True, exist_ok=True)
         if overwrite:
@@ -143,7 +147,11 @@ class RunStore:
                 self._clear()
 
     def look(self, job: Job) -> JobRecord | Failure | None:
-        """Return the record of a finished job, or why it failed; None if it is still to be made."""
+        """Return the record of a finished job, or why it failed; None if it is still to be made.
+
+        Raises:
+            RunError: its record is damaged.
+        """
         path = self._record(job)
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -158,7 +166,7 @@ class RunStore:
 
     @contextmanager
     def claim(self, name: str) -> Iterator[bool]:
-        """Keep others from the job of a name in the body; gives False if another process has it."""
+        """Lock the job of a name in the block; yields False, and locks nothing, if another process has locked it."""
         path = self._run / "locks" / f"{name}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path, timeout=0)
@@ -173,7 +181,16 @@ class RunStore:
             lock.release()
 
     def make(self, job: Job, do_job: DoJob, on_frame: Callable[[], None]) -> JobRecord:
-        """Make a claimed job in a temporary folder, rename that and record it; a failure leaves no files."""
+        """Make a job in a temporary folder, rename the folder and record the job; a failure leaves no files.
+
+        Args:
+            job: to be made; locked by `claim`.
+            do_job: makes its files.
+            on_frame: called after each frame.
+
+        Returns:
+            What `do_job` returned.
+        """
         folder = self.out / job.name
         partial = _partial(folder)
         _remove(partial)
@@ -183,7 +200,7 @@ class RunStore:
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-        _remove(folder)  # of an attempt that was ended before it was recorded
+        _remove(folder)  # left by an attempt that was ended between the renaming and the record
         if record.frames:
             partial.rename(folder)
         else:
@@ -192,23 +209,28 @@ class RunStore:
         return record
 
     def fail(self, job: Job, error: BaseException) -> None:
-        """Record why a claimed job could not be made."""
+        """Record why a job could not be made.
+
+        Args:
+            job: locked by `claim`.
+            error: what `make` raised.
+        """
         text = f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
         _write_json(self._record(job), asdict(Failure(error=text, attempt=uuid.uuid4().hex)))
 
     def _record(self, job: Job) -> Path:
-        return self._run / "units" / f"{job.name}.json"
+        return self._records / f"{job.name}.json"
 
     def _check_settings(self, settings: Mapping[str, Any]) -> None:
         path = self._run / "run.json"
         earlier = self._settings(path) if path.exists() else None
-        if earlier not in (None, settings) and not any((self._run / "units").rglob("*.json")):
-            self._clear()  # an attempt that made nothing binds nobody
+        if earlier not in (None, settings) and not any(self._records.rglob("*.json")):
+            self._clear()  # the earlier start has made nothing, so its settings need not be kept
             earlier = None
         if earlier is None:
             _write_json(path, {"settings": settings, **_circumstances()})
             return
-        then, now = _flat(earlier), _flat(settings)
+        then, now = flat_settings(earlier), flat_settings(settings)
         if different := [key for key in {**then, **now} if _shown(then, key) != _shown(now, key)]:
             changes = "; ".join(f"{key} was {_shown(then, key)} and is now {_shown(now, key)}" for key in different)
             raise RunError(
@@ -225,7 +247,7 @@ class RunStore:
         return settings
 
     def _clear(self) -> None:
-        """Delete whatever runs have made here; every job that was ever begun has a lock."""
+        """Delete what runs have made here: the folders of all jobs that have a lock file, as every begun job has."""
         locks = self._run / "locks"
         names = [path.relative_to(locks).as_posix().removesuffix(".lock") for path in locks.rglob("*.lock")]
         for name in names:
@@ -235,7 +257,7 @@ class RunStore:
                         f"{self.out} cannot be begun anew: another process is making {name} there now; end it first"
                     )
         (self._run / "run.json").unlink(missing_ok=True)
-        _remove(self._run / "units")
+        _remove(self._records)
         for name in names:
             folder = self.out / name
             _remove(folder)
@@ -257,7 +279,7 @@ def _check_names(jobs: Sequence[Job]) -> None:
 
 
 def _circumstances() -> dict[str, Any]:
-    """Say what is worth knowing of a run, but need not be the same on a restart."""
+    """Return what is recorded of a run, but need not be the same on a restart."""
     try:
         i2vpp = version("i2vpp")
     except PackageNotFoundError:
@@ -268,14 +290,6 @@ def _circumstances() -> dict[str, Any]:
         "host": socket.gethostname(),
         "versions": {"i2vpp": i2vpp, "torch": torch.__version__, "python": platform.python_version()},
     }
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Write nested keys with dots."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
-    return flat
 
 
 def _shown(values: Mapping[str, Any], key: str) -> str:

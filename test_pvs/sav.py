@@ -4,12 +4,12 @@
     <annotations>/<video>/<object>/00000.png, 00004.png, ...      binary masks of some frames
     <mask_info>/<video>/<object>.npy                              the same masks in one file, in place of the PNGs
 
-Nothing but names is read before an object is worked on.
+Only names are read before an object is tracked; images and masks are read when its job begins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,21 +17,20 @@ from i2vpp.data.files import list_files, list_folders, list_images, read_items, 
 from i2vpp.data.frame_folders import IMAGE_SUFFIXES, natural_key
 from i2vpp.data.masks import Mask, read_object
 from i2vpp.errors import DataError, NoDataError
+from sav_dataset.names import some
 from test_pvs.mask_info import SUFFIX, read_mask_info
 
 IMAGES = "JPEGImages_24fps"
-ANNOTATIONS = "Annotations_6fps"
-SHOWN = 5  # names in an error
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class FirstMask:
-    """Where an object is prompted.
+class FrameMask:
+    """The mask of an object on an annotated frame.
 
     Args:
-        frame: name of the first annotated frame that shows the object.
-        mask: there [H, W], not empty.
-        path: of the file that holds it.
+        frame: name of the frame.
+        mask: the mask [H, W]; empty where the frame does not show the object.
+        path: the file that holds it.
     """
 
     frame: str
@@ -41,13 +40,13 @@ class FirstMask:
 
 @dataclass(frozen=True, kw_only=True)
 class SavObject:
-    """An object of a video.
+    """An object of a video that is to be tracked.
 
     Args:
         video: name of the video.
-        name: of the object.
+        name: name of the object.
         frames: folder of all frames of the video.
-        masks: of the object: folder of PNGs, or mask_info file.
+        masks: the object's folder of PNGs, or its mask_info file.
     """
 
     video: str
@@ -66,45 +65,43 @@ class SavObject:
             raise DataError(f"{self.frames} holds no frame; frames are files with suffix {', '.join(IMAGE_SUFFIXES)}")
         return images
 
-    def first_mask(self, frames: Sequence[str]) -> FirstMask | None:
-        """Find the first annotated frame that shows the object; None if none does.
+    def first_mask(self, frames: Sequence[str]) -> FrameMask | None:
+        """Find the first annotated frame that shows the object.
 
         Args:
             frames: names of all frames of the video.
 
+        Returns:
+            The frame with its mask; None if no annotated frame shows the object.
+
         Raises:
             DataError: there are no masks, one is of a frame that does not exist, is damaged, or shows several objects.
         """
+        return next((found for found in self._frame_masks(frames) if found.mask.any()), None)
+
+    def annotated(self, frames: Sequence[str]) -> set[str]:
+        """Name the frames of the video on which any object has a mask; `frames` are the names of all frames."""
         if self.masks.suffix == SUFFIX:
-            return self._first_of_file(frames)
+            return set(self._names(list(read_mask_info(self.masks)), frames))
+        folder = self.masks.parent
+        return {frame for name in list_folders(folder) for frame in list_files(folder / name, (".png",))}
+
+    def _frame_masks(self, frames: Sequence[str]) -> Iterator[FrameMask]:
+        """Read the masks of the object, in order; a PNG is not read before its turn."""
+        if self.masks.suffix == SUFFIX:
+            masks = read_mask_info(self.masks)
+            for frame, mask in zip(self._names(list(masks), frames), masks.values(), strict=True):
+                yield FrameMask(frame=frame, mask=mask, path=self.masks)
+            return
         files = list_files(self.masks, (".png",))
         if not files:
             raise DataError(f"{self.masks} holds no mask 00000.png")
         self._check_frames(list(files), frames)
         for frame, path in files.items():
-            if (mask := read_object(path)).any():
-                return FirstMask(frame=frame, mask=mask, path=path)
-        return None
-
-    def annotated(self, frames: Sequence[str]) -> set[str]:
-        """Name the frames of the video on which any object has a mask."""
-        if self.masks.suffix == SUFFIX:
-            return set(self._names(list(read_mask_info(self.masks)), frames))
-        return {name for folder in list_folders(self.masks.parent) for name in self._listed(folder)}
-
-    def _listed(self, folder: str) -> dict[str, Path]:
-        return list_files(self.masks.parent / folder, (".png",))
-
-    def _first_of_file(self, frames: Sequence[str]) -> FirstMask | None:
-        masks = read_mask_info(self.masks)
-        names = self._names(list(masks), frames)
-        for frame, mask in zip(names, masks.values(), strict=True):
-            if mask.any():
-                return FirstMask(frame=frame, mask=mask, path=self.masks)
-        return None
+            yield FrameMask(frame=frame, mask=read_object(path), path=path)
 
     def _names(self, indices: Sequence[int], frames: Sequence[str]) -> list[str]:
-        """Translate frame indices, which frames are named by."""
+        """Return the names of the frames with these indices; the names are the indices, with zeros before them."""
         by_index = {int(frame): frame for frame in frames if frame.isdecimal()}
         names = [by_index.get(index, f"{index:05d}") for index in indices]
         self._check_frames(names, frames)
@@ -114,62 +111,56 @@ class SavObject:
         missing = sorted(set(annotated).difference(frames), key=natural_key)
         if missing:
             raise DataError(
-                f"{self.masks} has masks of frames that {self.frames} lacks: {_some(missing)}; a mask has the name of "
+                f"{self.masks} has masks of frames that {self.frames} lacks: {some(missing)}; a mask has the name of "
                 "its frame"
             )
 
 
-@dataclass(frozen=True, kw_only=True)
-class SavFolders:
-    """Where a set lies.
+def find_objects(
+    images: Path, annotations: Path, *, names: Path | None = None, videos: Sequence[str] = ()
+) -> list[SavObject]:
+    """List the objects of all annotated videos, in order.
 
     Args:
-        images: folder of frame folders.
-        annotations: folder of the videos' folders of object folders; or of mask_info.
+        images: folder of the videos' folders of frames.
+        annotations: folder of the videos' folders of object folders or of mask_info files.
+        names: file with the names of the videos to take, one a line, such as `sav_test.txt`.
+        videos: names of the videos to take; empty: all.
+
+    Returns:
+        The objects of the videos that both `names` and `videos` take.
+
+    Raises:
+        NoDataError: a folder is missing, or no object is left.
+        DataError: a video that is asked for has no annotation, or no object folders.
     """
-
-    images: Path
-    annotations: Path
-
-    def objects(self, *, names: Path | None = None, videos: Sequence[str] = ()) -> list[SavObject]:
-        """List the objects of all annotated videos, in order.
-
-        Args:
-            names: file with the names of the videos to take, one a line, such as `sav_test.txt`.
-            videos: names of the videos to take; empty: all.
-
-        Raises:
-            NoDataError: a folder is missing, or no object is left.
-            DataError: a video that is asked for has no annotation, or no object folders.
-        """
-        require_folder(self.images, "frames")
-        there = list_folders(require_folder(self.annotations, "annotations"))
-        taken = set(there)
-        for asked, of in ((names and read_items(names), names), (set(videos), "--videos")):
-            if asked:
-                if unknown := sorted(set(asked).difference(there), key=natural_key):
-                    raise DataError(
-                        f"{len(unknown)} of {len(asked)} videos of {of} have no folder in {self.annotations}: "
-                        f"{_some(unknown)}; it holds {_some(there) or 'nothing'}"
-                    )
-                taken &= set(asked)
-        objects = [found for video in there if video in taken for found in self._objects(video)]
-        if not objects:
-            raise NoDataError(f"{self.annotations} holds no object to track; expected <video>/<object>/00000.png")
-        return objects
-
-    def _objects(self, video: str) -> list[SavObject]:
-        folder = self.annotations / video
-        masks = {name: folder / name for name in list_folders(folder)} or list_files(folder, (SUFFIX,))
-        if not masks and list_files(folder, (".png",)):
-            raise DataError(
-                f"{folder} holds PNGs of all objects of a video, not a folder for each object as SA-V has it; "
-                "tools/vos_inference.py tracks such sets"
-            )
-        return [
-            SavObject(video=video, name=name, frames=self.images / video, masks=path) for name, path in masks.items()
-        ]
+    require_folder(images, "frames")
+    there = list_folders(require_folder(annotations, "annotations"))
+    taken = set(there)
+    for asked, of in ((names and read_items(names), names), (set(videos), "--videos")):
+        if asked:
+            if unknown := sorted(set(asked).difference(there), key=natural_key):
+                raise DataError(
+                    f"{len(unknown)} of {len(asked)} videos of {of} have no folder in {annotations}: "
+                    f"{some(unknown)}; it holds {some(there)}"
+                )
+            taken &= set(asked)
+    objects = [
+        SavObject(video=video, name=name, frames=images / video, masks=path)
+        for video in there
+        if video in taken
+        for name, path in _masks_by_object(annotations / video).items()
+    ]
+    if not objects:
+        raise NoDataError(f"{annotations} holds no object to track; expected <video>/<object>/00000.png")
+    return objects
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+def _masks_by_object(video: Path) -> dict[str, Path]:
+    masks = {name: video / name for name in list_folders(video)} or list_files(video, (SUFFIX,))
+    if not masks and list_files(video, (".png",)):
+        raise DataError(
+            f"{video} holds PNGs of all objects of a video, not a folder for each object as SA-V has it; "
+            "tools/vos_inference.py tracks such sets"
+        )
+    return masks

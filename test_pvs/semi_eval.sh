@@ -25,6 +25,6 @@ TEXT
 }
 
 . "$(dirname "$0")/settings.inc"
-set -- "$PYTHON" -m sav_dataset.sav_evaluator --gt_root "${GT:-$DATA/Annotations_6fps}" --pred_root "$OUT" \
-    --json "$OUT/scores.json" --csv "$OUT/scores.csv" ${PROCESSES:+--num_processes "$PROCESSES"} "$@"
+set -- "$PYTHON" -m sav_dataset.sav_evaluator --annotations "${GT:-$DATA/Annotations_6fps}" --predictions "$OUT" \
+    --json "$OUT/scores.json" --csv "$OUT/scores.csv" ${PROCESSES:+--processes "$PROCESSES"} "$@"
 run "$@"

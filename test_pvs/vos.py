@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,70 +15,65 @@ from i2vpp.evaluation.protocol import PromptProtocol
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.utils.writers import MaskWriter, check_object_ids, index_map
 from test_pvs.benchmarks import VosVideo, VosVideos
-from test_pvs.measure import Meter
 from test_pvs.options import build
-from test_pvs.run_store import Job, JobRecord
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class VosWork:
-    """Makes jobs that are videos: index PNGs with DAVIS's palette, named like the frames.
-
-    A pixel belongs to the object with the highest logit, if that is positive. Frames before the first object are empty.
-
-    Args:
-        predictor: tracks.
-        videos: to find them by the names of the jobs.
-        protocol: what is told of an object.
-    """
-
-    predictor: I2VPPVideoPredictor
-    videos: VosVideos
-    protocol: PromptProtocol
-
-    def __call__(self, job: Job, folder: Path, on_frame: Callable[[], None]) -> JobRecord:
-        """Track a video; see `test_pvs.run_store.DoJob`.
-
-        Raises:
-            I2VPPError: its files are not right.
-        """
-        video = self.videos.open(job.name)
-        given = [one for one in video.objects() if one.frame_idx < video.length]
-        check_object_ids([one.obj_id for one in given])
-        masks, meter = _NamedMasks(folder, video), Meter(self.predictor.device, on_frame)
-        start = min((one.frame_idx for one in given), default=video.length)
-        with self.predictor.init_state(list(video.frames.values())[: video.length]) as state:
-            nothing = np.zeros((state.video_height, state.video_width), np.uint8)
-            for frame_idx in range(start):
-                masks.add(frame_idx, nothing)
-                on_frame()
-            for result in self.protocol.track(self.predictor, state, given):
-                masks.add(result.frame_idx, index_map(result))
-                meter.frame()
-        return meter.record()
+from test_pvs.run_store import DoJob, Job, JobRecord
+from test_pvs.runner import Meter
 
 
 @dataclass(frozen=True, kw_only=True)
-class MakeVosWork:
-    """Builds `VosWork` in a process of a run.
+class VosTracking:
+    """Tracks videos, each of which is a job; calling it sets up a process (`test_pvs.runner.SetUp`).
 
     Args:
         model: the network.
-        videos: to track.
-        prompt: name of a protocol.
+        videos: to be tracked; a job has the name of its video.
+        prompt: name of the protocol by which objects are prompted.
     """
 
     model: ModelChoice
     videos: VosVideos
     prompt: str
 
-    def __call__(self, index: int) -> VosWork:
-        """Build what works in process `index` of this machine."""
-        return VosWork(predictor=build(self.model, index), videos=self.videos, protocol=PromptProtocol(self.prompt))
+    def __call__(self, index: int) -> DoJob:
+        """Build the predictor of process `index` of this machine, and return what tracks videos with it."""
+        return partial(self.track, build(self.model, index))
+
+    def track(self, predictor: I2VPPVideoPredictor, job: Job, folder: Path, on_frame: Callable[[], None]) -> JobRecord:
+        """Track a video and write index PNGs with DAVIS's palette, which have the names of the frames.
+
+        A pixel belongs to the object with the highest logit, if that is positive. Frames before the first object are
+        empty.
+
+        Args:
+            predictor: tracks.
+            job: has the name of the video.
+            folder: of the PNGs.
+            on_frame: called after each frame.
+
+        Returns:
+            Frames, time and memory of the tracking.
+
+        Raises:
+            I2VPPError: files of the video are missing, damaged, or do not fit each other.
+        """
+        video = self.videos.open(job.name)
+        given = [one for one in video.objects() if one.frame_idx < video.length]
+        check_object_ids([one.obj_id for one in given])
+        masks, meter = _NamedMasks(folder, video), Meter(predictor.device, on_frame)
+        start = min((one.frame_idx for one in given), default=video.length)
+        with predictor.init_state(list(video.frames.values())[: video.length]) as state:
+            empty = np.zeros((state.video_height, state.video_width), np.uint8)
+            for frame_idx in range(start):
+                masks.add(frame_idx, empty)
+                on_frame()
+            for result in PromptProtocol(self.prompt).track(predictor, state, given):
+                masks.add(result.frame_idx, index_map(result))
+                meter.frame()
+        return meter.record()
 
 
 class _NamedMasks(MaskWriter):
-    """Index masks named like the frames; frames that are not wanted are left out."""
+    """Writes index masks that have the names of the frames; frames that the benchmark does not require are left out."""
 
     def __init__(self, folder: Path, video: VosVideo) -> None:
         super().__init__(folder, video.written.__getitem__)

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from i2vpp.errors import DataError, I2VPPError
 from i2vpp.utils.signals import exit_status
-from test_pvs.runner import DoJob, Job, JobRecord, run_jobs
+from test_pvs.run_store import DoJob, Job, JobRecord
+from test_pvs.runner import run_jobs
 
 JOBS = [Job(name=f"{video}/{obj:03d}", frames=3 + obj) for video in ("bear", "cat", "dog") for obj in range(3)]
 SETTINGS = {"prompt": "gm", "model": {"seed": 0}}

@@ -35,7 +35,7 @@ NEVER_FROM_I2VPP = {"training", "tools", "test_pvs", "sav_dataset", "tests"}
 FOLDERS_MAY_IMPORT: dict[str, set[str]] = {
     "training": {"i2vpp"},
     "sav_dataset": {"i2vpp", "training.dataset.sav"},
-    "test_pvs": {"i2vpp", "sav_dataset", "training.launch"},
+    "test_pvs": {"i2vpp", "sav_dataset"},
 }
 # folder of training -> modules of training that its data sources may import: not the network, the losses and the loop
 SOURCES_MAY_IMPORT: dict[str, tuple[str, ...]] = {

@@ -26,11 +26,11 @@ def test_the_first_click_is_the_pixel_of_the_mask_nearest_to_its_centroid() -> N
 
 def test_a_correction_goes_to_the_deepest_pixel_of_the_deeper_mistake() -> None:
     truth = box(5, 5, 12, 12)
-    missed = correcting_click(truth, box(5, 5, 6, 12))  # 6 rows of 7: depth 3 in the middle, the first such pixel
-    assert missed == Click(x=7, y=8, positive=True)
-    invented = correcting_click(truth, truth | box(5, 14, 16, 25))
-    assert invented == Click(x=19, y=10, positive=False)
-    both = correcting_click(truth, box(5, 8, 12, 12) | box(13, 14, 20, 25))  # missed 3 columns, invented 7 rows
+    false_negative = correcting_click(truth, box(5, 5, 6, 12))  # 6 rows of 7: depth 3, the first such pixel
+    assert false_negative == Click(x=7, y=8, positive=True)
+    false_positive = correcting_click(truth, truth | box(5, 14, 16, 25))
+    assert false_positive == Click(x=19, y=10, positive=False)
+    both = correcting_click(truth, box(5, 8, 12, 12) | box(13, 14, 20, 25))  # 3 columns too few, 7 rows too many
     assert not both.positive
 
 

@@ -98,4 +98,4 @@ def test_errors_of_the_command(tmp_path, capsys):
     assert f"error: cannot read the JSON file {tmp_path / 'a.json'}" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["a.json", "b.json", "--samples", "0"])
-    assert "--samples must be at least 1" in capsys.readouterr().err
+    assert "argument --samples: must be an integer of 1 or more; got '0'" in capsys.readouterr().err

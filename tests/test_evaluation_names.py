@@ -237,7 +237,7 @@ def test_a_warning_where_predictions_merge_objects_and_the_truth_does_not(tmp_pa
     pred = write_davis(tmp_path / "pred", DENSE, value * (BOTH > 0))
     (remark,) = evaluate(gt, pred).remarks
     assert f"no value but 0 and {value}" in remark
-    assert "score them with --merge_objects" in remark
+    assert "score them with --merge-objects" in remark
     assert evaluate(gt, pred, merge_objects=True).remarks == ()
     assert evaluate(gt, pred, merge_objects=True).jf == 100
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from i2vpp import cli
-from i2vpp.utils.parser import Parser
+from i2vpp.utils.parser import Parser, integer, key_value
 from training import train
 
 REPO = Path(__file__).resolve().parent.parent
@@ -48,6 +50,31 @@ def test_right_words_are_parsed_as_ever() -> None:
     assert (found.override, found.box, found.paths) == (["a=1", "b=2"], "-0.5,3,20,30", ["x", "--y"])
     assert parser().parse_args(["--box", "-.5,1"]).box == "-.5,1"
     assert parser().parse_intermixed_args(["x", "--box", "-3,1", "y"]).paths == ["x", "y"]
+
+
+def test_other_spellings_are_accepted_and_named_in_one_line_of_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    tool = parser()
+    tool.add_aliases({"--over_ride": "--override", "--kind": "--dtype"})
+    found = tool.parse_args(["--over_ride", "a=1", "--override", "b=2", "--kind=float16"])
+    assert (found.override, found.dtype) == (["a=1", "b=2"], "float16")
+    (line,) = (line for line in tool.format_help().splitlines() if "--over_ride" in line)
+    assert line == "Also accepted: --over_ride for --override, --kind for --dtype."
+    with pytest.raises(SystemExit):
+        tool.parse_args(["--kinds", "float16"])
+    assert "unrecognized arguments: --kinds; did you mean '--dtype'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("parse", "words", "message"), [
+    (integer(1), ["0", "-1", "1.0", "one", ""], "must be an integer of 1 or more; got "),
+    (integer(1, 100), ["0", "101"], "must be an integer, 1 to 100; got "),
+    (key_value, ["a", "=1"], "expected KEY=VALUE, got "),
+])  # fmt: skip
+def test_values_of_options(parse: Callable[[str], object], words: list[str], message: str) -> None:
+    for word in words:
+        with pytest.raises(argparse.ArgumentTypeError) as raised:
+            parse(word)
+        assert str(raised.value) == f"{message}{word!r}"
+    assert integer(1, 100)("100") == 100 and key_value("a=b=c") == "a=b=c"
 
 
 @pytest.mark.parametrize(("words", "message"), [

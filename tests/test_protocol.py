@@ -52,7 +52,7 @@ def test_clicks_up_to_the_best_mask_are_kept(shares: tuple[float, ...], kept: in
     assert predictor.clicks[0] == (7, 4, 1), "the first click is the pixel nearest to the centroid"
     for (x, y, label), share in zip(predictor.clicks[1:], shares, strict=False):
         assert label == 1
-        assert x >= 3 + round(10 * share), "the next one lies in what is missed"
+        assert x >= 3 + round(10 * share), "the next one lies on a false negative"
         assert TRUTH[y, x]
 
 

@@ -19,7 +19,7 @@ from media import moving_disc
 from models import SIDE, make_predictor
 from test_pvs.infer import main
 from test_pvs.mask_info import write_mask_info
-from test_pvs.submit import ArrayJob, command_line
+from test_pvs.options import ArrayTask, task_arguments
 
 REPO = Path(__file__).resolve().parent.parent
 LENGTHS = {"disc": 6, "ring": 5}
@@ -226,8 +226,10 @@ def test_a_wrong_argument_is_named(infer, capfd, options, message) -> None:
     ("options", "message"),
     [
         (["--prompt", "0c"], "unknown prompt protocol '0c'; allowed: gm (true mask), bb (bounding box), <n>c"),
-        (["--clicks", "0"], "expected an integer of 1 or more, got '0'"),
-        (["--processes", "none"], "expected an integer of 1 or more, got 'none'"),
+        (["--clicks", "0"], "argument --clicks: must be an integer of 1 or more; got '0'"),
+        (["--processes", "none"], "argument --processes: must be an integer of 1 or more; got 'none'"),
+        (["--override", "a"], "argument --override: expected KEY=VALUE, got 'a'"),
+        (["--overide", "a=1"], "did you mean '--override'?"),
         (["--prompt", "gm", "--clicks", "3"], "not allowed with argument"),
     ],
 )
@@ -260,7 +262,7 @@ def test_an_array_of_jobs(infer, tmp_path, capfd) -> None:
 
 def test_an_interrupted_job_is_followed_by_the_same_one() -> None:
     pytest.importorskip("submitit")
-    job = ArrayJob(command="test_pvs.infer:main", arguments=command_line(["--data", "x", "--overwrite"]))
+    job = ArrayTask(command="test_pvs.infer:main", arguments=task_arguments(["--data", "x", "--overwrite"]))
     assert job.arguments[-5:] == ("--use-cluster", "0", "--processes", "1", "--no-overwrite")
     with pytest.raises(RunError, match="job 3 ended with status 2; its log says why"):
         job(3)
@@ -287,16 +289,16 @@ SETTINGS = ("DATA", "PROMPT", "CHECKPOINT", "OUT", "GT", "PROCESSES", "PYTHON", 
 
 
 def test_the_scripts_take_settings_as_arguments_and_from_the_environment(tmp_path) -> None:
-    words = ("--dry-run", "PROMPT=3c", "DATA=my sets/sav_val", "--set", "model.selection.seed=1")
+    words = ("--dry-run", "PROMPT=3c", "DATA=my sets/sav_val", "--override", "model.selection.seed=1")
     done = script("semi_infer.sh", *words, cwd=tmp_path, PYTHON="python3", PROCESSES="2", PROMPT="bb")
     assert done.stdout.split("\n")[0].strip() == (
         "python3 -m test_pvs.infer --data 'my sets/sav_val' --prompt 3c --checkpoint i2vpp-demo "
-        f"--output {REPO}/outputs/sav_val_3c --processes 2 --set model.selection.seed=1"
+        f"--output {REPO}/outputs/sav_val_3c --processes 2 --override model.selection.seed=1"
     )
     out = REPO / "outputs" / "sav_test_gm"
     done = script("semi_eval.sh", "--dry-run", "--strict", cwd=tmp_path, PYTHON="python3", DATA="x/sav_test")
     assert done.stdout.split("\n")[0].strip() == (
-        f"python3 -m sav_dataset.sav_evaluator --gt_root x/sav_test/Annotations_6fps --pred_root {out} "
+        f"python3 -m sav_dataset.sav_evaluator --annotations x/sav_test/Annotations_6fps --predictions {out} "
         f"--json {out}/scores.json --csv {out}/scores.csv --strict"
     )
     for name in ("semi_infer.sh", "semi_eval.sh"):

@@ -37,7 +37,7 @@ def extracted(folder: Path) -> dict[str, list[str]]:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_every_fourth_frame(videos, tmp_path, capsys, workers):
     out = tmp_path / "out" / "frames"
-    assert extract_frames.main([str(videos), str(out), "--every", "4", "--workers", str(workers)]) == 0
+    assert extract_frames.main([str(videos), str(out), "--every", "4", "--processes", str(workers)]) == 0
     assert extracted(out) == {
         "sav_000001": ["00000.jpg", "00004.jpg", "00008.jpg"],
         "sav_2": ["00000.jpg", "00004.jpg"],
@@ -49,7 +49,7 @@ def test_every_fourth_frame(videos, tmp_path, capsys, workers):
 
 def test_all_frames_of_one_file(videos, tmp_path):
     out = tmp_path / "out"
-    assert extract_frames.main([str(videos / "sav_2.mp4"), str(out), "--workers", "1"]) == 0
+    assert extract_frames.main([str(videos / "sav_2.mp4"), str(out), "--processes", "1"]) == 0
     assert extracted(out) == {"sav_2": [f"{i:05d}.jpg" for i in range(5)]}
     for i in range(5):
         with Image.open(out / "sav_2" / f"{i:05d}.jpg") as image:
@@ -75,7 +75,7 @@ def test_a_second_run_goes_on_where_the_first_stopped(videos, tmp_path, capsys):
     (out / ".partial-sav_2").mkdir()  # interrupted
     (out / ".partial-sav_2" / "00000.jpg").touch()
     (out / ".partial-sav_2" / "00009.jpg").touch()
-    assert extract_frames.main([str(videos), str(out), "--workers", "1"]) == 0
+    assert extract_frames.main([str(videos), str(out), "--processes", "1"]) == 0
     assert extracted(out) == {"sav_000001": ["00000.jpg"], "sav_2": [f"{i:05d}.jpg" for i in range(5)]}
     assert (out / "sav_000001" / "00000.jpg").read_text() == "kept"
     assert "1 videos extracted" in capsys.readouterr().out
@@ -86,7 +86,7 @@ def test_broken_videos_are_listed_and_leave_nothing_behind(videos, tmp_path, cap
     whole = (videos / "sav_000" / "sav_000001.mp4").read_bytes()
     (videos / "cut.mp4").write_bytes(whole[: len(whole) // 2])
     out = tmp_path / "out"
-    assert extract_frames.main([str(videos), str(out), "--workers", "1"]) == 1
+    assert extract_frames.main([str(videos), str(out), "--processes", "1"]) == 1
     assert set(extracted(out)) == {"sav_000001", "sav_2"}
     said = capsys.readouterr()
     assert "2 videos extracted" in said.out
@@ -96,7 +96,7 @@ def test_broken_videos_are_listed_and_leave_nothing_behind(videos, tmp_path, cap
 
 def test_a_folder_that_cannot_be_written_stops_the_run(videos, tmp_path, capsys):
     (tmp_path / "out").write_text("a file")
-    assert extract_frames.main([str(videos), str(tmp_path / "out"), "--workers", "1"]) == 1
+    assert extract_frames.main([str(videos), str(tmp_path / "out"), "--processes", "1"]) == 1
     assert "stopped: " in (said := capsys.readouterr().err)
     assert str(tmp_path / "out") in said
 
@@ -104,8 +104,8 @@ def test_a_folder_that_cannot_be_written_stops_the_run(videos, tmp_path, capsys)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--every", "0"], "--every and --workers must be at least 1, got 0"),
-        (["--quality", "101"], "--quality must be 1 to 100, got 101"),
+        (["--every", "0"], "argument --every: must be an integer of 1 or more; got '0'"),
+        (["--quality", "101"], "argument --quality: must be an integer, 1 to 100; got '101'"),
     ],
 )
 def test_senseless_options(videos, tmp_path, capsys, options, message):
@@ -288,4 +288,4 @@ def test_a_video_that_is_not_there(tmp_path, capsys):
     )
     with pytest.raises(SystemExit, match="2"):
         visualize.main([str(tmp_path), "--pictures", "0"])
-    assert "--pictures must be at least 1, got 0" in capsys.readouterr().err
+    assert "argument --pictures: must be an integer of 1 or more; got '0'" in capsys.readouterr().err

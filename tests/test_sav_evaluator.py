@@ -182,7 +182,7 @@ def test_merged_objects(tmp_path):
 
 def test_davis_2016_marks_its_object_with_255(tmp_path):
     root = write_davis(tmp_path / "gt", {"v": [255 * SQUARE] * 3})
-    with pytest.raises(DataError, match=r"true masks of v show no object, only 0 and 255.*--merge_objects"):
+    with pytest.raises(DataError, match=r"true masks of v show no object, only 0 and 255.*--merge-objects"):
         evaluate(root, root)
     assert evaluate(root, root, merge_objects=True).jf == 100
 
@@ -331,7 +331,7 @@ def test_the_command_writes_its_files(sav, tmp_path, capsys):
     files = {name: out / name for name in ("scores.json", "scores.csv", "frames.csv", "scores.md")}
     options = [f"--{name}" for name in ("json", "csv", "frames_csv", "markdown")]
     written = [str(part) for pair in zip(options, files.values(), strict=True) for part in pair]
-    assert main(["--gt_root", str(gt), "--pred_root", str(pred), "--worst", "1", *written]) == 0
+    assert main(["--annotations", str(gt), "--predictions", str(pred), "--worst", "1", *written]) == 0
     captured = capsys.readouterr()
     j_f = evaluate(gt, pred).jf
     assert re.search(rf"all objects \(1 videos missing\) \| +2 \| +3 \| {j_f:.1f} \| 83.3 \|", captured.out)
@@ -356,7 +356,7 @@ def test_the_command_reports_speed_and_failures_of_the_run(sav, capsys):
         record = {"frames": 10, "seconds": seconds, "peak_memory": seconds * 2**30, "device": "H100", "note": ""}
         write_json(pred / ".run" / "units" / f"{name}.json", record)
     write_json(pred / ".run" / "units" / "b" / "000.json", {"error": "RuntimeError: out of memory", "attempt": "1"})
-    assert main(["--gt_root", str(gt), "--pred_root", str(pred)]) == 0
+    assert main(["--annotations", str(gt), "--predictions", str(pred)]) == 0
     captured = capsys.readouterr()
     assert "Predictions: 4.0 frames/s, peak memory 3.00 GiB (H100)" in captured.out
     assert "note: 1 jobs of the run failed: b/000" in captured.err
@@ -368,10 +368,12 @@ def test_the_command_reports_speed_and_failures_of_the_run(sav, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--num_processes", "0"], "--num_processes must be at least 1, got 0"),
-        (["--worst", "-1"], "--worst must be at least 0, got -1"),
+        (["--num_processes", "0"], "argument --processes: must be an integer of 1 or more; got '0'"),
+        (["--worst", "-1"], "argument --worst: must be an integer of 0 or more; got '-1'"),
+        (["--procesess", "2"], "unrecognized arguments: --procesess 2; did you mean '--processes'?"),
+        (["--data", "sav_test"], "argument --data: not allowed with argument --annotations"),
         (["--seen", "meta.json"], "--seen needs --meta"),
-        (["--images", "frames"], "--images and --plot_videos belong to --plots"),
+        (["--images", "frames"], "--images and --plot-videos belong to --plots"),
     ],
 )
 def test_wrong_usage(options, message, capsys):
@@ -401,7 +403,7 @@ def test_the_split_of_youtube_vos(tmp_path, capsys):
     pred = write_davis(tmp_path / "pred", {"v": [SQUARE + 0] * 3})
     objects = {obj: {"category": name, "frames": ["00000"]} for obj, name in (("1", "cat"), ("2", "yak"))}
     meta = write_json(tmp_path / "valid" / "meta.json", {"videos": {"v": {"objects": objects}}})
-    arguments = ["--gt_root", str(gt), "--pred_root", str(pred), "--meta", str(meta)]
+    arguments = ["--annotations", str(gt), "--predictions", str(pred), "--meta", str(meta)]
     assert main(arguments) == 1
     train = tmp_path / "train" / "meta.json"
     assert f"which categories has the training set? {train} is not there" in capsys.readouterr().err

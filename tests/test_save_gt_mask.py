@@ -31,7 +31,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def run(*arguments: object) -> int:
-    return save_gt_mask.main([*map(str, arguments), "--num_processes", "1"])
+    return save_gt_mask.main([*map(str, arguments), "--processes", "1"])
 
 
 def test_one_file_per_object_with_zero_masks_where_it_is_missing(data, capsys):
@@ -97,7 +97,7 @@ def test_an_output_that_cannot_be_written_stops_the_run(data, tmp_path, capsys):
     assert "start again when that is solved" in said
 
 
-@pytest.mark.parametrize("arguments", [[], ["--data", "a", "--annotations", "b"], ["--data", "a", "--num_processes=0"]])
+@pytest.mark.parametrize("arguments", [[], ["--data", "a", "--annotations", "b"], ["--data", "a", "--processes=0"]])
 def test_bad_arguments(arguments, capsys):
     with pytest.raises(SystemExit):
         save_gt_mask.main(arguments)

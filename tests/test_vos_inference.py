@@ -12,14 +12,14 @@ from PIL import Image
 
 from data_files import write_image, write_json, write_mask
 from i2vpp.checkpoint import save_checkpoint
-from i2vpp.evaluation.protocol import PromptProtocol
+from i2vpp.commands.track import ModelChoice
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.utils.visualize import davis_palette
 from media import moving_disc
 from models import make_predictor
 from test_pvs.benchmarks import BENCHMARKS, VosVideos, open_benchmark, open_folder
 from test_pvs.run_store import Job, JobRecord
-from test_pvs.vos import VosWork
+from test_pvs.vos import VosTracking
 from tools import vos_inference
 
 HEIGHT, WIDTH, LENGTH = 48, 64, 6
@@ -65,9 +65,9 @@ def track(
     predictor: I2VPPVideoPredictor, videos: VosVideos, folder: Path, name: str = "v", prompt: str = "gm"
 ) -> tuple[JobRecord, dict[str, np.ndarray]]:
     folder.mkdir()
-    work = VosWork(predictor=predictor, videos=videos, protocol=PromptProtocol(prompt))
+    tracking = VosTracking(model=ModelChoice(), videos=videos, prompt=prompt)
     ticks = []
-    record = work(Job(name=name, frames=videos.open(name).length), folder, lambda: ticks.append(1))
+    record = tracking.track(predictor, Job(name=name, frames=videos.open(name).length), folder, lambda: ticks.append(1))
     assert len(ticks) == videos.open(name).length
     return record, read(folder)
 

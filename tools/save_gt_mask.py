@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Turn the PNG masks of SA-V's val or test set into one file per object (`mask_info`), which is faster to read.
 
-    python tools/save_gt_mask.py --data data/sav_test --num_processes 16
+    python tools/save_gt_mask.py --data data/sav_test --processes 16
     python tools/save_gt_mask.py --annotations my/Annotations_6fps --output my/mask_info
 
 Reads `<annotations>/<video>/<object>/<frame>.png` and writes `<output>/<video>/<object>.npy`, a file of
@@ -29,11 +29,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `test_pvs` is
 from i2vpp.data.files import image_size, list_files, list_folders, require_folder
 from i2vpp.data.masks import FrameSize, read_object
 from i2vpp.errors import DataError, I2VPPError, NoDataError
+from i2vpp.utils.arrays import Mask
 from i2vpp.utils.files import remove_leftovers
-from i2vpp.utils.parser import Parser
-from sav_dataset.parallel import run_jobs
-from test_pvs.mask_info import SUFFIX, Mask, write_mask_info
-from test_pvs.sav import ANNOTATIONS
+from i2vpp.utils.parser import Parser, integer
+from sav_dataset.layouts import ANNOTATIONS
+from sav_dataset.parallel import convert_all
+from test_pvs.mask_info import SUFFIX, write_mask_info
 
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
 NAMED = 10  # objects that cannot be read, in the summary
@@ -56,6 +57,13 @@ class Job:
 
 def find_jobs(annotations: Path, output: Path) -> list[Job]:
     """List the objects of all videos, in order.
+
+    Args:
+        annotations: folder of the videos' folders of object folders.
+        output: folder of the files to write.
+
+    Returns:
+        A job for each object, also for those whose file is there.
 
     Raises:
         I2VPPError: a folder is missing, or there is no object.
@@ -87,11 +95,14 @@ def convert(job: Job) -> str | None:
 
 
 def read_masks(folder: Path, name: str) -> dict[int, Mask]:
-    """Read the masks [H, W] of one object of a video by frame index; all frames that are not its own share one array.
+    """Read the masks [H, W] of one object of a video; frames that do not show it share one empty mask.
 
     Args:
         folder: of the video's object folders.
         name: of the object's folder.
+
+    Returns:
+        The masks by frame index, for every frame on which any object of the video has a mask.
 
     Raises:
         DataError: there is no mask, a file is not named by a number, a PNG is broken or differs in size.
@@ -121,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         jobs = find_jobs(annotations, output)
         todo = [job for job in jobs if not job.target.exists()]
-        problems = run_jobs(convert, todo, processes=arguments.num_processes, unit="object")
+        problems = convert_all(convert, todo, processes=arguments.processes, unit="object")
     except (I2VPPError, OSError) as error:
         print(f"error: {error}; start again when that is solved, finished objects are kept", file=sys.stderr)
         return EXIT_FAILED
@@ -141,20 +152,12 @@ def _parser() -> argparse.ArgumentParser:
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--data", type=Path, metavar="DIR", help=f"SA-V val or test set; it holds {ANNOTATIONS}")
     where.add_argument("--annotations", type=Path, metavar="DIR", help="folder of <video>/<object>/<frame>.png")
-    parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="default: mask_info, beside the folder of annotations"
-    )
-    parser.add_argument(
-        "--num_processes", "--num-processes", type=_positive, default=os.cpu_count() or 1, metavar="N",
-        help="default: one per core, %(default)s",
-    )  # fmt: skip
+    parser.add_argument("-o", "--output", type=Path, metavar="DIR",
+                        help="default: mask_info, beside the folder of annotations")  # fmt: skip
+    parser.add_argument("--processes", type=integer(1), default=os.cpu_count() or 1, metavar="N",
+                        help="default: one per core, %(default)s")  # fmt: skip
+    parser.add_aliases({"--num_processes": "--processes", "--num-processes": "--processes"})
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be an integer from 1 on; got {text!r}")
-    return int(text)
 
 
 if __name__ == "__main__":

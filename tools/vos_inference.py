@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `test_pvs` is
 
 from i2vpp.errors import DataError, NoDataError
 from i2vpp.utils.parser import Parser
+from sav_dataset.names import some
 from test_pvs import infer
 from test_pvs.benchmarks import BENCHMARKS, VosVideos, open_benchmark, open_folder
 from test_pvs.options import (
@@ -35,11 +36,10 @@ from test_pvs.options import (
     protocol_name,
     run_command,
 )
-from test_pvs.runner import Job
-from test_pvs.vos import MakeVosWork
+from test_pvs.run_store import Job
+from test_pvs.vos import VosTracking
 
 FOLDER, SAV = "folder", "sav"
-NAMED = 5  # videos in a message
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,7 +70,7 @@ def prepare(arguments: argparse.Namespace) -> Run:
     model = model_choice(arguments)
     return Run(
         jobs=[Job(name=name, frames=_length(videos, name)) for name in names],
-        set_up=MakeVosWork(model=model, videos=videos, prompt=arguments.prompt),
+        set_up=VosTracking(model=model, videos=videos, prompt=arguments.prompt),
         settings={
             "protocol": "semi-supervised, objects of a video together, each prompted on the first annotated frame that "
             "shows it",
@@ -104,8 +104,7 @@ def _chosen(videos: VosVideos, wanted: Sequence[str]) -> list[str]:
     """Return the names of the videos to track; all if none is named."""
     there = list(videos.folders)
     if unknown := [name for name in wanted if name not in videos.folders]:
-        some = ", ".join(there[:NAMED]) + (", ..." if len(there) > NAMED else "")
-        raise NoDataError(f"--videos {unknown[0]}: there is no such video; there are {some}")
+        raise NoDataError(f"--videos {unknown[0]}: there is no such video; there are {some(there)}")
     return [name for name in there if name in wanted] if wanted else there
 
 
@@ -117,7 +116,7 @@ def _length(videos: VosVideos, name: str) -> int:
         return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     parser = Parser(prog="vos_inference", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     data = parser.add_argument_group("data")
     data.add_argument("--dataset", required=True, choices=[*BENCHMARKS, SAV, FOLDER], help="which benchmark")

@@ -16,7 +16,6 @@ from functools import partial
 from multiprocessing.synchronize import Semaphore
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
 from torch.multiprocessing import get_context
@@ -24,14 +23,13 @@ from torch.multiprocessing.spawn import ProcessExitedException, spawn
 
 from i2vpp.checkpoint import inspect_checkpoint, read_checkpoint
 from i2vpp.errors import ConfigError, I2VPPError, RunError
+from i2vpp.utils.cluster import Cluster, Requeued, submit
 from i2vpp.utils.distributed import Ranks, check_port_free, find_free_port
 from i2vpp.utils.signals import handled
 from training.config import TrainConfig
 
 TRAINER = "training.trainer:run"
-CLUSTERS = ("slurm", "local", "debug")
 
-_MAX_TIMEOUTS = 1000  # a SLURM job that reaches its time limit is requeued this often
 _SIGNAL_DELAY = 300  # seconds before the limit at which SLURM warns: enough for one step and a checkpoint
 _GRACE = 10.0  # seconds in which the other processes may end by themselves after one has failed
 
@@ -237,8 +235,8 @@ def _call(target: str, config: TrainConfig, ranks: Ranks, first_error: Semaphore
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClusterJob:
-    """What submitit pickles and calls in every task of a job; a job that is interrupted saves, waits and resumes.
+class ClusterJob(Requeued):
+    """What submitit pickles and calls in every process of a job; an interrupted job saves, is requeued and resumes.
 
     Args:
         config: of the run.
@@ -259,19 +257,13 @@ class ClusterJob:
         with _save_before_requeue():
             _call(self.target, self.config, ranks)
 
-    def checkpoint(self) -> Any:
-        """Return the job that takes this one's place: the same, which finds the run folder and resumes."""
-        from submitit.helpers import DelayedSubmission  # noqa: PLC0415
-
-        return DelayedSubmission(self)
-
 
 @contextmanager
 def _save_before_requeue() -> Iterator[None]:
-    """Answer submitit's signal by SIGTERM, on which the trainer saves and returns, and only then requeue.
+    """On submitit's signal, raise SIGTERM, on which the trainer saves and returns, and requeue the job after that.
 
-    submitit's own handler would requeue at once, in the middle of a step. It still does so while no trainer is there to
-    save: then SIGTERM has the handler that it had before.
+    submitit's own handler would requeue at once, in the middle of a step. It is still called as long as SIGTERM has the
+    handler that it had before the block: then there is no trainer yet that could save.
     """
     from submitit import JobEnvironment  # noqa: PLC0415
 
@@ -294,32 +286,21 @@ def _save_before_requeue() -> Iterator[None]:
 
 
 def _submit(config: TrainConfig, plan: Plan, target: str) -> int:
-    try:
-        from submitit import AutoExecutor  # noqa: PLC0415 - only cluster jobs need submitit
-        from submitit.core.utils import UncompletedJobError  # noqa: PLC0415
-    except ImportError as error:
-        raise RunError("jobs are submitted by submitit, which is not installed: pip install submitit") from error
     asked = config.cluster
-    slurm = {"account": asked.account, "partition": asked.partition, "qos": asked.qos}
-    folder = Path(config.run.folder).expanduser().resolve() / "jobs" / "%j"
-    try:
-        executor = AutoExecutor(folder, cluster=plan.cluster, slurm_max_num_timeout=_MAX_TIMEOUTS)
-        executor.update_parameters(
-            name="i2vpp-train",
-            nodes=plan.nodes,
-            tasks_per_node=plan.processes,
-            gpus_per_node=0 if config.run.device == "cpu" else plan.processes,
-            cpus_per_task=asked.cpus_per_task,
-            timeout_min=60 * asked.hours,
-            slurm_signal_delay_s=_SIGNAL_DELAY,
-            slurm_srun_args=["--kill-on-bad-exit=1"],  # the ranks that are left would wait for the lost one
-            **{f"slurm_{key}": value for key, value in slurm.items() if value is not None},
-        )
-        job = executor.submit(ClusterJob(config=config, target=target))
-        sys.stdout.write(f"job {job.job_id} submitted; log of rank 0: {job.paths.stdout}\n")
-        if plan.cluster != "slurm":
-            job.results()
-    except RuntimeError as error:  # no SLURM here, a refused submission, or a failed job
-        what = "the job failed" if isinstance(error, UncompletedJobError) else "the job could not be submitted"
-        raise RunError(f"{what}: {' '.join(str(error).split())}") from error
-    return 0
+    cluster = Cluster(
+        kind=plan.cluster,
+        name="i2vpp-train",
+        gpus=0 if config.run.device == "cpu" else plan.processes,
+        cpus=asked.cpus_per_task,
+        hours=asked.hours,
+        partition=asked.partition,
+        account=asked.account,
+        qos=asked.qos,
+        more={
+            "nodes": plan.nodes,
+            "tasks_per_node": plan.processes,
+            "slurm_signal_delay_s": _SIGNAL_DELAY,
+            "slurm_srun_args": ["--kill-on-bad-exit=1"],  # otherwise the other ranks would wait for a lost one
+        },
+    )
+    return submit(ClusterJob(config=config, target=target), cluster, Path(config.run.folder).expanduser() / "jobs")

@@ -8,10 +8,11 @@ import sys
 from collections.abc import Sequence
 
 from i2vpp.errors import I2VPPError
+from i2vpp.utils.cluster import CLUSTERS
 from i2vpp.utils.notices import plain_warnings
 from i2vpp.utils.parser import Parser
 from training.config import TrainConfig
-from training.launch import CLUSTERS, TRAINER, Plan, check_launch, describe, launch, launch_checks, plan_launch
+from training.launch import TRAINER, Plan, check_launch, describe, launch, launch_checks, plan_launch
 from training.recipes import load_recipe
 
 EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130

@@ -18,13 +18,13 @@ from i2vpp.evaluation.metrics import score_object
 from i2vpp.evaluation.protocol import GivenObject, PromptProtocol
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.modeling.i2vpp import I2VPP
+from i2vpp.utils.arrays import Mask
 from training.config import SourceConfig, ValidationConfig
 from training.dataset.build import build_source
 from training.dataset.clips import AnnotatedVideo, Source
 from training.dataset.errors import item_errors
 from training.dataset.file_source import name_of
 
-Mask = NDArray[np.bool_]
 _UNSCORED = 2  # frames of an object: the one that it is given on, and the last of the sequence
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Mask = NDArray[np.bool_]
+from i2vpp.utils.arrays import Mask
+
 Floats = NDArray[np.float64]
 
 RUN = np.dtype("<u4")

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import torch
 
-from i2vpp.annotate.masks import Mask
 from i2vpp.annotate.store import Annotation
 from i2vpp.annotate.values import Prompts, StoredMask
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.session.state import InferenceState
 from i2vpp.session.video import FrameSource
 from i2vpp.structures import FrameResult
+from i2vpp.utils.arrays import Mask
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

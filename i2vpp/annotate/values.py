@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from i2vpp.annotate.masks import Mask, Stroke, covered, decode_runs, encode_runs, runs_area
+from i2vpp.annotate.masks import Stroke, covered, decode_runs, encode_runs, runs_area
 from i2vpp.errors import PromptError
+from i2vpp.utils.arrays import Mask
 from i2vpp.utils.values import check_box, clip_to_frame, shown
 
 NAN = float("nan")

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from i2vpp.data.mask_images import BACKGROUND, WHITE, Mask, mask_image
+from i2vpp.data.mask_images import BACKGROUND, WHITE, mask_image
 from i2vpp.errors import DataError, PromptError
+from i2vpp.utils.arrays import Mask
 from i2vpp.utils.values import to_numbers
 
 

@@ -16,8 +16,8 @@ from PIL import Image
 
 from i2vpp.data.soft_edges import has_soft_edges
 from i2vpp.errors import DataError
+from i2vpp.utils.arrays import Mask
 
-Mask: TypeAlias = "NDArray[np.bool_]"
 Values: TypeAlias = "NDArray[np.integer[Any]]"
 
 BACKGROUND, IGNORED = 0, 255

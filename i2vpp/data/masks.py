@@ -18,7 +18,6 @@ from i2vpp.data.mask_images import (
     BACKGROUND,
     IGNORED,
     FrameSize,
-    Mask,
     MaskImage,
     SoftEdgesError,
     Values,
@@ -28,6 +27,7 @@ from i2vpp.data.mask_images import (
 )
 from i2vpp.data.soft_edges import MOST_COLOURS
 from i2vpp.errors import DataError
+from i2vpp.utils.arrays import Mask
 from i2vpp.utils.visualize import davis_palette
 
 __all__ = [

@@ -1,1 +1,1 @@
-"""How video segmentation is measured: what is prompted, where a careful person clicks, and how masks are scored."""
+"""How video segmentation is measured: what is prompted, where evaluations click, and how masks are scored."""

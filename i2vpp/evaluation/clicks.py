@@ -1,13 +1,12 @@
-"""Where a careful person would click: the clicks of the evaluation protocols, with nothing random in them."""
+"""The clicks of the evaluation protocols, computed from masks; the same masks give the same clicks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Mask = NDArray[np.bool_]
+from i2vpp.utils.arrays import Mask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,34 +32,37 @@ def central_click(mask: Mask) -> Click:
 
 
 def correcting_click(truth: Mask, found: Mask) -> Click:
-    """Click on the deepest pixel of the missed or of the falsely found pixels, whichever reaches deeper.
+    """Click on the deepest pixel of the false negatives or of the false positives, whichever region reaches deeper.
 
     Depth is the Euclidean distance to the nearest pixel outside the region; what lies beyond the frame is outside.
-    Where both reach equally deep, the falsely found one is clicked; of equally deep pixels, the first row by row. A
+    Where both reach equally deep, a false positive is clicked; of equally deep pixels, the first row by row. A
     faultless mask is clicked at its own deepest pixel.
 
     Args:
-        truth: [H, W].
-        found: [H, W].
+        truth: the true mask [H, W].
+        found: the predicted mask [H, W].
+
+    Returns:
+        A positive click on a false negative, or a negative click on a false positive.
 
     Raises:
         ValueError: both masks are empty, or their sizes differ.
     """
     if truth.shape != found.shape:
         raise ValueError(f"correcting_click: masks of sizes {truth.shape} and {found.shape}")
-    missed, invented = truth & ~found, found & ~truth
-    if not (missed.any() or invented.any()):
-        missed = truth
-    (missed_depth, missed_at), (invented_depth, invented_at) = _deepest(missed), _deepest(invented)
-    if missed_depth == invented_depth == 0:
+    false_negative, false_positive = truth & ~found, found & ~truth
+    if not (false_negative.any() or false_positive.any()):
+        false_negative = truth
+    (negative_depth, negative_at), (positive_depth, positive_at) = _deepest(false_negative), _deepest(false_positive)
+    if negative_depth == positive_depth == 0:
         raise ValueError("correcting_click: both masks are empty, there is nothing to click on")
-    positive = missed_depth > invented_depth
-    y, x = missed_at if positive else invented_at
+    positive = negative_depth > positive_depth  # a positive click adds what the prediction lacks
+    y, x = negative_at if positive else positive_at
     return Click(x=x, y=y, positive=positive)
 
 
 def _deepest(region: Mask) -> tuple[float, tuple[int, int]]:
-    """Depth and (y, x) of the deepest pixel; depth 0 if the region is empty."""
+    """Return the depth and (y, x) of the deepest pixel; depth 0 if the region is empty."""
     from scipy.ndimage import distance_transform_edt  # noqa: PLC0415 - only evaluation and training need scipy
 
     rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))

@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Mask = NDArray[np.bool_]
+from i2vpp.utils.arrays import Mask
 
 TOLERANCE = 0.008
 """Share of the frame's diagonal by which two boundaries may lie apart; the benchmarks' value."""
@@ -49,7 +48,14 @@ class ObjectScore:
 
 
 def jaccard(pred: Mask, truth: Mask) -> float:
-    """Return the intersection over the union of two bool masks [H, W]; 1 where both are empty.
+    """Compute the intersection over the union of two masks.
+
+    Args:
+        pred: predicted mask, bool [H, W].
+        truth: true mask, bool [H, W].
+
+    Returns:
+        J, from 0 to 1; 1 where both masks are empty.
 
     Raises:
         ValueError: not bool, not 2-D, or of different sizes.
@@ -60,15 +66,18 @@ def jaccard(pred: Mask, truth: Mask) -> float:
 
 
 def boundary_f(pred: Mask, truth: Mask, *, tolerance: float = TOLERANCE) -> float:
-    """Return the F-measure of the boundaries of two bool masks [H, W].
+    """Compute the F-measure of the boundaries of two masks.
 
     Precision is the share of the prediction's boundary that lies within the tolerance of the true one, recall the
     reverse. Where both boundaries are empty F is 1, where only one is 0. A mask that fills the frame has no boundary.
 
     Args:
-        pred: predicted mask.
-        truth: true mask.
+        pred: predicted mask, bool [H, W].
+        truth: true mask, bool [H, W].
         tolerance: below 1: share of the frame's diagonal, rounded up to whole pixels; from 1 on: whole pixels.
+
+    Returns:
+        F, from 0 to 1.
 
     Raises:
         ValueError: masks that are not bool, not 2-D or of different sizes; a tolerance that is negative or not whole.
@@ -97,6 +106,9 @@ def score_object(
         truths: bool [H, W] per frame; may load on access.
         skip_ends: leave out the first frame, on which the object was given, and the last one, as the benchmarks do.
         tolerance: of `boundary_f`.
+
+    Returns:
+        J and F of each scored frame.
 
     Raises:
         ValueError: another number of predictions than of truths, or no frame left to score.

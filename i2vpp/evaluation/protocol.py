@@ -6,10 +6,8 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from i2vpp.errors import PromptError
 from i2vpp.evaluation.clicks import Click, central_click, correcting_click
@@ -17,10 +15,9 @@ from i2vpp.evaluation.metrics import jaccard
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.session.state import InferenceState
 from i2vpp.structures import FrameResult
+from i2vpp.utils.arrays import Mask
 from i2vpp.utils.suggest import nearest_word
 from i2vpp.utils.values import whole_number
-
-Mask: TypeAlias = "NDArray[np.bool_]"
 
 PUBLISHED_PROTOCOLS = ("gm", "bb", "3c", "1c")
 """Names of the protocols that results are reported for: true mask, bounding box, three clicks, one click."""
@@ -101,6 +98,9 @@ class PromptProtocol:
             predictor: that `state` belongs to.
             state: a session without objects.
             given: the objects; without any, there is no result.
+
+        Returns:
+            The result of each frame, in order, with the objects that have joined until then.
         """
         joining: defaultdict[int, list[GivenObject]] = defaultdict(list)
         for one in given:

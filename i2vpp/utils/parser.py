@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 from typing import Any, NoReturn
 
@@ -23,6 +23,17 @@ class Parser(argparse.ArgumentParser):
         self._negative_number_matcher = re.compile(r"-\.?\d")
         self._given: Sequence[str] = ()
 
+    def add_aliases(self, aliases: Mapping[str, str]) -> None:
+        """Accept other spellings of options, which the help names in its last paragraph only.
+
+        Args:
+            aliases: options of this parser by other spellings, such as `{"--num_processes": "--processes"}`.
+        """
+        for spelling, option in aliases.items():
+            self._option_string_actions[spelling] = self._option_string_actions[option]
+        named = ", ".join(f"{spelling} for {option}" for spelling, option in aliases.items())
+        self.epilog = "\n".join(filter(None, (self.epilog, f"Also accepted: {named}.")))
+
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """See argparse; an unknown option is an error of the subcommand that it was given to."""
         return self._parse(super().parse_known_args, args, namespace)
@@ -36,8 +47,13 @@ class Parser(argparse.ArgumentParser):
         name = self._unknown_option()
         options = [option.removeprefix("--") for option in self._option_string_actions if option.startswith("--")]
         near = None if name is None else nearest_word(name.removeprefix("--"), options)
-        hint = "" if near is None else f"; did you mean '--{near}'?"
+        hint = "" if near is None else f"; did you mean '{self._listed(f'--{near}')}'?"
         super().error(f"{message}{hint}")
+
+    def _listed(self, option: str) -> str:
+        """Return the spelling of an option that the help lists: of an alias, the option that it stands for."""
+        spellings = self._option_string_actions[option].option_strings
+        return option if option in spellings else spellings[-1]
 
     def _parse(
         self, parse: Callable[[Sequence[str], Any], tuple[Any, list[str]]], args: Sequence[str] | None, namespace: Any
@@ -89,3 +105,11 @@ def integer(least: int, most: int | None = None) -> Callable[[str], int]:
 def comma_list(parse: Callable[[str], Any] = str) -> Callable[[str], list[Any]]:
     """Return the `type` of an option that takes values with commas between them; meant for `action="extend"`."""
     return lambda text: [parse(word.strip()) for word in text.split(",") if word.strip()]
+
+
+def key_value(text: str) -> str:
+    """Return an option's value of the form KEY=VALUE; raise `argparse.ArgumentTypeError` for anything else."""
+    key, equals, _ = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"expected KEY=VALUE, got {text!r}")
+    return text
