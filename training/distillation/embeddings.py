@@ -76,9 +76,7 @@ class EmbeddingReader:
 
     def __init__(self, folder: Path) -> None:
         if not (folder / INDEX).is_file():
-            raise NoDataError(
-                f"{folder} holds no {INDEX}: run `python -m training.distillation.teacher --out {folder}`"
-            )
+            raise NoDataError(f"{folder} holds no {INDEX}: run `python -m training.distillation.teacher -o {folder}`")
         self.images = _images(folder)
         if not self.images:
             raise NoDataError(f"{folder} holds no embedding yet: let the teacher run first")

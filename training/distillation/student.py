@@ -1,7 +1,7 @@
 """Distil a teacher's embeddings into the image encoder (TinyViT and the temporal feature integrator).
 
     python -m training.distillation.student --embeddings embeddings --heads heads.pt --image-size 256 \
-        --data data --out outputs/encoder/checkpoint.pt
+        --data data -o outputs/encoder/checkpoint.pt
 
 The encoder ends in a sum of two GELUs, which hardly reaches below zero, while the teacher's channels do. So it learns
 the embedding raised by a constant per channel, and `no_mem_embed`, which is added before the decoder, takes that away
@@ -295,21 +295,22 @@ def distance(embedding: Tensor, target: Tensor, channels: Channels) -> Tensor:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     parser = Parser(prog="python -m training.distillation.student", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+                    argument_default=argparse.SUPPRESS,  # `DistillationConfig` has the defaults
+                    formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     add = parser.add_argument
     add("--embeddings", type=Path, nargs="+", required=True, help="folders that the teacher wrote")
     add("--heads", type=Path, help="the teacher's prompt encoder and mask decoder, under our names")
-    add("--start", type=Path, help="checkpoint that the network starts from (default: a new network)")
-    add("--out", type=Path, required=True, help="checkpoint to write, or to go on from")
-    add("--image-size", type=int, default=256, help="side of the student's input (default 256)")
-    add("--steps", type=int, default=2000, help="batches, over which the rate falls (default 2000)")
-    add("--batch-size", type=int, default=8)
-    add("--minutes", type=float, default=0.0, help="stop after this long, to be resumed (default: no limit)")
-    add("--learning-rate", type=float, default=1e-3)
-    add("--workers", type=int, default=1, help="loader processes (default 1)")
+    add("--checkpoint", "--start", dest="start", type=Path, help="to start from (default: a new network)")
+    add("-o", "--output", "--out", dest="out", type=Path, required=True, help="checkpoint to write, or to go on from")
+    add("--image-size", type=int, help="side of the student's input (default 256)")
+    add("--steps", type=int, help="batches, over which the rate falls (default 2000)")
+    add("--batch-size", type=int, help="crops a batch (default 8)")
+    add("--minutes", type=float, help="stop after this long, to be resumed (default: no limit)")
+    add("--learning-rate", type=float, help="at its highest (default 0.001)")
+    add("--workers", type=int, help="loader processes (default 1)")
     add("--data", type=Path, help="folder of the held-out photos, to score them (default: they are not scored)")
-    add("--score-every", type=int, default=500, help="steps between scores (default 500)")
-    add("--ema", type=float, default=0.998, help="decay of the averaged weights (default 0.998)")
+    add("--score-every", type=int, help="steps between scores (default 500)")
+    add("--ema", type=float, help="decay of the averaged weights (default 0.998)")
     options = parser.parse_args(arguments)
     try:
         distil(DistillationConfig(**vars(options)))
