@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from i2vpp.errors import CheckpointError
 from i2vpp.utils.files import atomic_write
 from i2vpp.utils.notices import warn_user
 from training.ema import EMA
+from training.recipes import leaves
 from training.utils.disk import writing
 
 FILE = "checkpoint.pt"
@@ -89,21 +90,21 @@ class SavedRun:
 
 
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:
-    """Return the states of torch's global generators on the CPU and on `device`: one rank's part of a checkpoint."""
+    """Return the states of torch's global generators on the CPU and on `device`: one rank's part of a checkpoint.
+
+    Args:
+        device: of this process; a CUDA device must be the current one.
+    """
     states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    elif device.type == "mps":
-        states["mps"] = torch.mps.get_rng_state()
+    if device.type != "cpu":
+        states[device.type] = torch.get_device_module(device).get_rng_state()
     return states
 
 
 def _set_random_state(states: Mapping[str, torch.Tensor], device: torch.device) -> None:
     torch.set_rng_state(states["cpu"].clone())
-    if device.type == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"].clone(), device)
-    elif device.type == "mps" and "mps" in states:
-        torch.mps.set_rng_state(states["mps"].clone())
+    if device.type != "cpu" and device.type in states:
+        torch.get_device_module(device).set_rng_state(states[device.type].clone())
 
 
 def save(
@@ -270,18 +271,10 @@ def _check_groups(saved: SavedRun, optimizer: torch.optim.Optimizer) -> None:
 
 def changed_keys(before: str, now: str) -> list[str]:
     """List what differs between two recipes (YAML) and matters to a run, as `key: old -> new`."""
-    old, new = (dict(_leaves(OmegaConf.to_container(OmegaConf.create(text)))) for text in (before, now))
+    old, new = (dict(leaves(OmegaConf.to_container(OmegaConf.create(text)))) for text in (before, now))
     return [
         f"{key}: {old.get(key, 'unset')} -> {new.get(key, 'unset')}"
         for key in dict.fromkeys([*old, *new])
         if old.get(key, "unset") != new.get(key, "unset")
         and not any(key.startswith(free) if free.endswith(".") else key == free for free in _FREE_KEYS)
     ]
-
-
-def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping) and value:
-        for key, inner in value.items():
-            yield from _leaves(inner, f"{prefix}{key}.")
-    else:
-        yield prefix.rstrip("."), value

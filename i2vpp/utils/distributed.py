@@ -150,12 +150,6 @@ def gather_objects(value: T) -> list[T]:
     return values
 
 
-def barrier() -> None:
-    """Wait until all ranks are here."""
-    if not _alone():
-        dist.barrier()
-
-
 def find_free_port() -> int:
     """Find a TCP port that nobody listens on, on this machine and at this moment."""
     with socket.socket() as probe:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from training.synthetic.scene import Backdrop, Layer, Look, Scene, SceneVideo, draw_camera, draw_path
-from training.synthetic.warp import Ripple, log_uniform
+from .scene import Backdrop, Layer, Look, Scene, SceneVideo, draw_camera, draw_path
+from .warp import Ripple, log_uniform
 
 MAX_OBJECTS = 4
 AREAS = (0.015, 0.25)  # of the frame, before an object changes its scale

@@ -28,14 +28,12 @@ class DrawnPrompt:
         labels: of the clicks: 1 positive, 0 negative.
         box: (x0, y0, x1, y1).
         mask: bool [S, S].
-        text: written beside the frame's number; default: what kind of prompt it is.
     """
 
     points: Sequence[tuple[float, float]] = ()
     labels: Sequence[int] = ()
     box: tuple[float, float, float, float] | None = None
     mask: Tensor | None = None
-    text: str = ""
 
     @staticmethod
     def of(prompts: Sequence[tuple[str, Tensor, Tensor | None]], index: int) -> DrawnPrompt:
@@ -64,12 +62,12 @@ class DrawnPrompt:
 
     @property
     def description(self) -> str:
-        """The text, or the kind of prompt."""
+        """What kinds of prompts they are."""
         kinds = ["mask"] if self.mask is not None else []
         kinds += ["box"] if self.box is not None else []
         count = len(self.points)
         kinds += [f"{count} click{'s' if count > 1 else ''}"] if count else []
-        return self.text or " + ".join(kinds)
+        return " + ".join(kinds)
 
 
 def rollout_picture(

@@ -142,11 +142,10 @@ class Records:
         if self._main:
             self._bar.write(text, file=sys.stderr)
 
-    def skip(self, what: str, text: str, *, count: int = 1) -> None:
+    def skip(self, what: str, text: str) -> None:
         """Count things that were skipped (`items`, `steps`) and say why; after ten of a kind they are only counted."""
-        before = self.skipped[what]
-        self.skipped[what] += count
-        if before < _TOLD:
+        self.skipped[what] += 1
+        if self.skipped[what] <= _TOLD:
             last = f" (further skipped {what} are only counted)" if self.skipped[what] >= _TOLD else ""
             self.message(f"skipped {what}: {text}{last}")
 
