@@ -80,7 +80,7 @@ def tensors(value: Any) -> Iterator[Tensor]:
 
 def everything(run: Learner) -> list[Tensor]:
     states = [run.model.state_dict(), run.optimizer.state_dict()["state"]]
-    states += [] if run.ema is None else [run.ema.state_dict()]
+    states += [] if run.ema is None else [run.ema.shadow]
     return [tensor.clone() for tensor in tensors(dict(enumerate(states)))]
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -67,24 +68,25 @@ class Learner:
     optimizer: torch.optim.Optimizer
     ema: EMA | None = None
 
+    def averaged(self) -> AbstractContextManager[None]:
+        """Put the moving average, where there is one, into the model while the context is entered."""
+        return nullcontext() if self.ema is None else self.ema.applied(self.model)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SavedRun:
     """A checkpoint of a run, read but not yet taken over; the tensors are mapped from the file.
 
     Args:
-        path: of the file.
-        state: how far the run was.
-        config: its recipe as YAML.
-        random_states: one per rank (see `random_state`).
+        path: the checkpoint file.
+        state: progress of the run.
         model: state dict of the inference model.
-        training: the rest: `optimizer`, and with a moving average `weights` and `ema_updates`.
+        training: the rest: `config` (the recipe as YAML), `random_states` (one per rank, see `random_state`),
+            `optimizer`, and with a moving average `weights` and `ema_updates`.
     """
 
     path: Path
     state: RunState
-    config: str
-    random_states: Sequence[Mapping[str, torch.Tensor]]
     model: Mapping[str, torch.Tensor]
     training: Mapping[str, Any]
 
@@ -93,7 +95,7 @@ def random_state(device: torch.device) -> dict[str, torch.Tensor]:
     """Return the states of torch's global generators on the CPU and on `device`: one rank's part of a checkpoint.
 
     Args:
-        device: of this process; a CUDA device must be the current one.
+        device: device of this process; a CUDA device must be the current one.
     """
     states = {"cpu": torch.get_rng_state()}
     if device.type != "cpu":
@@ -119,12 +121,12 @@ def save(
     """Write a checkpoint; it replaces the previous one only when it is complete.
 
     Args:
-        path: of the file.
+        path: the checkpoint file.
         learner: model, optimiser and what else has a state.
-        state: how far the run is.
-        random_states: of all ranks, in order.
+        state: progress of the run.
+        random_states: random states of all ranks, in order of the ranks.
         config: the recipe as YAML.
-        image_size: that is trained at.
+        image_size: side of the network's input in pixels.
 
     Raises:
         RunError: the file could not be written, for example because the disk is full; the previous one is whole.
@@ -136,14 +138,11 @@ def save(
         "random_states": [dict(states) for states in random_states],
         "optimizer": learner.optimizer.state_dict(),
     }
-    with writing(path):
-        if learner.ema is None:
-            save_checkpoint(learner.model, path, image_size=image_size, extra={"training": training})
-            return
+    if learner.ema is not None:
         training["ema_updates"] = learner.ema.updates
         training["weights"] = {name: value.clone() for name, value in learner.model.state_dict().items()}
-        with learner.ema.applied(learner.model):
-            save_checkpoint(learner.model, path, image_size=image_size, extra={"training": training})
+    with writing(path), learner.averaged():
+        save_checkpoint(learner.model, path, image_size=image_size, extra={"training": training})
 
 
 def keep_best(path: Path) -> Path:
@@ -165,8 +164,8 @@ def complete_best(path: Path, state: RunState) -> None:
     holds the step of the best score is what `best.pt` has to be.
 
     Args:
-        path: of the checkpoint that a run is resumed from.
-        state: of that checkpoint.
+        path: the checkpoint that a run is resumed from.
+        state: the state in that checkpoint.
 
     Raises:
         RunError: the copy could not be written.
@@ -203,8 +202,6 @@ def load(path: Path) -> SavedRun:
     return SavedRun(
         path=path,
         state=RunState(**training["state"]),
-        config=training["config"],
-        random_states=training["random_states"],
         model=content["model"],
         training=training,
     )
@@ -217,37 +214,37 @@ def restore(saved: SavedRun, learner: Learner, *, config: str, rank: int = 0, wo
     the number of processes, with which resuming is not bit-identical.
 
     Args:
-        saved: what `load` returned.
+        saved: the run that `load` returned.
         learner: freshly built; its model and optimiser must fit.
         config: the present recipe as YAML.
-        rank: of this process.
+        rank: rank of this process.
         world_size: number of processes.
 
     Raises:
-        CheckpointError: of another architecture, or other parameters are trained.
+        CheckpointError: the checkpoint has another architecture, or other parameters are trained.
     """
     load_checkpoint(learner.model, saved.path)
     _check_groups(saved, learner.optimizer)
     if learner.ema is not None:
-        updates = saved.training.get("ema_updates", 0)
-        learner.ema.load_state_dict({"updates": updates, "shadow": saved.model})
+        learner.ema.load(saved.model, saved.training.get("ema_updates", 0))
     if "weights" in saved.training:
         learner.model.load_state_dict(saved.training["weights"])
 
     # A copy: the optimiser would keep tensors that are mapped from the file.
-    state = copy.deepcopy(saved.training["optimizer"])
-    for group, fresh in zip(state["param_groups"], learner.optimizer.param_groups, strict=True):
+    optimizer = copy.deepcopy(saved.training["optimizer"])
+    for group, fresh in zip(optimizer["param_groups"], learner.optimizer.param_groups, strict=True):
         group.update({key: fresh[key] for key in _PRESENT if key in fresh})
-    learner.optimizer.load_state_dict(state)
+    learner.optimizer.load_state_dict(optimizer)
 
-    changed = changed_keys(saved.config, config)
+    changed = changed_keys(saved.training["config"], config)
     if changed and rank == 0:
         warn_user(f"{saved.path} is resumed with another config: {'; '.join(changed)}")
-    if len(saved.random_states) == world_size:
-        _set_random_state(saved.random_states[rank], next(learner.model.parameters()).device)
+    states = saved.training["random_states"]
+    if len(states) == world_size:
+        _set_random_state(states[rank], next(learner.model.parameters()).device)
     elif rank == 0:
         warn_user(
-            f"{saved.path} was written by {len(saved.random_states)} processes and is resumed by {world_size}: the run "
+            f"{saved.path} was written by {len(states)} processes and is resumed by {world_size}: the run "
             "goes on, but not bit-identically, and its place in the epoch is approximate"
         )
     return saved.state
@@ -270,7 +267,12 @@ def _check_groups(saved: SavedRun, optimizer: torch.optim.Optimizer) -> None:
 
 
 def changed_keys(before: str, now: str) -> list[str]:
-    """List what differs between two recipes (YAML) and matters to a run, as `key: old -> new`."""
+    """List what differs between two recipes (YAML) and matters to a run, as `key: old -> new`.
+
+    Args:
+        before: the earlier recipe as YAML.
+        now: the present recipe as YAML.
+    """
     old, new = (dict(leaves(OmegaConf.to_container(OmegaConf.create(text)))) for text in (before, now))
     return [
         f"{key}: {old.get(key, 'unset')} -> {new.get(key, 'unset')}"

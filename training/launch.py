@@ -45,8 +45,8 @@ class Plan:
             `cluster` (submitit).
         nodes: machines.
         processes: per machine.
-        port: at which the processes of mode `spawn` meet; None: a free one is looked for.
-        ranks: of this process, in the modes `single` and `torchrun`.
+        port: TCP port at which the processes of mode `spawn` meet; None: a free one is looked for.
+        ranks: place of this process in the run, in the modes `single` and `torchrun`.
         cluster: submitit's executor: `slurm`, or `local` and `debug` to try it without SLURM.
     """
 
@@ -61,8 +61,13 @@ class Plan:
 def plan_launch(config: TrainConfig, *, port: int | None = None, cluster: str = "slurm") -> Plan:
     """Decide how to start a run; MASTER_PORT of the environment is the default of `port`.
 
+    Args:
+        config: the run's recipe.
+        port: TCP port at which processes of this machine meet; None: MASTER_PORT or a free one.
+        cluster: submitit's executor, one of `CLUSTERS`.
+
     Raises:
-        ConfigError: what is asked for does not fit together.
+        ConfigError: options and recipe do not fit together.
         RunError: the environment of torchrun is incomplete.
     """
     asked, device = config.cluster, config.run.device
@@ -93,6 +98,10 @@ def plan_launch(config: TrainConfig, *, port: int | None = None, cluster: str = 
 def check_launch(config: TrainConfig, plan: Plan) -> None:
     """Look for what would stop the run before its first step.
 
+    Args:
+        config: the run's recipe.
+        plan: made by `plan_launch`.
+
     Raises:
         I2VPPError: fewer GPUs than processes, a port in use, weights to start from that are missing or broken.
     """
@@ -101,7 +110,12 @@ def check_launch(config: TrainConfig, plan: Plan) -> None:
 
 
 def launch_checks(config: TrainConfig, plan: Plan) -> list[Callable[[], object]]:
-    """List what `check_launch` looks for; each raises an error of its own."""
+    """List what `check_launch` looks for; each raises an error of its own.
+
+    Args:
+        config: the run's recipe.
+        plan: made by `plan_launch`.
+    """
     start = config.start
     checks: list[Callable[[], object]] = []
     if plan.mode != "cluster":
@@ -118,7 +132,7 @@ def launch(config: TrainConfig, plan: Plan, *, target: str = TRAINER) -> int:
     """Start the run, wait for it (SLURM jobs are left to themselves) and return its exit status.
 
     Args:
-        config: of the run.
+        config: the run's recipe.
         plan: made by `plan_launch`.
         target: the function that every process calls with (config, ranks), as "module:name".
 
@@ -137,7 +151,7 @@ def describe(config: TrainConfig, plan: Plan, more: Sequence[tuple[str, str]] = 
     """Say in a few lines what would run.
 
     Args:
-        config: of the run.
+        config: the run's recipe.
         plan: made by `plan_launch`.
         more: heading and text of further lines.
     """
@@ -241,7 +255,7 @@ class ClusterJob:
     """What submitit pickles and calls in every task of a job; a job that is interrupted saves, waits and resumes.
 
     Args:
-        config: of the run.
+        config: the run's recipe.
         target: see `launch`.
     """
 

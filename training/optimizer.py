@@ -58,11 +58,11 @@ def unused_parameters(model: I2VPP) -> list[nn.Parameter]:
 
 
 def freeze(model: I2VPP, names: Sequence[str]) -> None:
-    """Let parts of the network not learn, and never the parameters that nothing reads: DDP would wait for them.
+    """Freeze the named modules and all parameters that the loss does not reach; DDP would wait for their gradients.
 
     Args:
         model: the network, unwrapped.
-        names: of modules or parameters, such as `image_encoder.trunk_image` or `no_obj_ptr`.
+        names: names of modules or parameters, such as `image_encoder.trunk_image` or `no_obj_ptr`.
 
     Raises:
         ConfigError: the network has no part of such a name.
@@ -99,6 +99,10 @@ def parameter_groups(model: I2VPP, config: OptimizerConfig) -> list[dict[str, An
 
     Only the kernels of linear and convolutional layers decay: no biases, normalisations, embeddings or learned vectors.
 
+    Args:
+        model: the network, unwrapped.
+        config: learning rates and weight decay.
+
     Returns:
         Groups as `torch.optim` takes them, with the further entries `name` (`trunk.3.decay`, `rest.no_decay`, ...),
         `peak` (the learning rate that the schedule scales) and `parameters` (their names in the network).
@@ -133,6 +137,10 @@ def parameter_groups(model: I2VPP, config: OptimizerConfig) -> list[dict[str, An
 def build_optimizer(model: I2VPP, config: OptimizerConfig) -> torch.optim.AdamW:
     """Make AdamW for what is trainable; fused where the model lies on a CUDA device.
 
+    Args:
+        model: the network on its device, unwrapped, with frozen parts.
+        config: learning rates, weight decay and betas.
+
     Raises:
         ConfigError: a value of the config makes no sense, or everything is frozen.
     """
@@ -159,7 +167,14 @@ def schedule(step: int, total: int, config: OptimizerConfig) -> float:
 
 
 def set_rates(optimizer: torch.optim.Optimizer, step: int, total: int, config: OptimizerConfig) -> float:
-    """Set every group's learning rate for a step (see `schedule`) and return the rate of all parts but the trunk."""
+    """Set every group's learning rate for a step (see `schedule`) and return the rate of all parts but the trunk.
+
+    Args:
+        optimizer: made by `build_optimizer`.
+        step: steps made before this one, from 0.
+        total: steps of the whole run.
+        config: learning rate and schedule.
+    """
     factor = schedule(step, total, config)
     for group in optimizer.param_groups:
         group["lr"] = group["peak"] * factor
@@ -196,6 +211,10 @@ def train_mode(model: nn.Module, config: OptimizerConfig) -> None:
     """Put the model into training mode, but for frozen batch normalisations and, where it is off, dropout.
 
     A batch normalisation whose parameters are frozen keeps its statistics in every mode.
+
+    Args:
+        model: the network.
+        config: `batch_norm` and `dropout`.
     """
     model.train()
     for module in model.modules():
@@ -207,7 +226,12 @@ def train_mode(model: nn.Module, config: OptimizerConfig) -> None:
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
-    """Scale the gradients down to `max_norm` (0: leave them) and return their norm before, which may be non-finite."""
+    """Scale the gradients down to `max_norm` (0: leave them) and return their norm before, which may be non-finite.
+
+    Args:
+        parameters: parameters with gradients.
+        max_norm: largest norm of all gradients together; 0: any.
+    """
     return nn.utils.clip_grad_norm_(list(parameters), max_norm or math.inf)
 
 

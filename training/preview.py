@@ -39,7 +39,7 @@ class Preview:
 
     Args:
         lines: heading and text of each line of the plan.
-        problems: what would stop the run; empty if nothing would.
+        problems: messages of what would stop the run; empty if nothing would.
     """
 
     lines: list[tuple[str, str]] = field(default_factory=list)

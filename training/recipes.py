@@ -61,8 +61,8 @@ def load_recipe(path_or_name: str | PathLike[str], overrides: Sequence[str] = ()
     """Compose a recipe and check all its values.
 
     Args:
-        path_or_name: of a YAML file, or the name of a recipe in the project's `configs/` (with or without `configs/` in
-            front and `.yaml` behind), which is found from any directory.
+        path_or_name: path of a YAML file, or name of a recipe in the project's `configs/` (with or without `configs/`
+            in front and `.yaml` behind), which is found from any directory.
         overrides: `key=value` in Hydra's grammar; `+data.sources.NAME.key=value` adds a source and
             `~data.sources.NAME` removes one.
 
@@ -109,7 +109,7 @@ def _check_files(path: Path, checked: set[Path]) -> None:
     """Read a recipe and all that it builds on with limits, before Hydra does, which has none.
 
     Args:
-        path: of the file.
+        path: the recipe's file.
         checked: files that need not be read again; this one is added.
 
     Raises:
@@ -268,8 +268,8 @@ def leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield dotted key and value of everything in nested mappings that is not a mapping with entries itself.
 
     Args:
-        value: what to walk through.
-        prefix: of its keys, with a dot at the end.
+        value: nested mappings.
+        prefix: put before the keys; ends in a dot.
     """
     if isinstance(value, Mapping) and value:
         for name, inner in value.items():

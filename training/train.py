@@ -31,7 +31,12 @@ exit status: 0 done, 1 the run failed, 2 wrong usage, config or machine, 130 int
 
 @plain_warnings()
 def main(argv: Sequence[str] | None = None, *, target: str = TRAINER) -> int:
-    """Run the command and return its exit status; `target` is the function that every process calls."""
+    """Run the command and return its exit status; `target` is the function that every process calls.
+
+    Args:
+        argv: arguments of the command; None: those of this process.
+        target: the function that every process calls, as "module:name".
+    """
     try:
         arguments = build_parser().parse_intermixed_args(argv)
     except SystemExit as end:  # argparse has printed help, or what is wrong

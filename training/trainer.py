@@ -43,7 +43,7 @@ from training.dataset.loader import LoadedBatch, build_loader, open_sources
 from training.dataset.plan import EpochPlan, derive_seed
 from training.ema import EMA
 from training.length import run_length, shortened
-from training.loss_fns import LossTerms, normalised
+from training.loss_fns import TERMS, LossTerms, normalised
 from training.model.initialise import start
 from training.model.objective import Objective
 from training.model.rollout import ClipRollout
@@ -65,14 +65,17 @@ from training.utils.records import Records
 from training.validation import SequenceFailure, SequenceScore, open_validation, validate
 
 RECIPE = "config.yaml"
-TERMS = ("mask", "auxiliary", "iou", "presence")
 
 
 def run(config: TrainConfig, ranks: Ranks) -> None:
     """Train as one of `ranks.world_size` processes, until the recipe is done, its time is up or a signal comes.
 
+    Args:
+        config: the recipe.
+        ranks: place of this process in the run.
+
     Raises:
-        I2VPPError: of the kind that says what is wrong with the recipe, the data or the start.
+        I2VPPError: recipe, data or initial weights cannot be used; the subclass says which.
     """
     device = pick_device(config.run.device, ranks)
     with plain_warnings(silent=not ranks.is_main), process_group(ranks, device):
@@ -81,6 +84,10 @@ def run(config: TrainConfig, ranks: Ranks) -> None:
 
 def pick_device(name: str, ranks: Ranks) -> torch.device:
     """Return the device of this process; a GPU of its own on CUDA.
+
+    Args:
+        name: `auto`, `cuda`, `cpu` or `mps`.
+        ranks: place of this process in the run.
 
     Raises:
         ConfigError: there is no such device.
@@ -101,8 +108,8 @@ class Trainer:
 
     Args:
         config: the recipe.
-        ranks: which process of how many.
-        device: of this process.
+        ranks: place of this process in the run.
+        device: device of this process.
     """
 
     def __init__(self, config: TrainConfig, ranks: Ranks, device: torch.device) -> None:
@@ -119,7 +126,7 @@ class Trainer:
         ema = EMA(self.model, config.optimizer.ema) if config.optimizer.ema else None
         self.learner = Learner(model=self.model, optimizer=optimizer, ema=ema)
         rollout = ClipRollout(self.model, config.user, checkpoint_activations=config.run.checkpoint_activations)
-        self.objective = Objective(rollout, config.loss)
+        self.objective = Objective(rollout)
         self.length = run_length(config, len(self._plan(0)))
         self.schedule = replace(config.optimizer, warmup_steps=self.length.warmup_steps)
         self.state = self._resume()
@@ -311,8 +318,7 @@ class Trainer:
         """Score the held-out sequences, each rank its share; keep the best checkpoint."""
         assert self.sequences is not None
         shares = range(self.ranks.rank, len(self.sequences), self.ranks.world_size)
-        averaged = nullcontext() if self.learner.ema is None else self.learner.ema.applied(self.model)
-        with averaged, records.stopwatch.measure("validation"):
+        with self.learner.averaged(), records.stopwatch.measure("validation"):
             own = list(validate(self.model, self.sequences, shares, self.config.validation, dtype=self.dtype))
         everything = [outcome for part in gather_objects(own) for outcome in part]
         scores = [outcome for outcome in everything if isinstance(outcome, SequenceScore)]

@@ -55,9 +55,9 @@ class ReadSequence:
     """The first frames of a sequence in memory.
 
     Args:
-        name: of the sequence.
+        name: name of the sequence.
         images: RGB [H, W, 3], all of one size.
-        truths: by frame and object, true masks [H, W] of the objects that are present.
+        truths: true masks [H, W] of the objects that are present, by frame and object.
     """
 
     name: str
@@ -82,9 +82,9 @@ class Tracked:
     """What was found and what is true in a sequence.
 
     Args:
-        name: of the sequence.
-        found: by object and frame, from the one on that it was prompted on, the first that shows it: masks [H, W].
-        truths: by frame and object, true masks [H, W] of the objects that are present.
+        name: name of the sequence.
+        found: predicted masks [H, W], by object and frame; an object's first frame is the one that it was prompted on.
+        truths: true masks [H, W] of the objects that are present, by frame and object.
     """
 
     name: str
@@ -100,9 +100,9 @@ def validate(
     Args:
         model: the network as it is trained.
         sequences: annotated videos; frames without annotation are not seen.
-        indices: which of them, such as one rank's share.
-        config: what is prompted.
-        dtype: of the heavy arithmetic.
+        indices: indices of the sequences to score, such as one rank's share.
+        config: prompt and most frames of a sequence.
+        dtype: data type of encoder, memory attention and memory encoder.
 
     Yields:
         For each of them its score, or why it cannot be read or scored.
@@ -129,7 +129,7 @@ def read_sequence(video: AnnotatedVideo, *, max_frames: int) -> ReadSequence:
 
     Args:
         video: the sequence.
-        max_frames: so many of its frames are read, at most.
+        max_frames: most frames that are read.
 
     Raises:
         DataError: the frames differ in size, or no object is there long enough to be scored.
@@ -151,7 +151,7 @@ def track_sequence(predictor: I2VPPVideoPredictor, video: ReadSequence, *, promp
     """Track every object of a sequence from the first frame that shows it.
 
     Args:
-        predictor: that is scored.
+        predictor: the predictor that is scored.
         video: the sequence.
         prompt: name of a protocol, see `PromptProtocol`.
     """

@@ -62,8 +62,8 @@ class LazyMasks(Mapping[int, Mask]):
     """Masks [H, W] of the objects on a frame, each drawn when it is asked for, and again when asked again.
 
     Args:
-        runs: by object id; objects without a pixel are left out of the mapping and named in `empty`.
-        problems: of annotations that were left out, see `training.dataset.clips.problems_of`.
+        runs: run lengths by object id; objects without a pixel are left out of the mapping and named in `empty`.
+        problems: messages about annotations that were left out, see `training.dataset.clips.problems_of`.
     """
 
     def __init__(self, runs: Mapping[int, RunLengths], problems: Sequence[str] = ()) -> None:
@@ -93,8 +93,8 @@ def masks_of(annotations: Iterable[Any], *, file: Path, image: Path) -> LazyMask
 
     Args:
         annotations: each a mapping with `id` and `segmentation`; crowds (`iscrowd`) are left out.
-        file: that holds them, for messages.
-        image: that they belong to; its header is read.
+        file: the file that holds them, for messages.
+        image: the image that they belong to; its header is read.
 
     Returns:
         The masks by object id: the annotation's own, where that is a whole number, also as text; other texts are

@@ -27,7 +27,7 @@ class _Record:
         image: `file_name` in it, which may have been written on Windows.
         item: the same with slashes and without suffix.
         size: height and width; None where the file does not say.
-        annotations: of the image, crowds left out.
+        annotations: annotations of the image without crowds.
         problem: why nothing of this can be used, None where it can.
     """
 
@@ -115,7 +115,7 @@ def _records(file: Path, problems: list[str]) -> Iterator[_Record]:
     """Read the file and yield the images that have an instance, in its order; names of items differ.
 
     Args:
-        file: to be read.
+        file: the JSON file.
         problems: entries that belong to no image are described here.
 
     Raises:

@@ -39,7 +39,7 @@ class StepPlan:
 
     Args:
         source: its name, the same on all ranks.
-        step_seed: of what is drawn once for the whole step, the same on all ranks.
+        step_seed: seed of what is drawn once for the whole step, the same on all ranks.
         draws: the clips of the global batch, or one rank's share of them.
     """
 
@@ -57,7 +57,7 @@ class EpochPlan:
     Args:
         sizes: number of videos by name of the source.
         configs: repeat factor and batch size by name of the source.
-        seed: of the run.
+        seed: seed of the run.
         epoch: counted from 0.
         world_size: ranks that share a global batch of `batch_size` * `world_size` clips.
 
@@ -116,7 +116,15 @@ class EpochPlan:
         )
 
     def rank_share(self, step_plan: StepPlan, rank: int) -> StepPlan:
-        """Return the same step with the draws of one rank only: equal, contiguous shares."""
+        """Return the same step with the draws of one rank only: equal, contiguous shares.
+
+        Args:
+            step_plan: a step of this plan.
+            rank: 0 to `world_size` - 1.
+
+        Raises:
+            ValueError: there is no such rank.
+        """
         if not 0 <= rank < self.world_size:
             raise ValueError(f"rank {rank} of {self.world_size}; allowed: 0 to {self.world_size - 1}")
         share = len(step_plan.draws) // self.world_size

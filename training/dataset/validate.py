@@ -71,7 +71,7 @@ def validate_source(source: Source, *, workers: int = 0, progress: bool = False)
     """Read every annotated frame of every item of a source.
 
     Args:
-        source: to be read.
+        source: the source to be read.
         workers: processes that read; 0: this one.
         progress: show a progress bar on stderr.
 

@@ -41,7 +41,12 @@ class EmbeddingWriter:
         self._ranges = _opened(folder / RANGES, len(self.images) * CHANNELS * 2 * 4)
 
     def add(self, image: Path, embedding: NDArray[np.float32]) -> None:
-        """Append the embedding [D, G, G] of an image."""
+        """Append the embedding [D, G, G] of an image.
+
+        Args:
+            image: path of the image.
+            embedding: float32 [D, G, G].
+        """
         lowest, highest = embedding.min((1, 2)), embedding.max((1, 2))
         step = np.maximum((highest - lowest) / LEVELS, np.finfo(np.float32).tiny)
         rounded = np.rint((embedding - lowest[:, None, None]) / step[:, None, None])
@@ -91,9 +96,9 @@ class EmbeddingReader:
         """Read a part of an embedding.
 
         Args:
-            row: which image.
-            rows: of the grid.
-            columns: of the grid.
+            row: index of the image.
+            rows: rows of the grid.
+            columns: columns of the grid.
 
         Returns:
             float32 [D, rows, columns].

@@ -75,7 +75,7 @@ class Embeddings(Dataset[tuple[Tensor, Tensor]]):
     Args:
         folders: written by `training.distillation.teacher`.
         image_size: side S of the student's input.
-        seed: of the augmentation; item k is always the same for the same folders.
+        seed: seed of the augmentation; item k is always the same for the same folders.
         length: items in all.
     """
 
@@ -143,7 +143,7 @@ class DistillationConfig:
         steps: batches in all, over which the rate falls.
         batch_size: crops a batch.
         minutes: stop after this long, to be resumed; 0: no limit.
-        learning_rate: at its highest.
+        learning_rate: learning rate after the warm-up, where it is highest.
         workers: loader processes.
         data: folder of the held-out photos; None: they are not scored.
         score_every: steps between scores.
@@ -152,8 +152,8 @@ class DistillationConfig:
 
     embeddings: list[Path]
     out: Path
-    heads: Path | None = None
-    start: Path | None = None
+    heads: str | None = None
+    start: str | None = None
     image_size: int = 256
     steps: int = 2000
     batch_size: int = 8
@@ -172,14 +172,7 @@ class Distillation:
         self.config = config
         self.device = best_device()
         self.model = I2VPP(ModelConfig(image_size=config.image_size))
-        start(
-            self.model,
-            StartConfig(
-                checkpoint=None if config.start is None else str(config.start),
-                heads=None if config.heads is None else str(config.heads),
-            ),
-            seed=0,
-        )
+        start(self.model, StartConfig(checkpoint=config.start, heads=config.heads), seed=0)
         self.data = Embeddings(
             config.embeddings, image_size=config.image_size, seed=0, length=config.steps * config.batch_size
         )
@@ -225,7 +218,12 @@ class Distillation:
             )
 
     def train_step(self, clips: Tensor, target: Tensor) -> float:
-        """Learn from clips [B, 3, 3, S, S] and embeddings [B, D, S / 16, S / 16]; return the loss."""
+        """Learn from clips [B, 3, 3, S, S] and embeddings [B, D, S / 16, S / 16]; return the loss.
+
+        Args:
+            clips: normalised frames [B, 3, 3 (time), S, S].
+            target: the teacher's embeddings [B, D, S / 16, S / 16].
+        """
         set_rates(self.optimizer, self.step, self.config.steps, self.optimizer_config)
         train_mode(self.model, self.optimizer_config)
         with torch.autocast(self.device.type, dtype=torch.bfloat16):
@@ -240,7 +238,12 @@ class Distillation:
         return loss.item()
 
     def score(self, loss: float, photos: Sequence[AnnotatedVideo]) -> None:
-        """Score the averaged weights on photos, and append a line to the curve."""
+        """Score the averaged weights on photos, and append a line to the curve.
+
+        Args:
+            loss: mean loss of the latest steps, for the curve.
+            photos: photos with masks that nothing is trained on.
+        """
         with self.ema.applied(self.model):
             scores = score_photos(self.model, photos)
         line = {"step": self.step, "hours": self.seconds / 3600, "loss": loss, **asdict(scores)}
@@ -287,7 +290,13 @@ def distil(config: DistillationConfig) -> None:
 
 
 def distance(embedding: Tensor, target: Tensor, channels: Channels) -> Tensor:
-    """Mean squared error [scalar] in units of each channel's spread; 1 is what the mean of each channel would give."""
+    """Mean squared error [scalar] in units of each channel's spread; 1 is what the mean of each channel would give.
+
+    Args:
+        embedding: the student's embeddings [B, D, h, w].
+        target: the teacher's embeddings [B, D, h, w].
+        channels: offset and scale of each channel.
+    """
     offset, scale = channels.offset.to(embedding.device), channels.scale.to(embedding.device)
     return ((embedding - target - offset) / scale).square().mean()
 
@@ -299,8 +308,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     add = parser.add_argument
     add("--embeddings", type=Path, nargs="+", required=True, help="folders that the teacher wrote")
-    add("--heads", type=Path, help="the teacher's prompt encoder and mask decoder, under our names")
-    add("--checkpoint", "--start", dest="start", type=Path, help="to start from (default: a new network)")
+    add("--heads", help="the teacher's prompt encoder and mask decoder, under our names")
+    add("--checkpoint", "--start", dest="start", help="to start from (default: a new network)")
     add("-o", "--output", "--out", dest="out", type=Path, required=True, help="checkpoint to write, or to go on from")
     add("--image-size", type=int, help="side of the student's input (default 256)")
     add("--steps", type=int, help="batches, over which the rate falls (default 2000)")

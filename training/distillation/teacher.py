@@ -59,7 +59,17 @@ def normalise(image: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def embed(model: Path, images: Sequence[Path], out: Path) -> None:
-    """Append the embeddings of all images that the folder `out` does not hold yet."""
+    """Append the embeddings of all images that the folder `out` does not hold yet.
+
+    Args:
+        model: the teacher's ONNX file.
+        images: image files.
+        out: folder of the embeddings; created if it is missing.
+
+    Raises:
+        NoDataError: the model or onnxruntime is missing.
+        DataError: an image cannot be read.
+    """
     session = _session(model)
     with EmbeddingWriter(out) as writer:
         known = set(writer.images)

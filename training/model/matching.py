@@ -40,8 +40,8 @@ def begin_as_matching(model: I2VPP, embedding: Tensor) -> None:
     """Write a matching start into memory encoder, memory attention and memory prompts.
 
     Args:
-        model: whose image encoder and mask decoder are trained.
-        embedding: of some images [N, D, h, w], as `encode` gives them.
+        model: network whose image encoder and mask decoder are trained.
+        embedding: embeddings [N, D, h, w] of some images, as `encode` gives them.
     """
     tokens = embedding.float().movedim(1, -1).flatten(0, -2)  # [n, D]
     mean, spread = tokens.mean(), tokens.std(dim=1).mean()

@@ -25,7 +25,7 @@ class DrawnPrompt:
 
     Args:
         points: clicks (x, y).
-        labels: of the clicks: 1 positive, 0 negative.
+        labels: labels of the clicks: 1 positive, 0 negative.
         box: (x0, y0, x1, y1).
         mask: bool [S, S].
     """
@@ -42,7 +42,7 @@ class DrawnPrompt:
         Args:
             prompts: as `FrameOutcome.prompts` holds them: kind, and coords [B, P, 2] with labels [B, P], or the mask
                 [B, S, S] without labels.
-            index: of the object among the B.
+            index: index of the object among the B.
         """
         mask, drawn = None, []
         for _, values, labels in prompts:
@@ -82,7 +82,7 @@ def rollout_picture(
         frames: as the network sees them.
         truth: the object's masks.
         prediction: mask logits of any size, positive = object, or bool.
-        prompts: what was drawn on each frame.
+        prompts: prompts of each frame.
 
     Returns:
         RGB picture [rows, columns, 3].

@@ -58,8 +58,8 @@ class Records:
     """The records of a run; a context manager. Of several ranks only the main one writes.
 
     Args:
-        folder: of the run.
-        total_steps: of the whole run.
+        folder: folder of the run.
+        total_steps: steps of the whole run.
         main: whether this rank writes.
         start: steps made before, in the run that is resumed; later records are dropped, so each step appears once.
     """
@@ -127,12 +127,23 @@ class Records:
         self._bar.update(step - self._bar.n)
 
     def scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Record values that are not of every step, such as scores of a validation, in a line of their own."""
+        """Record values that are not of every step, such as scores of a validation, in a line of their own.
+
+        Args:
+            step: number of the step, from 1.
+            scalars: values by name.
+        """
         if self._main:
             self._write(step, scalars)
 
     def picture(self, step: int, name: str, image: NDArray[np.uint8]) -> None:
-        """Show a picture [H, W, 3] in TensorBoard."""
+        """Show a picture [H, W, 3] in TensorBoard.
+
+        Args:
+            step: number of the step, from 1.
+            name: name of the picture in TensorBoard.
+            image: RGB uint8 [H, W, 3].
+        """
         if self._main and self._board is not None:
             with appending(self._folder):
                 self._board.add_image(name, image, step, dataformats="HWC")
@@ -143,7 +154,12 @@ class Records:
             self._bar.write(text, file=sys.stderr)
 
     def skip(self, what: str, text: str) -> None:
-        """Count things that were skipped (`items`, `steps`) and say why; after ten of a kind they are only counted."""
+        """Count things that were skipped (`items`, `steps`) and say why; after ten of a kind they are only counted.
+
+        Args:
+            what: kind of the thing, such as `items` or `steps`.
+            text: reason.
+        """
         self.skipped[what] += 1
         if self.skipped[what] <= _TOLD:
             last = f" (further skipped {what} are only counted)" if self.skipped[what] >= _TOLD else ""
