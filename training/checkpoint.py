@@ -1,4 +1,4 @@
-"""The state of a run on disk: checkpoints that resume bit-identically and are inference checkpoints at once.
+"""The state of a run on disk: inference checkpoints from which the run also resumes bit-identically.
 
 `<run>/checkpoint.pt` is what `i2vpp.checkpoint.save_checkpoint` writes, plus `training`: optimiser, place in the data,
 random states and config, all of it plain data. With a moving average, `model` holds the average, which is the better
@@ -30,11 +30,12 @@ from training.utils.disk import writing
 FILE = "checkpoint.pt"
 BEST = "best.pt"
 
-_CHUNK = 2**22  # bytes that are copied at a time
-_VERSION = 1  # of the `training` entry
-# Keys of a recipe that may change between the pieces of a run without a word; a dot at the end stands for a section.
+_CHUNK = 2**22  # bytes copied at a time
+_VERSION = 1  # format of the `training` entry
+# Keys of a recipe whose change on resuming is not warned about; a dot at the end stands for a section.
 _FREE_KEYS = ("run.folder", "run.max_minutes", "run.save_minutes", "run.picture_every", "cluster.")
-_PRESENT = ("lr", "peak", "weight_decay", "betas", "fused")  # of parameter groups: as the present run wants them
+# Keys of parameter groups that come from the present recipe.
+_PRESENT = ("lr", "peak", "weight_decay", "betas", "fused")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""A moving average of the weights, which often tracks better than the weights themselves."""
+"""A moving average of the weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How well a network answers one box and one click on photos that nothing is trained on.
+"""Mean IoU of a network's masks for one box and one click on held-out photos.
 
     python -m training.image_validation i2vpp-demo --data data [--image-size 512] [--dtype bfloat16]
 
@@ -41,8 +41,8 @@ from training.dataset.file_source import FileSource
 from training.dataset.image_mask import ImageMaskPairs
 
 HELD_OUT = Path(__file__).parent / "txt" / "heldout_photos.txt"
-SMALLEST = 0.002  # share of the photo that an object must cover to be scored
-MOST_OBJECTS = 5  # of a photo, the largest ones
+SMALLEST = 0.002  # least share of the photo that a scored object covers
+MOST_OBJECTS = 5  # objects that are scored of a photo, the largest ones
 
 
 @dataclass(frozen=True, kw_only=True)

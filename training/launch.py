@@ -1,4 +1,4 @@
-"""From a recipe to running processes: here, as torchrun started us, spawned on this machine, or through SLURM.
+"""Start the processes of a run: in this process, under torchrun, spawned on this machine, or through SLURM.
 
 Every process calls `training.trainer.run(config, ranks)`. On SIGTERM that function saves and returns.
 """
@@ -221,11 +221,11 @@ def _spawn(config: TrainConfig, plan: Plan, target: str) -> int:
             while not context.join(grace_period=_GRACE):
                 pass
         except KeyboardInterrupt:
-            pass_on(signal.SIGTERM)  # a Ctrl-C at the terminal reached them too, `kill -INT` did not
+            pass_on(signal.SIGTERM)  # Ctrl-C in a terminal reaches the processes too, `kill -INT` does not
             raise
         except ProcessExitedException as error:
             if error.exit_code > 0:
-                return error.exit_code  # the process has said why
+                return error.exit_code  # the process has printed the reason
             hint = "; was there too little memory?" if error.signal_name == "SIGKILL" else ""
             raise RunError(f"process {error.error_index} was ended by {error.signal_name}{hint}") from None
     return 0
@@ -241,7 +241,7 @@ def _process(
 
 
 def _call(target: str, config: TrainConfig, ranks: Ranks, first_error: Semaphore | None = None) -> None:
-    """Run in a process that nobody else speaks for: errors of ours end it with one line, the first to come."""
+    """Run the target and exit with status 1 on an error of ours; of several processes, the first one prints it."""
     try:
         pkgutil.resolve_name(target)(config, ranks)
     except I2VPPError as error:

@@ -1,4 +1,4 @@
-"""How long a run is: from the batches of an epoch to steps, and the parts of a recipe that are cut to a short run."""
+"""The number of steps of a run, and the values of a recipe that are reduced in a short run."""
 
 from __future__ import annotations
 

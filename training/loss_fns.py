@@ -20,7 +20,7 @@ TERMS = ("mask", "auxiliary", "iou", "presence")
 """Names of the terms of a loss, see `LossTerms`."""
 
 BOUNDARY_WEIGHT = 5.0
-BOUNDARY_KERNEL = 31  # pixels of the network's input
+BOUNDARY_KERNEL = 31  # side of the pooling window in pixels of the network's input
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -80,7 +80,7 @@ def clip_loss(frames: Sequence[Sequence[StepOutput]], truth: Tensor, ignored: Te
         raise ValueError(f"clip_loss: steps of {len(frames)} frames, but truth of {truth.shape[1]}")
     terms: list[LossTerms] = []
     for t, steps in enumerate(frames):
-        # once for all steps of the frame: the boundary weights cost most
+        # Computed once for all steps of the frame, since the boundary weights take most of the time.
         target = _target(truth[:, t], None if ignored is None else ignored[:, t])
         terms.extend(_step_loss(step, target) for step in steps)
     return sum_steps(terms)
@@ -129,7 +129,7 @@ def boundary_weights(truth: Tensor, *, kernel: int = BOUNDARY_KERNEL) -> Tensor:
         float [B, 1, S, S].
     """
     half = kernel // 2
-    columns = F.avg_pool2d(truth, (kernel, 1), stride=1, padding=(half, 0))  # two passes: 62 instead of 961 reads
+    columns = F.avg_pool2d(truth, (kernel, 1), stride=1, padding=(half, 0))  # separable: 62 reads of 961
     return 1 + BOUNDARY_WEIGHT * (F.avg_pool2d(columns, (1, kernel), stride=1, padding=(0, half)) - truth).abs()
 
 

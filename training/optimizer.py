@@ -1,4 +1,4 @@
-"""What learns, how fast and in which mode: freezing, parameter groups, AdamW, its schedule, gradients, skipped steps.
+"""Freezing, parameter groups, AdamW and its schedule, modes of layers, clipping of gradients, skipped steps.
 
 A layer of the image trunk is its patch embedding, one of its blocks (with the step to the next width, where one follows
 the block), or its neck: 14 layers for TinyViT-5M.
@@ -110,7 +110,7 @@ def parameter_groups(model: I2VPP, config: OptimizerConfig) -> list[dict[str, An
     trunk = model.image_encoder.trunk_image
     layers = trunk_layers(trunk)
     last = len(layers) - 1
-    # What lies in none of the layers belongs to the last one.
+    # Parameters of the trunk that are in none of its layers belong to the last one.
     depth_of = {id(parameter): last for parameter in trunk.parameters()}
     depth_of.update({id(p): depth for depth, parts in enumerate(layers) for part in parts for p in part.parameters()})
     kernels = {id(module.weight) for module in model.modules() if isinstance(module, _WITH_KERNEL)}
@@ -161,7 +161,7 @@ def schedule(step: int, total: int, config: OptimizerConfig) -> float:
         config: `warmup_steps` and `final_ratio`.
     """
     if step < config.warmup_steps:
-        return (step + 1) / (config.warmup_steps + 1)  # the first step is not lost on a rate of 0
+        return (step + 1) / (config.warmup_steps + 1)  # not 0 in the first step, which would change nothing
     progress = min(1.0, (step - config.warmup_steps) / max(1, total - config.warmup_steps))
     return config.final_ratio + (1 - config.final_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
 

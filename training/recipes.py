@@ -118,7 +118,7 @@ def _check_files(path: Path, checked: set[Path]) -> None:
     checked.add(path)
     content = read_yaml(path)
     if not isinstance(content, Mapping):
-        return  # Hydra says so
+        return  # Hydra raises the error
     for key, value in leaves(content):
         if _too_large(value):
             raise ConfigError(f"{key} {_TOO_LARGE} ({path})")
@@ -170,7 +170,7 @@ def _parse(overrides: Sequence[str]) -> tuple[list[str], set[str]]:
             raise ConfigError(f"override {brief(text)} is a list of runs; a list of values is written {key}=[1,2]")
         if (override.is_add() or override.is_force_add()) and (source := _SOURCE.match(key)):
             added.add(source[1])
-        texts.append(text.lstrip("+"))  # every other key exists: nothing can be added
+        texts.append(text.lstrip("+"))  # a `+` is only needed for sources, whose names `added` holds
     return texts, added
 
 
@@ -178,7 +178,7 @@ def _compose(path: Path, overrides: Sequence[str], added: set[str]) -> DictConfi
     """Let Hydra compose the recipe; nothing stays behind in its global registers."""
     schema = OmegaConf.structured(TrainConfig(data=DataConfig(sources={name: SourceConfig() for name in added})))
     for frozen in (schema.model, schema.model.selection):
-        OmegaConf.set_readonly(frozen, None)  # the dataclasses stay frozen, the nodes are still to be filled
+        OmegaConf.set_readonly(frozen, None)  # nodes of frozen dataclasses are read-only, but have to be filled
     folders = ",".join(_quote(f"file://{folder}") for folder in (RECIPES, MODEL_CONFIGS))
     store = ConfigStore.instance()
     store.store(name=SCHEMA, node=schema, provider="i2vpp")
@@ -216,7 +216,7 @@ def _explain(error: Exception, path: Path, overrides: Sequence[str]) -> str:
     where, line = str(path), text[inside.end() if inside else 0 :].partition("\n")[0]
     if inside:
         where = _place(inside[1], path)
-    elif cause:  # of an override
+    elif cause:  # an override is wrong
         said = [text for text in overrides if text.lstrip("+") in str(error)]
         where = f"override {brief(said[0])}" if said else where
     if unloaded := re.search(r"Could not load '([^']+)'", line):

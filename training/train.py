@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None, *, target: str = TRAINER) -> int:
     """
     try:
         arguments = build_parser().parse_intermixed_args(argv)
-    except SystemExit as end:  # argparse has printed help, or what is wrong
+    except SystemExit as end:  # argparse has printed the help or an error
         return int(end.code or 0)
     try:
         config = load_recipe(arguments.config, [*arguments.overrides, *arguments.override, *_as_overrides(arguments)])

@@ -1,6 +1,7 @@
-"""The training loop of one process: from a recipe to checkpoints.
+"""The training loop of one process.
 
-All ranks take the same branches: whatever decides about skipping, saving or stopping is agreed upon first.
+All ranks have to take the same branches, or they would wait for each other forever. So ranks agree first on whether a
+step is skipped, a checkpoint is saved or the run stops.
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ class Trainer:
         self.device = device
         self.folder = Path(config.run.folder).expanduser()
         self.dtype = getattr(torch, config.run.precision)
-        torch.manual_seed(config.run.seed + ranks.rank)  # dropout is all that draws from the global generator
+        torch.manual_seed(config.run.seed + ranks.rank)  # only dropout draws from the global generator
         self.sizes = {name: len(source) for name, source in open_sources(config.data, config.run.seed).items()}
         self.sequences = open_validation(config.validation)
         self.model = self._build_model()
@@ -133,7 +134,7 @@ class Trainer:
         self.skips = SkipCounter(config.optimizer.max_skipped, total=self.state.skipped)
 
     def fit(self) -> None:
-        """Train to the end, or to where the run is interrupted; either way the last step is saved."""
+        """Train to the end, or until a signal or the time limit stops the run; the last step is saved in both cases."""
         config, optimizer = self.config, self.learner.optimizer
         begun, earlier = time.monotonic(), self.state.minutes
         clock = SaveClock(config.run.save_minutes)
@@ -303,7 +304,7 @@ class Trainer:
         """The objective; of several processes, the one that averages their gradients, which must be connected."""
         if self.ranks.world_size == 1:
             return self.objective
-        # The gradients of 1x1 kernels have other strides than the kernels, for axes of length 1: the same memory.
+        # Gradients of 1x1 kernels differ from the kernels in the strides of axes of length 1, which does not matter.
         warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         # Which parameters a batch uses depends on how its clips are prompted.
         gpus = [self.device.index] if self.device.type == "cuda" else None
@@ -355,5 +356,5 @@ class Trainer:
             return RunState()
         restored = partial(restore, load(path), self.learner, config=to_yaml(self.config))
         state = restored(rank=self.ranks.rank, world_size=self.ranks.world_size)
-        # With fewer data than before, the place in the epoch may lie behind its last whole step.
+        # With fewer data than before, the batch may lie behind the last whole step of the epoch.
         return state if self.length.steps_after(state.batch) else replace(state, epoch=state.epoch + 1, batch=0)

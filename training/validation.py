@@ -25,7 +25,7 @@ from training.dataset.errors import item_errors
 from training.dataset.file_source import name_of
 
 Mask = NDArray[np.bool_]
-_UNSCORED = 2  # frames of an object: the one that it is given on, and the last of the sequence
+_UNSCORED = 2  # frames of an object: the one that it is prompted on, and the last one of the sequence
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Segmentations as COCO, SA-1B and SA-V write them: polygons and run lengths, compressed or not.
 
 Run lengths are taken apart here and not by pycocotools: it leaves the rest of a mask uninitialised where the runs end
-early, so that a broken annotation would train on noise without a word. Polygons are drawn by pycocotools.
+early, so that a broken annotation would be noise without an error. Polygons are drawn by pycocotools.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The processes of a run: who is who, and what they tell each other. With one process every call is a no-op."""
+"""The processes of a run: their ranks, and collective operations, which do nothing in a run of one process."""
 
 from __future__ import annotations
 

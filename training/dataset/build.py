@@ -1,4 +1,4 @@
-"""From the config of a source to the source."""
+"""Build a source from its config."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class CocoImages(FileSource):
     """
 
     def _list(self, images: Path, annotations: Path | None) -> tuple[Iterable[str], Path]:
-        require_coco()  # now rather than at the first polygon
+        require_coco()  # an error now instead of at the first polygon
         self._folder = require_folder(images, "images")
         self._file = annotations if annotations and annotations.is_file() else _find(images, annotations)
         self._records = {record.item: record for record in _records(self._file, self.problems)}
@@ -169,7 +169,7 @@ def _record(file: Path, image: Mapping[str, Any], annotations: list[Any]) -> _Re
         file=file,
         image=name,
         item=_posix(name).with_suffix("").as_posix(),
-        size=(height, width) if height and width else None,  # tools write 0 where they do not know
+        size=(height, width) if height and width else None,  # tools write 0 for an unknown size
         annotations=tuple(annotations),
         problem=problem,
     )

@@ -1,4 +1,4 @@
-"""What is common to the sources that consist of files: a video of annotated images, a source of named items."""
+"""Bases of the sources that read files: a video of annotated images, a source of named items."""
 
 from __future__ import annotations
 

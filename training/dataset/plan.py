@@ -1,4 +1,4 @@
-"""What an epoch consists of: which items of which source make up each step, and every seed.
+"""The plan of an epoch: the items of each step, and all seeds.
 
 A plan depends on the run's seed, the epoch, the sources and the global batch size alone: not on ranks, loader processes
 or the step at which a run is resumed.
@@ -89,7 +89,7 @@ class EpochPlan:
         """Return the items of all global batches of a source [batches, global batch size]."""
         batch = config.batch_size * self.world_size
         total = max(round(config.repeat * size), 1) if config.repeat and size else 0
-        # Keyed by the name, so that another source in the mix does not change the order of this one.
+        # The seed depends on the name, so that another source in the mix does not change the order of this one.
         key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
         rng = np.random.default_rng(derive_seed(self._seed, _ORDER, self._epoch, key))
         passes = [rng.permutation(size) for _ in range(-(-total // size) if size else 0)]

@@ -86,7 +86,7 @@ def _first_with_object(
 ) -> tuple[int, list[int]]:
     """Return the first of `starts` that shows an object, and the ids of the objects that it shows."""
     for start in starts[:MAX_LOOKS]:
-        ids = sorted(video.masks(frame_at(start)))  # no mask is decoded: a source names present objects only
+        ids = sorted(video.masks(frame_at(start)))  # only ids are read; no mask is decoded
         if ids:
             return start, ids
     looked = min(len(starts), MAX_LOOKS)
@@ -104,7 +104,7 @@ def _read_clip(video: AnnotatedVideo, order: list[int], objects: list[int], seed
     images: dict[int, NDArray[np.uint8]] = {}
     masks: dict[int, NDArray[np.bool_]] = {}
     ignored: dict[int, NDArray[np.bool_]] = {}
-    for t in sorted(set(order)):  # ascending, which is cheapest where a video is decoded
+    for t in sorted(set(order)):  # in ascending order, since decoding a video backwards is slow
         images[t] = video.image(t)
         found = video.masks(t)
         masks[t] = _stack(video, t, found, objects, images[t].shape[:2])

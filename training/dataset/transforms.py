@@ -1,7 +1,7 @@
-"""From a drawn clip to the network's input: augmentation, square resize and normalisation.
+"""Turn a drawn clip into the network's input: augmentation, resizing to a square, normalisation.
 
-The masks travel as further channels of the frames, so that one draw moves both alike; they are interpolated like the
-frames and cut at one half in the end, as the predictor does it with mask prompts.
+The masks are further channels of the frames, so that one draw moves both alike. They are interpolated like the frames
+and thresholded at one half in the end, as the predictor does it with mask prompts.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ MIN_PIXELS = 10
 TRIES = 4
 """Rotations, shears and zooms that are drawn for a clip until its objects stay in the picture."""
 
-_MAY_LEAVE = 4  # of so many objects, one may leave the picture: with dozens of them (SA-1B), some always do
+_MAY_LEAVE = 4  # one of so many objects may leave the picture; of dozens (SA-1B), some always do
 
-_LOOK_SIZE = 128  # short side of the masks with which a draw is tried
+_LOOK_SIZE = 128  # short side in pixels of the masks on which a draw is tried
 
 _AffineDraw: TypeAlias = tuple[float, Sequence[float], float, Sequence[float]]  # angle, translation, zoom, shear
 
@@ -104,9 +104,7 @@ def _affine(stacked: Tensor, draw: _AffineDraw, fill: list[float]) -> Tensor:
 def _keeps_objects(masks: Tensor, draw: _AffineDraw) -> bool:
     """Whether the objects of a first frame, uint8 [B, h, w], stay in the picture, but for a few of many."""
     area = masks.shape[-2] * masks.shape[-1]
-    if (
-        min(masks.shape[-2:]) > _LOOK_SIZE
-    ):  # antialiased, so that areas stay the same; much cheaper with dozens of objects
+    if min(masks.shape[-2:]) > _LOOK_SIZE:  # much cheaper with dozens of objects; antialiasing keeps areas
         masks = F.resize(masks, [_LOOK_SIZE], antialias=True)
     moved = _affine(masks, draw, [0.0] * len(masks))
     scale = area / (255 * masks.shape[-2] * masks.shape[-1])

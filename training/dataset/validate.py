@@ -116,7 +116,7 @@ class _Reading:
 
     def __init__(self) -> None:
         self.frames = 0
-        self.sizes: dict[Size, int] = {}  # and the first frame of that size
+        self.sizes: dict[Size, int] = {}  # first frame of each size
         self.named: set[int] = set()
         self.seen: set[int] = set()
         self.problems: dict[str, None] = {}  # an ordered set: a file that all frames share is reported once

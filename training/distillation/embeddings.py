@@ -1,4 +1,4 @@
-"""A folder of a teacher's image embeddings, one byte a value, written once and read by row.
+"""A folder of a teacher's image embeddings with one byte per value, written once and read by row.
 
     images.jsonl     one line an image: its path; a line is written after the image's data
     embeddings.u8    uint8 [N, D, G, G]

@@ -5,7 +5,7 @@
 
 The encoder ends in a sum of two GELUs, which hardly reaches below zero, while the teacher's channels do. So it learns
 the embedding raised by a constant per channel, and `no_mem_embed`, which is added before the decoder, takes that away
-again: with the teacher's own heads (`--heads`: prompt encoder and mask decoder) it is a promptable image model at once.
+again. With the teacher's own heads (`--heads`: prompt encoder and mask decoder) it is a promptable image model at once.
 
 With `--data` the moving average of the weights is scored on held-out photos (`training.image_validation`) every few
 hundred steps; the curve is written beside the checkpoint, `<out>.jsonl`. At the end of a run from a new network the
@@ -54,10 +54,10 @@ from training.signals import SaveClock, outlive_signals, stop_requests
 GRID_CROPS = (24, 64)
 """Side of a crop in cells of the teacher's grid, least and most. A crop of 32 cells at 256 px shows objects at the size
 that they have on a whole photo at 512 px."""
-STRIDE = 16  # of the student
+STRIDE = 16  # pixels of the student's input per cell of its embedding
 STATISTICS = 200  # embeddings that the statistics of the channels are taken from
 MATCHED = 32  # images that the memory parts are fitted to
-FLOOR = -0.2  # where the lowest percent of a channel comes to lie
+FLOOR = -0.2  # value to which the lowest percent of a channel is raised
 FROZEN = ("memory_attention", "memory_encoder", "memory_prompt_generator", "sam_prompt_encoder", "sam_mask_decoder")
 
 
@@ -123,7 +123,7 @@ class Embeddings(Dataset[tuple[Tensor, Tensor]]):
             torch.manual_seed(derive_seed(self._seed, k, 1))
             image = self._colours(image / 255)
         image = (image - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
-        # The frames before: the same picture, a little to the side, as in a video.
+        # Earlier frames: the same picture shifted by a few pixels.
         earlier = [
             torch.roll(image, rng.integers(-6, 6, size=2, endpoint=True).tolist(), dims=(1, 2)) for _ in range(2)
         ]

@@ -1,4 +1,4 @@
-"""Write down what a teacher's image encoder says about photos: one embedding each, to be distilled.
+"""Write a teacher's embeddings of photos into a folder, for distillation.
 
     python -m training.distillation.teacher --model encoder.onnx --images DIR [DIR ...] -o embeddings
 

@@ -1,4 +1,4 @@
-"""A batch in, its loss out: the module that is trained, and that DDP wraps."""
+"""The module that turns a batch into its loss; DDP wraps it."""
 
 from __future__ import annotations
 

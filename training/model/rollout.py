@@ -1,4 +1,4 @@
-"""The training loop's half of "two loops, one set of verbs": a batch of clips is played through the model.
+"""Play a batch of clips through the model, by the same calls as in prediction.
 
 The order is the predictor's: prompted frames first, without memory; then the other frames in time, each reading the
 memory of the frames before it. A frame that the simulated user corrects becomes a conditioning frame.
@@ -73,7 +73,7 @@ class ClipRollout(nn.Module):
     """Plays clips.
 
     Args:
-        model: the network; its mode (train or eval) is the caller's business.
+        model: the network; its mode (train or eval) is set by the caller.
         user: frequencies of the simulated user's prompts.
         auxiliary: compute the memory attention's deep-supervision masks.
         checkpoint_activations: recompute each frame in the backward pass instead of keeping its activations.

@@ -42,7 +42,7 @@ class PromptPlan:
 def plan_prompts(num_frames: int, config: UserConfig, rng: np.random.Generator) -> PromptPlan:
     """Decide what is prompted on a clip.
 
-    A still image (one frame) is always clicked on or boxed: a mask that is given teaches nothing about decoding.
+    A still image (one frame) is always clicked on or boxed: a mask prompt is itself the output, which has no loss.
 
     Args:
         num_frames: T of the clip.
@@ -54,10 +54,10 @@ def plan_prompts(num_frames: int, config: UserConfig, rng: np.random.Generator) 
     num_prompted = int(rng.integers(1, min(config.max_prompted, num_frames), endpoint=True))
     most_corrected = min(max(config.max_corrected, num_prompted), num_frames)
     num_corrected = int(rng.integers(num_prompted, most_corrected, endpoint=True))
-    order = [0, *(1 + rng.permutation(num_frames - 1)).tolist()]  # corrections reuse the prompted frames first
+    order = [0, *(1 + rng.permutation(num_frames - 1)).tolist()]  # so that prompted frames are corrected first
     prompted = tuple(sorted(order[:num_prompted]))
     if is_mask and num_frames > 1:
-        given = prompted[: num_frames - 1]  # a frame must be left to find the object on
+        given = prompted[: num_frames - 1]  # one frame must be left that is tracked
         return PromptPlan(kind="mask", prompted=given, corrected=())
     return PromptPlan(kind=kind, prompted=prompted, corrected=tuple(sorted(order[:num_corrected])))
 
@@ -135,7 +135,7 @@ def noisy_box(truth: Tensor, generators: Sequence[torch.Generator], config: User
     unit = torch.stack([torch.rand(2, 2, generator=generator) for generator in generators])
     unit = unit.to(truth.device, non_blocking=True)
     moved = (corners + (2 * unit - 1) * largest).clamp(0, truth.shape[-1])
-    ordered = torch.stack([moved.amin(dim=1), moved.amax(dim=1)], dim=1)  # much noise may swap corners
+    ordered = torch.stack([moved.amin(dim=1), moved.amax(dim=1)], dim=1)  # noise may swap corners
     labels = torch.tensor(BOX_LABELS, dtype=torch.int32).repeat(len(truth), 1)
     return ordered, labels.to(truth.device, non_blocking=True)
 

@@ -25,12 +25,12 @@ from .warp import Ripple, log_uniform
 
 COMPOSED = 0.6  # probability that a photo's objects are cut out, where it has some; otherwise the camera moves over it
 HIDDEN = 0.4  # probability that something without a mask passes in front of an object
-MAX_OBJECTS = 3  # cut out
-MAX_MASKS = 16  # kept of a photo that a camera moves over (SA-1B has hundreds)
+MAX_OBJECTS = 3  # most objects that are cut out
+MAX_MASKS = 16  # most masks of a photo that a camera moves over (SA-1B has hundreds)
 CUTTABLE = (0.002, 0.6)  # share of its photo that an object must cover to be cut out
 AREAS = (0.015, 0.25)  # share of the frame that a cut-out covers, before it changes its scale
 LARGEST = 0.95  # longest side of a cut-out, over the frame's
-ENLARGED = 1.6  # a cut-out by at most
+ENLARGED = 1.6  # largest enlargement of a cut-out
 
 
 class MovingStills:
@@ -99,7 +99,7 @@ class MovingStills:
             layers=tuple(layers),
             look=Look.draw(rng),
             num_frames=self._num_frames,
-            problems=problems_of(photo.masks),  # those of the other photos are told with videos of their own
+            problems=problems_of(photo.masks),  # problems of the other photos are reported with their own videos
         )
 
     def _draw_background(self, rng: np.random.Generator, index: int) -> tuple[Source, int] | None:

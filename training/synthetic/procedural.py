@@ -1,4 +1,4 @@
-"""Videos made of nothing but a seed: textured objects that move over a textured backdrop, with exact masks."""
+"""Videos drawn from a seed: textured objects that move over a textured backdrop, with exact masks."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from .scene import Backdrop, Layer, Look, Scene, SceneVideo, draw_camera, draw_p
 from .warp import Ripple, log_uniform
 
 MAX_OBJECTS = 4
-AREAS = (0.015, 0.25)  # of the frame, before an object changes its scale
+AREAS = (0.015, 0.25)  # share of the frame that an object covers, before it changes its scale
 BACKDROP_MARGIN = 1.2  # size of the backdrop over that of the frame: what the camera can move over
-SUPERSAMPLING = 2  # outlines are drawn so much larger: soft edges
+SUPERSAMPLING = 2  # outlines are drawn larger by this factor and reduced, which makes edges soft
 
 
 class ProceduralVideos:

@@ -21,8 +21,8 @@ from training.dataset.clips import PartialMasks
 from .warp import Motion, Ripple, Swing, Window, corners, inverse, log_uniform, shift, smear, transform, warp, window_of
 
 VISIBLE = 0.5  # share of a pixel's colour that is the object's, from which on the pixel belongs to its mask
-KEPT_FRAMES = 8  # rendered frames that an open video keeps: image and masks of a frame are mostly asked for together
-LONGEST_SMEAR = 0.25  # of the smaller side of what moves: the mask of what is smeared further means nothing
+KEPT_FRAMES = 8  # rendered frames that an open video keeps, since image and masks of a frame are mostly read together
+LONGEST_SMEAR = 0.25  # longest motion blur over the smaller side of what moves; with more, a mask has no meaning
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 GRID_STEP = 8  # pixels between the points at which a warp is computed; linear between them
-SHORTEST_SWING = 8.0  # frames from one end to the other: nothing shakes
+SHORTEST_SWING = 8.0  # least frames from one end to the other, so that nothing shakes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Files of a run on a disk that can be full: each is whole or not there, and what goes wrong is one clear error."""
+"""Errors of the disk, which may be full, become one RunError that says what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A look at a rollout: what was prompted, predicted and true on every frame."""
+"""A picture of a rollout: prompts, predicted and true masks of every frame."""
 
 from __future__ import annotations
 

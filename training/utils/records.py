@@ -1,4 +1,4 @@
-"""What a run says about itself: one line of progress, `metrics.jsonl`, TensorBoard, and where the time goes."""
+"""The records of a run: a progress bar, `metrics.jsonl`, TensorBoard and the time of each part of a step."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from i2vpp.utils.files import atomic_write
 from training.utils.disk import appending, writing
 
 METRICS = "metrics.jsonl"
-_TOLD = 10  # skipped things of a kind that are told one by one
+_TOLD = 10  # skipped things of a kind that are reported one by one
 _RECENT = 20  # steps over which the line of progress averages
 
 
 class Stopwatch:
     """Splits wall-clock time into named parts and the rest.
 
-    Kernels of a GPU run behind the program's back: their time counts where the program waits for a result.
+    A GPU's kernels run asynchronously: their time counts where the program waits for a result.
     """
 
     def __init__(self, *, now: Callable[[], float] = time.perf_counter) -> None:
@@ -72,7 +72,7 @@ class Records:
             return
         self._folder = folder
         self._recent: deque[dict[str, float]] = deque(maxlen=_RECENT)
-        # Into a file, a line now and then.
+        # In a file, every update is a line of its own, so there are few.
         seconds = 0.1 if sys.stderr.isatty() else 30.0
         self._bar = tqdm(total=total_steps, initial=start, unit="step", dynamic_ncols=True, mininterval=seconds)
         with writing(folder / METRICS):
