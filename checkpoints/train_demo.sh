@@ -45,7 +45,7 @@ $PYTHON -m training.train -c i2vpp-demo-tune run.folder="$OUT/all" start.checkpo
 $PYTHON -m training.train -c i2vpp-demo-512 run.folder="$OUT/large" start.checkpoint="$OUT/all/best.pt" ${TRAIN:-}
 
 # 4. Small weights, and their scores on sequences that none of this has seen.
-$PYTHON -m training.export "$OUT/large/best.pt" "$OUT/i2vpp-demo.pt" --dtype bf16 \
+$PYTHON -m training.export "$OUT/large/best.pt" "$OUT/i2vpp-demo.pt" --dtype bfloat16 \
     --card licence="research and demonstration only, not commercial" model_card="checkpoints/i2vpp-demo.md"
 if [ -n "$PARTS" ]; then
     split -d -b "$PARTS" "$OUT/i2vpp-demo.pt" "$OUT/i2vpp-demo.pt."

@@ -15,7 +15,6 @@ from i2vpp.utils.distributed import (
     Ranks,
     all_agree,
     any_rank,
-    barrier,
     broadcast_object,
     gather_objects,
     process_group,
@@ -47,7 +46,6 @@ def talk(config: TrainConfig, ranks: Ranks) -> None:
             "broadcast": broadcast_object({"from": ranks.rank}),
             "gathered": gather_objects(f"rank {ranks.rank}"),
         }
-        barrier()
     (Path(config.run.folder) / f"ready{ranks.rank}").touch()
     limit = time.monotonic() + 60
     while not stopped and time.monotonic() < limit:

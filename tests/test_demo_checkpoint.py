@@ -14,7 +14,7 @@ from i2vpp.checkpoint import inspect_checkpoint
 from i2vpp.commands.demo import CLIP, PROMPTS
 from i2vpp.evaluation.metrics import jaccard
 from training.config import ValidationConfig
-from training.validation import open_validation, track_sequence
+from training.validation import open_validation, read_sequence, track_sequence
 
 DEMO = "i2vpp-demo"
 FRAMES = 40
@@ -82,6 +82,7 @@ def test_bfloat16_gives_nearly_the_same_masks_of_the_validation_sequences(shared
     exact, rough = (build_i2vpp_video_predictor(ckpt_path=DEMO, device="cpu", dtype=d) for d in ("float32", "bfloat16"))
     ious = []
     for index in range(len(sequences)):
-        a, b = (track_sequence(p, sequences[index], prompt="gm", max_frames=8) for p in (exact, rough))
-        ious += [jaccard(a.mask(obj, t), b.mask(obj, t)) for obj in a.start for t in range(1, 8)]
+        video = read_sequence(sequences[index], max_frames=8)
+        a, b = (track_sequence(p, video, prompt="gm").found for p in (exact, rough))
+        ious += [jaccard(a[obj][t], b[obj][t]) for obj in a for t in range(1, 8)]
     assert np.mean(ious) > 0.98

@@ -24,7 +24,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", ["mine.pt", "new/model.safetensors"])
-@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+@pytest.mark.parametrize("dtype", ["bf16", "float32"])
 def test_the_suffix_chooses_the_form(
     name: str, dtype: str, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -41,7 +41,7 @@ def test_the_suffix_chooses_the_form(
     if out.suffix == ".safetensors":
         with safetensors.safe_open(out, "pt") as file:
             assert file.metadata()["format"] == "pt"
-    if dtype == "fp32":
+    if dtype == "float32":
         before, after = read_checkpoint(checkpoint)["model"], read_checkpoint(out)["model"]
         assert all(torch.equal(value, after[entry]) for entry, value in before.items())
 

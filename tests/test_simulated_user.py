@@ -202,10 +202,10 @@ def test_boxes_contain_most_of_the_object() -> None:
 
 def test_clicks_come_behind_boxes_and_earlier_clicks() -> None:
     box, click = noisy_box(OBJECT, seeds(1), CONFIG), first_click(OBJECT, seeds(1))
-    coords, labels = append_clicks(*box, *click)
+    coords, labels = append_clicks(box, click)
     assert labels.tolist() == [[2, 3, 1]]
     assert torch.equal(coords, torch.cat([box[0], click[0]], dim=1))
-    coords, labels = append_clicks(None, None, *click)
+    coords, labels = append_clicks(None, click)
     assert torch.equal(coords, click[0]) and torch.equal(labels, click[1])
 
 

@@ -80,7 +80,7 @@ def tensors(value: Any) -> Iterator[Tensor]:
 
 def everything(run: Learner) -> list[Tensor]:
     states = [run.model.state_dict(), run.optimizer.state_dict()["state"]]
-    states += [] if run.ema is None else [run.ema.state_dict()]
+    states += [] if run.ema is None else [run.ema.shadow]
     return [tensor.clone() for tensor in tensors(dict(enumerate(states)))]
 
 
@@ -369,12 +369,14 @@ def test_a_full_disk_at_an_export(tmp_path: Path, network: I2VPP) -> None:
 
 
 def test_weights_that_do_not_fit_a_dtype_are_not_exported(tmp_path: Path, network: I2VPP) -> None:
-    with pytest.raises(CheckpointError, match="dtype must be one of bf16, fp16, fp32; got 'int8'"):
+    with pytest.raises(CheckpointError, match="dtype must be one of float32, bfloat16, float16; got 'int8'"):
         export_weights(tmp_path / FILE, tmp_path / "small.pt", dtype="int8")
     state = {name: value.clone() for name, value in network.state_dict().items()}
     state["obj_ptr_tpos_proj.weight"][0, 0] = 1e6
     torch.save({"model": state}, tmp_path / FILE)
-    with pytest.raises(CheckpointError, match=r"obj_ptr_tpos_proj\.weight is not finite in fp16; nothing was written"):
+    with pytest.raises(
+        CheckpointError, match=r"obj_ptr_tpos_proj\.weight is not finite in float16; nothing was written"
+    ):
         export_weights(tmp_path / FILE, tmp_path / "small.pt", dtype="fp16")
     assert not (tmp_path / "small.pt").exists()
     assert inspect_checkpoint(tmp_path / FILE).image_size is None

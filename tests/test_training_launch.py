@@ -23,7 +23,6 @@ from i2vpp.utils.distributed import (
     Ranks,
     all_agree,
     any_rank,
-    barrier,
     broadcast_object,
     check_port_free,
     find_free_port,
@@ -99,7 +98,6 @@ def test_alone_there_is_nobody_to_talk_to() -> None:
         assert any_rank(True, CPU) and not any_rank(False, CPU)
         assert sum_over_ranks(torch.ones(2)).tolist() == [1, 1]
         assert broadcast_object("x") == "x" and gather_objects("x") == ["x"]
-        barrier()
 
 
 def test_several_processes_need_an_address() -> None:
@@ -190,6 +188,15 @@ def test_options_win_over_the_recipe_wherever_they_stand(tmp_path, capsys) -> No
     said = capsys.readouterr().out
     assert "3 processes on this machine" in said
     assert "3 epochs, at most 20 steps" in said
+
+
+def test_options_have_the_names_that_they_have_in_other_commands(tmp_path, capsys) -> None:
+    arguments = ["-c", "i2vpp-smoke", f"run.folder='{tmp_path}'", "--override", "run.epochs=3", "--processes", "2"]
+    assert main([*arguments, "--device", "cpu", "--dtype", "bfloat16", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "2 processes on this machine" in said and "bfloat16 on cpu" in said and "3 epochs" in said
+    assert main([*arguments, "--overide", "run.epochs=3"]) == 2
+    assert "did you mean '--override'?" in capsys.readouterr().err
 
 
 def test_a_dry_run_says_what_would_run(tmp_path, capsys) -> None:

@@ -187,8 +187,14 @@ def unnormalised(frames: torch.Tensor) -> torch.Tensor:
     return frames * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)
 
 
+def transformed(clip: Clip, augment: AugmentConfig, size: int = SIZE) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the frames and masks of a transformed clip."""
+    clip = transform_clip(clip, augment, size)
+    return clip.frames, clip.masks
+
+
 def test_without_augmentation_frames_are_resized_and_normalised() -> None:
-    frames, masks = transform_clip(painted_clip((12, 20, 36, 60)), None, SIZE)
+    frames, masks = transformed(painted_clip((12, 20, 36, 60)), STILL, SIZE)
     assert frames.shape == (2, 3, SIZE, SIZE)
     assert frames.dtype == torch.float32
     assert masks.shape == (1, 2, SIZE, SIZE)
@@ -199,7 +205,7 @@ def test_without_augmentation_frames_are_resized_and_normalised() -> None:
     assert torch.equal(masks[0, 0], values[0, 0] >= 0.5)
     assert masks[0, 0].nonzero().amin(0).tolist() == [6, 6]  # 12 / 60 and 20 / 100 of 32 = 6.4
     assert masks[0, 0].nonzero().amax(0).tolist() == [18, 18]  # 36 / 60 and 60 / 100 of 32 = 19.2, exclusive
-    same = [transform_clip(replace(painted_clip((12, 20, 36, 60)), seed=seed), STILL, SIZE) for seed in range(5)]
+    same = [transformed(replace(painted_clip((12, 20, 36, 60)), seed=seed), STILL, SIZE) for seed in range(5)]
     for other_frames, other_masks in same:
         assert_close(other_frames, frames)
         assert torch.equal(other_masks, masks)
@@ -209,7 +215,7 @@ def test_frames_and_masks_move_alike() -> None:
     augment = replace(STILL, flip=0.5, degrees=25.0, shear=20.0, scale=[0.8, 1.2])
     seen = set()
     for seed in range(20):
-        frames, masks = transform_clip(replace(painted_clip((10, 20, 40, 50)), seed=seed), augment, SIZE)
+        frames, masks = transformed(replace(painted_clip((10, 20, 40, 50)), seed=seed), augment, SIZE)
         values = unnormalised(frames)
         assert torch.equal(frames[0], frames[1])
         assert torch.equal(masks[:, 0], masks[:, 1])
@@ -225,7 +231,7 @@ def test_what_comes_into_the_picture_is_the_mean_colour() -> None:
     augment = replace(STILL, degrees=25.0)
     clip = replace(painted_clip((20, 40, 40, 60)), seed=2)
     white = replace(clip, frames=torch.full_like(clip.frames, 255))
-    frames, _ = transform_clip(white, augment, SIZE)
+    frames, _ = transformed(white, augment, SIZE)
     assert frames[0, :, [0, -1], [0, -1]].abs().amax() < 0.01  # the mean is 0 after normalisation, white 2.2 to 2.6
     assert_close(unnormalised(frames[0])[:, SIZE // 2, SIZE // 2], torch.ones(3))
 
@@ -233,7 +239,7 @@ def test_what_comes_into_the_picture_is_the_mean_colour() -> None:
 def test_a_rotation_keeps_angles_whatever_the_aspect_ratio() -> None:
     augment = replace(STILL, degrees=25.0)
     clip = replace(painted_clip((10, 80, 30, 120), size=(40, 200)), seed=2)
-    _, masks = transform_clip(clip, augment, 200)
+    _, masks = transformed(clip, augment, 200)
     stretched = masks[0, 0].nonzero().double() * torch.tensor([40 / 200, 1.0])  # back to the aspect ratio of the clip
     centred = stretched - stretched.mean(0)
     spread = torch.linalg.eigvalsh(centred.T @ centred / len(centred) * 12).sqrt()
@@ -244,12 +250,12 @@ def test_objects_stay_in_the_picture_but_for_a_quarter_of_many() -> None:
     augment = replace(STILL, degrees=45.0, scale=[1.5, 3.0])
     corners = [(0, 0, 8, 8), (0, 92, 8, 100), (52, 0, 60, 8), (52, 92, 60, 100)]
     for seed in range(10):
-        _, masks = transform_clip(replace(painted_clip(*corners[:3]), seed=seed), augment, 64)
+        _, masks = transformed(replace(painted_clip(*corners[:3]), seed=seed), augment, 64)
         assert masks[:, 0].flatten(1).any(1).all()
     moved = replace(STILL, degrees=25.0, scale=[1.4, 1.5])
     boxes = [(20 + i, 40, 40, 60) for i in range(9)] + corners[:1]
     lost = [
-        int((~transform_clip(replace(painted_clip(*boxes), seed=seed), moved, 64)[1][:, 0].flatten(1).any(1)).sum())
+        int((~transformed(replace(painted_clip(*boxes), seed=seed), moved, 64)[1][:, 0].flatten(1).any(1)).sum())
         for seed in range(5)
     ]
     assert lost == [1] * 5
@@ -258,12 +264,12 @@ def test_objects_stay_in_the_picture_but_for_a_quarter_of_many() -> None:
 def test_colours_change_per_clip_and_per_frame() -> None:
     clip = painted_clip((10, 20, 40, 50))
     grey = replace(clip, frames=torch.full_like(clip.frames, 128) // torch.tensor([1, 2, 4]).view(3, 1, 1))
-    per_clip = unnormalised(transform_clip(grey, replace(STILL, color=[0.3, 0.3, 0.3]), SIZE)[0])
+    per_clip = unnormalised(transformed(grey, replace(STILL, color=[0.3, 0.3, 0.3]), SIZE)[0])
     assert torch.equal(per_clip[0], per_clip[1])
     assert not torch.allclose(per_clip[0, :, 0, 0], torch.tensor([0.5, 0.25, 0.125]), atol=0.02)
-    per_frame = unnormalised(transform_clip(grey, replace(STILL, frame_color=[0.3, 0.3, 0.3]), SIZE)[0])
+    per_frame = unnormalised(transformed(grey, replace(STILL, frame_color=[0.3, 0.3, 0.3]), SIZE)[0])
     assert not torch.allclose(per_frame[0], per_frame[1], atol=0.02)
-    without_colour = unnormalised(transform_clip(grey, replace(STILL, gray=1.0), SIZE)[0])
+    without_colour = unnormalised(transformed(grey, replace(STILL, gray=1.0), SIZE)[0])
     assert_close(without_colour[:, 0], without_colour[:, 2], rtol=0, atol=1e-5)
 
 
@@ -271,11 +277,11 @@ def test_a_transform_depends_on_the_seed_alone_and_leaves_the_global_generator()
     clip = painted_clip((10, 20, 40, 50))
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    first = transform_clip(clip, AugmentConfig(), SIZE)
+    first = transformed(clip, AugmentConfig(), SIZE)
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(2)
-    again = transform_clip(clip, AugmentConfig(), SIZE)
-    other = transform_clip(replace(clip, seed=6), AugmentConfig(), SIZE)
+    again = transformed(clip, AugmentConfig(), SIZE)
+    other = transformed(replace(clip, seed=6), AugmentConfig(), SIZE)
     assert torch.equal(first[0], again[0])
     assert torch.equal(first[1], again[1])
     assert not torch.equal(first[0], other[0])
@@ -362,7 +368,6 @@ def load(
     rank: int = 0,
     world_size: int = 1,
     start_step: int = 0,
-    augment: bool = True,
 ) -> list[LoadedBatch]:
     sources = sources or {"a": Videos("a"), "b": Videos("b", count=4)}
     sizes = {name: len(source) for name, source in sources.items()}
@@ -374,7 +379,6 @@ def load(
         rank=rank,
         image_size=SIZE,
         start_step=start_step,
-        augment=augment,
     )
     batches = list(loader)
     assert len(batches) == len(loader) == len(plan) - start_step
@@ -443,7 +447,7 @@ def test_the_number_of_threads_changes_nothing() -> None:
 
 
 def test_without_augmentation_clips_are_those_that_were_drawn() -> None:
-    batch = next(item.batch for item in load(make_config(), augment=False) if item.batch.num_frames == 3)
+    batch = next(item.batch for item in load(replace(make_config(), augment=STILL)) if item.batch.num_frames == 3)
     areas = batch.masks[:, 0].sum((1, 2))
     assert set(areas.tolist()) <= {round(8 / 24 * SIZE) * round(8 / 40 * SIZE) + extra for extra in range(-11, 12)}
     assert unnormalised(batch.frames[0, 0]).amin() > -1e-5
@@ -478,7 +482,7 @@ def test_objects_too_small_to_show_are_left_out() -> None:
 
     config = make_config()
     config.sources["b"].clip.max_objects = 2
-    batches = load(config, {"a": Videos("a"), "b": Specks("b", count=2)}, augment=False)
+    batches = load(replace(config, augment=STILL), {"a": Videos("a"), "b": Specks("b", count=2)})
     batch, failures = next((item.batch, item.failures) for item in batches if item.batch.names[0][0] == "b")
     assert batch.num_objects == 2
     assert set(failures) == {f"b: b/0: the drawn objects are too small to show at {SIZE} pixels"}

@@ -12,12 +12,12 @@ from torch import Tensor
 from i2vpp.structures import ABSENT_LOGIT, MaskPrediction
 from training.config import LossConfig
 from training.loss_fns import (
+    TERMS,
     LossTerms,
     StepOutput,
     boundary_weights,
     clip_loss,
     normalised,
-    step_loss,
     structure_loss,
     sum_steps,
 )
@@ -47,6 +47,15 @@ def step(
         candidate_ious=torch.tensor([ious]),
     )
     return StepOutput(prediction=prediction, auxiliary=None if auxiliary is None else torch.tensor([auxiliary]))
+
+
+def step_loss(output: StepOutput, truth: Tensor) -> LossTerms:
+    """Loss of a clip of one frame with one step."""
+    return clip_loss([[output]], truth[:, None])
+
+
+def floats(terms: LossTerms) -> dict[str, float]:
+    return {name: getattr(terms, name).item() for name in TERMS}
 
 
 def mask_loss(logits: Sequence[Sequence[float]], truth: Tensor, weights: Sequence[float] = (1, 1, 1, 1)) -> float:
@@ -100,19 +109,19 @@ def test_boundary_weights_look_15_pixels_far() -> None:
 
 
 def test_terms_of_a_step_by_hand() -> None:
-    terms = step_loss(step(GOOD, ious=(0.25,), score=1.5, auxiliary=[GOOD, POOR, POOR, POOR]), TRUTH, CONFIG)
+    terms = step_loss(step(GOOD, ious=(0.25,), score=1.5, auxiliary=[GOOD, POOR, POOR, POOR]), TRUTH)
     mask = mask_loss(GOOD, TRUTH, edge_weights(TRUTH))
     auxiliary = (mask_loss(GOOD, TRUTH) + 3 * mask_loss(POOR, TRUTH)) / 4
     presence = math.log(1 + math.exp(-1.5))
     values = {"mask": mask, "auxiliary": auxiliary, "iou": 0.75, "presence": presence}
-    assert terms.detach_floats() == pytest.approx(values)
-    assert (terms.count, terms.steps) == (1, 1)
+    assert floats(terms) == pytest.approx(values)
+    assert terms.steps == 1
     weighted = LossConfig(mask=20, iou=3, presence=0.5)
     assert terms.total(weighted).item() == pytest.approx(20 * (mask + auxiliary) + 3 * 0.75 + 0.5 * presence)
 
 
 def test_without_memory_the_chosen_mask_is_the_auxiliary_one() -> None:
-    terms = step_loss(step(GOOD, POOR, ious=(0.1, 0.9), chosen=1), TRUTH, CONFIG)
+    terms = step_loss(step(GOOD, POOR, ious=(0.1, 0.9), chosen=1), TRUTH)
     assert terms.auxiliary.item() == pytest.approx(mask_loss(POOR, TRUTH))
 
 
@@ -120,7 +129,7 @@ def test_without_memory_the_chosen_mask_is_the_auxiliary_one() -> None:
 def test_only_the_best_candidate_counts_and_learns_but_all_ious_do(candidates: tuple[list[list[float]], ...]) -> None:
     output = step(*candidates, ious=(0.5, 0.5, 0.5))
     masks, ious = output.prediction.candidates.requires_grad_(), output.prediction.candidate_ious.requires_grad_()
-    terms = step_loss(output, TRUTH, CONFIG)
+    terms = step_loss(output, TRUTH)
     assert terms.mask.item() == pytest.approx(mask_loss(GOOD, TRUTH, edge_weights(TRUTH)))
     assert terms.iou.item() == pytest.approx((abs(0.5 - 1) + 2 * abs(0.5 - 1 / 3)) / 3)
     (terms.mask + terms.iou).backward()
@@ -140,18 +149,18 @@ def batch(*steps: StepOutput) -> StepOutput:
 def test_the_best_candidate_is_chosen_for_each_object() -> None:
     one = step(GOOD, POOR, ious=(1.0, 0.0))
     two = step(POOR, GOOD, ious=(1.0, 0.0))
-    terms = step_loss(batch(one, two), TRUTH.repeat(2, 1, 1), CONFIG)
+    terms = step_loss(batch(one, two), TRUTH.repeat(2, 1, 1))
     assert terms.mask.item() == pytest.approx(2 * mask_loss(GOOD, TRUTH, edge_weights(TRUTH)))
-    assert (terms.count, terms.steps) == (2, 2)
+    assert terms.steps == 2
 
 
 def test_an_absent_object_counts_for_presence_alone() -> None:
-    terms = step_loss(step(GOOD, ious=(0.7,), score=2.0, auxiliary=[POOR]), NOTHING, CONFIG)
+    terms = step_loss(step(GOOD, ious=(0.7,), score=2.0, auxiliary=[POOR]), NOTHING)
     values = {"mask": 0, "auxiliary": 0, "iou": 0, "presence": math.log(1 + math.exp(2))}
-    assert terms.detach_floats() == pytest.approx(values)
+    assert floats(terms) == pytest.approx(values)
     seen, unseen = step(GOOD, ious=(0.7,), score=2.0), step(POOR, ious=(0.7,), score=-1.0)
-    both = step_loss(batch(seen, unseen), torch.cat([TRUTH, NOTHING]), CONFIG)
-    alone = step_loss(seen, TRUTH, CONFIG)
+    both = step_loss(batch(seen, unseen), torch.cat([TRUTH, NOTHING]))
+    alone = step_loss(seen, TRUTH)
     assert both.mask.item() == pytest.approx(alone.mask.item())
     assert both.presence.item() == pytest.approx(math.log(1 + math.exp(-2)) + math.log(1 + math.exp(-1)))
 
@@ -159,7 +168,7 @@ def test_an_absent_object_counts_for_presence_alone() -> None:
 def test_masks_are_upsampled_to_the_truth() -> None:
     truth = torch.zeros(1, 8, 8, dtype=torch.bool)
     truth[:, :4] = True
-    terms = step_loss(step(GOOD, ious=(1.0,), auxiliary=[[[9.0] * 8] * 4 + [[-9.0] * 8] * 4]), truth, CONFIG)
+    terms = step_loss(step(GOOD, ious=(1.0,), auxiliary=[[[9.0] * 8] * 4 + [[-9.0] * 8] * 4]), truth)
     assert terms.iou.item() == pytest.approx(0)
     # bilinear, half-pixel centres: from 2 rows to 8 the row centres lie at -.375, -.125, .125, ... clamped to [0, 1]
     rows = [2 - 4 * min(max((i + 0.5) / 4 - 0.5, 0), 1) for i in range(8)]
@@ -179,7 +188,7 @@ def test_extreme_logits_and_half_precision_are_safe(truth: Tensor, dtype: torch.
         logits=leaf[:, :1], iou=ious[:, 0], object_score=scores, pointer=torch.zeros(1, 1), candidates=leaf,
         candidate_ious=ious,
     )  # fmt: skip
-    terms = step_loss(StepOutput(prediction=prediction, auxiliary=leaf), truth, CONFIG)
+    terms = step_loss(StepOutput(prediction=prediction, auxiliary=leaf), truth)
     total = terms.total(CONFIG)
     assert total.dtype == torch.float32
     total.backward()
@@ -193,7 +202,7 @@ def test_inputs_are_left_alone() -> None:
     output, truth = step(GOOD, POOR, ious=(0.5, 0.5), auxiliary=[POOR]), TRUTH.clone()
     assert output.auxiliary is not None
     before = [output.prediction.candidates.clone(), output.prediction.candidate_ious.clone(), output.auxiliary.clone()]
-    step_loss(output, truth, CONFIG)
+    step_loss(output, truth)
     after = [output.prediction.candidates, output.prediction.candidate_ious, output.auxiliary]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert torch.equal(truth, TRUTH)
@@ -204,42 +213,42 @@ def test_no_objects_cost_nothing() -> None:
         logits=torch.zeros(0, 1, 2, 2), iou=torch.zeros(0), object_score=torch.zeros(0), pointer=torch.zeros(0, 1),
         candidates=torch.zeros(0, 3, 2, 2), candidate_ious=torch.zeros(0, 3),
     )  # fmt: skip
-    terms = step_loss(StepOutput(prediction=none), torch.zeros(0, 8, 8, dtype=torch.bool), CONFIG)
-    assert (terms.total(CONFIG).item(), terms.count) == (0, 0)
+    terms = step_loss(StepOutput(prediction=none), torch.zeros(0, 8, 8, dtype=torch.bool))
+    assert (terms.total(CONFIG).item(), terms.steps) == (0, 0)
 
 
-def test_a_clip_sums_frames_and_steps_but_counts_objects_once() -> None:
+def test_a_clip_sums_frames_and_steps() -> None:
     frames = [[step(POOR), step(GOOD)], [], [step(GOOD)]]
     truth = torch.stack([TRUTH, TRUTH, NOTHING], dim=1)
-    terms = clip_loss(frames, truth, CONFIG)
+    terms = clip_loss(frames, truth)
     weights = edge_weights(TRUTH)
     assert terms.mask.item() == pytest.approx(mask_loss(POOR, TRUTH, weights) + mask_loss(GOOD, TRUTH, weights))
     assert terms.presence.item() == pytest.approx(2 * math.log(1 + math.exp(-1)) + math.log(1 + math.exp(1)))
-    assert (terms.count, terms.steps) == (1, 3)
-    each = [step_loss(frames[0][0], TRUTH, CONFIG), step_loss(frames[0][1], TRUTH, CONFIG)]
-    summed = sum_steps([*each, step_loss(frames[2][0], NOTHING, CONFIG)])
-    assert summed.detach_floats() == pytest.approx(terms.detach_floats())
-    assert (summed.count, summed.steps) == (1, 3)
+    assert terms.steps == 3
+    each = [step_loss(frames[0][0], TRUTH), step_loss(frames[0][1], TRUTH)]
+    summed = sum_steps([*each, step_loss(frames[2][0], NOTHING)])
+    assert floats(summed) == pytest.approx(floats(terms))
+    assert summed.steps == 3
 
 
 def test_a_clip_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="steps of 1 frames, but truth of 2"):
-        clip_loss([[step(GOOD)]], torch.stack([TRUTH, TRUTH], dim=1), CONFIG)
+        clip_loss([[step(GOOD)]], torch.stack([TRUTH, TRUTH], dim=1))
     with pytest.raises(ValueError, match="nothing to learn from"):
-        clip_loss([[]], TRUTH[:, None], CONFIG)
+        clip_loss([[]], TRUTH[:, None])
 
 
 def test_adding_and_normalising() -> None:
     def terms(value: float, count: int) -> LossTerms:
         mask, auxiliary, iou, presence = torch.tensor([1.0, 2, 3, 4]) * value
-        return LossTerms(mask=mask, auxiliary=auxiliary, iou=iou, presence=presence, count=count, steps=5 * count)
+        return LossTerms(mask=mask, auxiliary=auxiliary, iou=iou, presence=presence, steps=5 * count)
 
-    both = terms(1, 2) + terms(10, 1)
-    assert both.detach_floats() == {"mask": 11, "auxiliary": 22, "iou": 33, "presence": 44}
-    assert (both.count, both.steps) == (3, 15)
+    both = sum_steps([terms(1, 2), terms(10, 2)])
+    assert floats(both) == {"mask": 11, "auxiliary": 22, "iou": 33, "presence": 44}
+    assert both.steps == 20
     mean = normalised(both, 4)
-    assert mean.detach_floats() == {"mask": 2.75, "auxiliary": 5.5, "iou": 8.25, "presence": 11}
-    assert (mean.count, mean.steps) == (3, 15)
+    assert floats(mean) == {"mask": 2.75, "auxiliary": 5.5, "iou": 8.25, "presence": 11}
+    assert mean.steps == 20
     with pytest.raises(ValueError, match="count must be positive, got 0"):
         normalised(both, 0)
 
@@ -256,6 +265,6 @@ def test_the_gpu_gives_the_same_loss() -> None:
             logits=logits[:, :1], iou=ious[:, 0].to(device), object_score=scores.to(device),
             pointer=torch.zeros(2, 1, device=device), candidates=logits, candidate_ious=ious.to(device),
         )  # fmt: skip
-        return step_loss(StepOutput(prediction=prediction), truth.to(device), CONFIG).total(CONFIG).item()
+        return step_loss(StepOutput(prediction=prediction), truth.to(device)).total(CONFIG).item()
 
     assert total("cuda") == pytest.approx(total("cpu"), rel=1e-5)

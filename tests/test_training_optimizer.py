@@ -326,7 +326,7 @@ def test_the_moving_average_is_the_hand_computed_one() -> None:
     assert ema.shadow["0.weight"].item() == pytest.approx(0.15 * 1.9 + 0.85 * 2)
 
     other = EMA(model, decay=0.15)
-    other.load_state_dict(ema.state_dict())
+    other.load(ema.shadow, ema.updates)
     assert other.updates == 2
     assert other.shadow["0.weight"].equal(ema.shadow["0.weight"])
 
@@ -346,6 +346,6 @@ def test_the_average_leaves_the_model_as_it_was() -> None:
 def test_an_average_of_another_network_or_dtype_is_refused() -> None:
     ema = EMA(nn.Linear(2, 2), decay=0.9)
     with pytest.raises(ValueError, match="another network; different are bias"):
-        ema.load_state_dict(EMA(nn.Linear(2, 2, bias=False), decay=0.9).state_dict())
+        ema.load(EMA(nn.Linear(2, 2, bias=False), decay=0.9).shadow, updates=0)
     with pytest.raises(ValueError, match=r"must be float32, got torch\.bfloat16"):
         EMA(nn.Linear(2, 2, dtype=torch.bfloat16), decay=0.9)

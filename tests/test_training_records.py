@@ -190,7 +190,6 @@ def test_prompts_of_a_frame_are_gathered_for_one_object() -> None:
     assert masked.mask is not None and masked.mask.equal(masks[1])
     assert masked.description == "mask"
     assert DrawnPrompt.of([], 0).description == ""
-    assert DrawnPrompt(text="all at once").description == "all at once"
 
 
 def test_a_picture_needs_as_many_masks_as_frames() -> None:

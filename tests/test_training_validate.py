@@ -94,7 +94,7 @@ def test_objects_that_never_appear(tmp_path: Path) -> None:
 
 
 def test_the_command_on_a_whole_dataset(videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--kind", "palette", "--images", str(videos), "--workers", "0"]) == 0
+    assert main(["--kind", "palette", "--images", str(videos), "--processes", "0"]) == 0
     assert capsys.readouterr().out == "palette: 3 items, 6 frames, 6 objects; nothing broken\n"
 
 
@@ -147,7 +147,7 @@ def test_a_folder_that_is_missing_is_broken(tmp_path: Path, capsys: pytest.Captu
         ([], "one of the arguments --kind -c/--config is required"),
         (["--kind", "davis"], "invalid choice: 'davis'"),
         (["--kind", "palette"], "error: --kind palette needs --images"),
-        (["--kind", "palette", "--images", "x", "--workers", "-1"], "error: --workers must not be negative; got -1"),
+        (["--kind", "palette", "--images", "x", "--workers", "-1"], "error: --processes must not be negative; got -1"),
         (["--kind", "palette", "--images", "x", "run.seed=1"], "'run.seed=1': only recipes (-c) can be changed"),
         (["-c", "x", "--images", "y"], "error: --images: a recipe (-c) names its own files"),
         (["-c", "no-such-recipe"], "no-such-recipe"),
@@ -177,6 +177,8 @@ def test_all_datasets_of_a_recipe(videos: Path, tmp_path: Path, capsys: pytest.C
         "(validation): 3 items, 6 frames, 6 objects; nothing broken",
     ]
     assert main(["-c", str(recipe), "--workers", "0", f"data.sources.lost={{kind: palette, images: {videos}}}"]) == 0
+    override = f"data.sources.lost={{kind: palette, images: {videos}}}"
+    assert main(["-c", str(recipe), "--processes", "0", "--override", override]) == 0
 
 
 def test_a_recipe_without_files(capsys: pytest.CaptureFixture[str]) -> None:

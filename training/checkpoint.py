@@ -1,4 +1,4 @@
-"""The state of a run on disk: checkpoints that resume bit-identically and are inference checkpoints at once.
+"""The state of a run on disk: inference checkpoints from which the run also resumes bit-identically.
 
 `<run>/checkpoint.pt` is what `i2vpp.checkpoint.save_checkpoint` writes, plus `training`: optimiser, place in the data,
 random states and config, all of it plain data. With a moving average, `model` holds the average, which is the better
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,16 +24,18 @@ from i2vpp.errors import CheckpointError
 from i2vpp.utils.files import atomic_write
 from i2vpp.utils.notices import warn_user
 from training.ema import EMA
+from training.recipes import leaves
 from training.utils.disk import writing
 
 FILE = "checkpoint.pt"
 BEST = "best.pt"
 
-_CHUNK = 2**22  # bytes that are copied at a time
-_VERSION = 1  # of the `training` entry
-# Keys of a recipe that may change between the pieces of a run without a word; a dot at the end stands for a section.
+_CHUNK = 2**22  # bytes copied at a time
+_VERSION = 1  # format of the `training` entry
+# Keys of a recipe whose change on resuming is not warned about; a dot at the end stands for a section.
 _FREE_KEYS = ("run.folder", "run.max_minutes", "run.save_minutes", "run.picture_every", "cluster.")
-_PRESENT = ("lr", "peak", "weight_decay", "betas", "fused")  # of parameter groups: as the present run wants them
+# Keys of parameter groups that come from the present recipe.
+_PRESENT = ("lr", "peak", "weight_decay", "betas", "fused")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,44 +69,45 @@ class Learner:
     optimizer: torch.optim.Optimizer
     ema: EMA | None = None
 
+    def averaged(self) -> AbstractContextManager[None]:
+        """Put the moving average, where there is one, into the model while the context is entered."""
+        return nullcontext() if self.ema is None else self.ema.applied(self.model)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SavedRun:
     """A checkpoint of a run, read but not yet taken over; the tensors are mapped from the file.
 
     Args:
-        path: of the file.
-        state: how far the run was.
-        config: its recipe as YAML.
-        random_states: one per rank (see `random_state`).
+        path: the checkpoint file.
+        state: progress of the run.
         model: state dict of the inference model.
-        training: the rest: `optimizer`, and with a moving average `weights` and `ema_updates`.
+        training: the rest: `config` (the recipe as YAML), `random_states` (one per rank, see `random_state`),
+            `optimizer`, and with a moving average `weights` and `ema_updates`.
     """
 
     path: Path
     state: RunState
-    config: str
-    random_states: Sequence[Mapping[str, torch.Tensor]]
     model: Mapping[str, torch.Tensor]
     training: Mapping[str, Any]
 
 
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:
-    """Return the states of torch's global generators on the CPU and on `device`: one rank's part of a checkpoint."""
+    """Return the states of torch's global generators on the CPU and on `device`: one rank's part of a checkpoint.
+
+    Args:
+        device: device of this process; a CUDA device must be the current one.
+    """
     states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    elif device.type == "mps":
-        states["mps"] = torch.mps.get_rng_state()
+    if device.type != "cpu":
+        states[device.type] = torch.get_device_module(device).get_rng_state()
     return states
 
 
 def _set_random_state(states: Mapping[str, torch.Tensor], device: torch.device) -> None:
     torch.set_rng_state(states["cpu"].clone())
-    if device.type == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"].clone(), device)
-    elif device.type == "mps" and "mps" in states:
-        torch.mps.set_rng_state(states["mps"].clone())
+    if device.type != "cpu" and device.type in states:
+        torch.get_device_module(device).set_rng_state(states[device.type].clone())
 
 
 def save(
@@ -118,12 +122,12 @@ def save(
     """Write a checkpoint; it replaces the previous one only when it is complete.
 
     Args:
-        path: of the file.
+        path: the checkpoint file.
         learner: model, optimiser and what else has a state.
-        state: how far the run is.
-        random_states: of all ranks, in order.
+        state: progress of the run.
+        random_states: random states of all ranks, in order of the ranks.
         config: the recipe as YAML.
-        image_size: that is trained at.
+        image_size: side of the network's input in pixels.
 
     Raises:
         RunError: the file could not be written, for example because the disk is full; the previous one is whole.
@@ -135,14 +139,11 @@ def save(
         "random_states": [dict(states) for states in random_states],
         "optimizer": learner.optimizer.state_dict(),
     }
-    with writing(path):
-        if learner.ema is None:
-            save_checkpoint(learner.model, path, image_size=image_size, extra={"training": training})
-            return
+    if learner.ema is not None:
         training["ema_updates"] = learner.ema.updates
         training["weights"] = {name: value.clone() for name, value in learner.model.state_dict().items()}
-        with learner.ema.applied(learner.model):
-            save_checkpoint(learner.model, path, image_size=image_size, extra={"training": training})
+    with writing(path), learner.averaged():
+        save_checkpoint(learner.model, path, image_size=image_size, extra={"training": training})
 
 
 def keep_best(path: Path) -> Path:
@@ -164,8 +165,8 @@ def complete_best(path: Path, state: RunState) -> None:
     holds the step of the best score is what `best.pt` has to be.
 
     Args:
-        path: of the checkpoint that a run is resumed from.
-        state: of that checkpoint.
+        path: the checkpoint that a run is resumed from.
+        state: the state in that checkpoint.
 
     Raises:
         RunError: the copy could not be written.
@@ -202,8 +203,6 @@ def load(path: Path) -> SavedRun:
     return SavedRun(
         path=path,
         state=RunState(**training["state"]),
-        config=training["config"],
-        random_states=training["random_states"],
         model=content["model"],
         training=training,
     )
@@ -216,37 +215,37 @@ def restore(saved: SavedRun, learner: Learner, *, config: str, rank: int = 0, wo
     the number of processes, with which resuming is not bit-identical.
 
     Args:
-        saved: what `load` returned.
+        saved: the run that `load` returned.
         learner: freshly built; its model and optimiser must fit.
         config: the present recipe as YAML.
-        rank: of this process.
+        rank: rank of this process.
         world_size: number of processes.
 
     Raises:
-        CheckpointError: of another architecture, or other parameters are trained.
+        CheckpointError: the checkpoint has another architecture, or other parameters are trained.
     """
     load_checkpoint(learner.model, saved.path)
     _check_groups(saved, learner.optimizer)
     if learner.ema is not None:
-        updates = saved.training.get("ema_updates", 0)
-        learner.ema.load_state_dict({"updates": updates, "shadow": saved.model})
+        learner.ema.load(saved.model, saved.training.get("ema_updates", 0))
     if "weights" in saved.training:
         learner.model.load_state_dict(saved.training["weights"])
 
     # A copy: the optimiser would keep tensors that are mapped from the file.
-    state = copy.deepcopy(saved.training["optimizer"])
-    for group, fresh in zip(state["param_groups"], learner.optimizer.param_groups, strict=True):
+    optimizer = copy.deepcopy(saved.training["optimizer"])
+    for group, fresh in zip(optimizer["param_groups"], learner.optimizer.param_groups, strict=True):
         group.update({key: fresh[key] for key in _PRESENT if key in fresh})
-    learner.optimizer.load_state_dict(state)
+    learner.optimizer.load_state_dict(optimizer)
 
-    changed = changed_keys(saved.config, config)
+    changed = changed_keys(saved.training["config"], config)
     if changed and rank == 0:
         warn_user(f"{saved.path} is resumed with another config: {'; '.join(changed)}")
-    if len(saved.random_states) == world_size:
-        _set_random_state(saved.random_states[rank], next(learner.model.parameters()).device)
+    states = saved.training["random_states"]
+    if len(states) == world_size:
+        _set_random_state(states[rank], next(learner.model.parameters()).device)
     elif rank == 0:
         warn_user(
-            f"{saved.path} was written by {len(saved.random_states)} processes and is resumed by {world_size}: the run "
+            f"{saved.path} was written by {len(states)} processes and is resumed by {world_size}: the run "
             "goes on, but not bit-identically, and its place in the epoch is approximate"
         )
     return saved.state
@@ -269,19 +268,16 @@ def _check_groups(saved: SavedRun, optimizer: torch.optim.Optimizer) -> None:
 
 
 def changed_keys(before: str, now: str) -> list[str]:
-    """List what differs between two recipes (YAML) and matters to a run, as `key: old -> new`."""
-    old, new = (dict(_leaves(OmegaConf.to_container(OmegaConf.create(text)))) for text in (before, now))
+    """List what differs between two recipes (YAML) and matters to a run, as `key: old -> new`.
+
+    Args:
+        before: the earlier recipe as YAML.
+        now: the present recipe as YAML.
+    """
+    old, new = (dict(leaves(OmegaConf.to_container(OmegaConf.create(text)))) for text in (before, now))
     return [
         f"{key}: {old.get(key, 'unset')} -> {new.get(key, 'unset')}"
         for key in dict.fromkeys([*old, *new])
         if old.get(key, "unset") != new.get(key, "unset")
         and not any(key.startswith(free) if free.endswith(".") else key == free for free in _FREE_KEYS)
     ]
-
-
-def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping) and value:
-        for key, inner in value.items():
-            yield from _leaves(inner, f"{prefix}{key}.")
-    else:
-        yield prefix.rstrip("."), value

@@ -65,7 +65,7 @@ class AugmentConfig:
     Args:
         flip: probability of a horizontal flip.
         degrees: rotation, in degrees to either side.
-        shear: in degrees to either side.
+        shear: shear in degrees to either side.
         scale: range of the zoom.
         color: brightness, contrast and saturation, and hue change of the clip (0.1, 0.03, 0.03 published for
             brightness, contrast, saturation; hue 0).
@@ -87,8 +87,8 @@ class DataConfig:
     """The mix of sources and how it is loaded.
 
     Args:
-        sources: by name; each step takes its batch from one of them, in an order drawn for each epoch.
-        augment: of all sources.
+        sources: datasets by name; each step takes its batch from one of them, in an order drawn for each epoch.
+        augment: random changes to the clips of all sources.
         workers: loader processes per GPU; 0 loads in the training process.
         max_failures: items that may fail in a row, for whatever reason, before the run ends with an error.
     """
@@ -129,9 +129,9 @@ class LossConfig:
     """Weights of the loss of a step.
 
     Args:
-        mask: of the structure loss of the best mask and of the auxiliary masks.
-        iou: of the L1 error of the predicted IoUs.
-        presence: of the binary cross-entropy of the object score.
+        mask: weight of the structure loss of the best mask and of the auxiliary masks.
+        iou: weight of the L1 error of the predicted IoUs.
+        presence: weight of the binary cross-entropy of the object score.
     """
 
     mask: float = 20.0
@@ -144,17 +144,17 @@ class OptimizerConfig:
     """AdamW and what surrounds it.
 
     Args:
-        learning_rate: of all parts but the image trunk.
-        trunk_learning_rate: of the image trunk's last layer (TinyViT).
+        learning_rate: learning rate of all parts but the image trunk.
+        trunk_learning_rate: learning rate of the image trunk's last layer (TinyViT).
         trunk_layer_decay: factor from each layer of the trunk to the one before it.
         final_ratio: learning rate at the end over that at the start, both ways along a cosine.
         warmup_steps: steps over which the rate rises linearly from 0; at most a tenth of the run.
-        weight_decay: of the kernels of linear and convolutional layers; nothing else decays.
-        betas: of AdamW.
-        clip_norm: of the gradient; 0 switches clipping off.
+        weight_decay: decay of the kernels of linear and convolutional layers; nothing else decays.
+        betas: decay rates of AdamW's two moments.
+        clip_norm: largest norm of the gradient; 0 switches clipping off.
         accumulate: batches per optimiser step; at most the batches of an epoch.
         freeze: parts of the network that do not learn, by name: "image_encoder", "image_encoder.trunk_image", ...
-        batch_norm: of the image trunk: `frozen` keeps its statistics (scale and shift learn), `train` updates them on
+        batch_norm: statistics of the image trunk: `frozen` keeps them (scale and shift learn), `train` updates them on
             each GPU, `sync` over all GPUs.
         dropout: whether the memory attention's dropout is on.
         ema: decay of the moving average of the weights; 0: none is kept.
@@ -202,7 +202,7 @@ class ValidationConfig:
         include: file with the names of the sequences used; none: all.
         every: steps between validations; at most half of the run.
         prompt: `gm` (mask), `bb` (box), `3c` or `1c` (clicks), on the first frame of each object.
-        max_frames: of each sequence.
+        max_frames: most frames that are read of a sequence.
     """
 
     images: str | None = None
@@ -223,12 +223,13 @@ class RunConfig:
         max_steps: optimiser steps after which the run ends, whatever `epochs` says; 0: no limit. The schedule runs over
             the smaller of the two.
         max_minutes: the run stops by itself this long after its start, saved, to be resumed; 0: no limit.
-        seed: of everything random.
-        precision: of the heavy arithmetic, `float32` or `bfloat16`; weights and their updates are float32 always.
+        seed: seed of everything random.
+        precision: data type of encoder, memory attention and memory encoder, `float32` or `bfloat16`; weights and their
+            updates are float32 always.
         compile: `torch.compile` the image encoder and the memory attention.
         checkpoint_activations: recompute each frame in the backward pass instead of keeping its activations.
-        save_minutes: between checkpoints; also written on SIGTERM and SIGUSR1, after a validation that is the best so
-            far, and at the end.
+        save_minutes: minutes between checkpoints; one is also written on SIGTERM and SIGUSR1, after a validation with
+            the best score so far, and at the end.
         picture_every: steps between TensorBoard pictures, at most half of the run; 0: none.
         device: `auto`, `cuda`, `cpu` or `mps`.
     """
@@ -254,11 +255,11 @@ class ClusterConfig:
         use_cluster: submit to SLURM through submitit.
         num_nodes: machines.
         num_gpus: processes per machine; 0: as many as there are GPUs, or one on a CPU.
-        partition: of SLURM.
-        account: of SLURM.
-        qos: of SLURM.
+        partition: SLURM partition.
+        account: SLURM account.
+        qos: SLURM quality of service.
         hours: time limit of a SLURM job, which is requeued and resumes where it stopped.
-        cpus_per_task: of a SLURM job.
+        cpus_per_task: CPU cores for each process of a SLURM job.
     """
 
     use_cluster: bool = False

@@ -1,10 +1,9 @@
-"""A moving average of the weights, which often tracks better than the weights themselves."""
+"""A moving average of the weights."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ class EMA:
     The decay of update n (from 0) is at most (1 + n) / (10 + n), so that the start is soon forgotten.
 
     Args:
-        model: whose weights are averaged, in float32 and on its device.
+        model: network whose weights are averaged, in float32 and on its device.
         decay: weight of the average in each update, 0 to below 1.
 
     Raises:
@@ -44,24 +43,23 @@ class EMA:
                 self.shadow[name].copy_(buffer)
         self.updates += 1
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the average and the number of updates."""
-        return {"updates": self.updates, "shadow": dict(self.shadow)}
-
     @torch.no_grad()
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned.
+    def load(self, shadow: Mapping[str, Tensor], updates: int) -> None:
+        """Take over an average.
+
+        Args:
+            shadow: the average of each parameter, and the buffers.
+            updates: number of updates that made it.
 
         Raises:
             ValueError: its entries are not those of this network.
         """
-        shadow: Mapping[str, Tensor] = state["shadow"]
         if shadow.keys() != self.shadow.keys():
             different = sorted(shadow.keys() ^ self.shadow.keys())
             raise ValueError(f"EMA: the state is of another network; different are {', '.join(different[:5])}")
         for name, value in shadow.items():
             self.shadow[name].copy_(value)
-        self.updates = int(state["updates"])
+        self.updates = updates
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:

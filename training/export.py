@@ -1,6 +1,6 @@
 """Write a small checkpoint for inference from a checkpoint of a run, or from any other of SAM-I2V++.
 
-python -m training.export outputs/run/best.pt checkpoints/mine.pt --dtype bf16 --card licence="..." data="..."
+python -m training.export outputs/run/best.pt checkpoints/mine.pt --dtype bfloat16 --card licence="..." data="..."
 python -m training.export checkpoints/mine.pt mine/model.safetensors    # as the Hugging Face Hub has it
 
 A checkpoint's card is kept; --card adds to it. A name that ends in .safetensors chooses that form, any other .pt.
@@ -13,8 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
-
+from i2vpp.build_i2vpp import DTYPES
 from i2vpp.checkpoint import CheckpointInfo, inspect_checkpoint, load_checkpoint, save_checkpoint
 from i2vpp.config import ModelConfig
 from i2vpp.errors import CheckpointError, I2VPPError
@@ -22,11 +21,12 @@ from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.utils.parser import Parser
 from training.utils.disk import writing
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+SHORT = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+"""Names of data types that are accepted beside PyTorch's."""
 
 
 def export_weights(
-    checkpoint: Path, out: Path, *, dtype: str = "bf16", card: Mapping[str, str] | None = None
+    checkpoint: Path, out: Path, *, dtype: str = "bfloat16", card: Mapping[str, str] | None = None
 ) -> CheckpointInfo:
     """Write an inference checkpoint with small weights from a checkpoint of a run, or from any other of SAM-I2V++.
 
@@ -36,13 +36,14 @@ def export_weights(
     Args:
         checkpoint: the file to read.
         out: the file to write.
-        dtype: `bf16`, `fp16` or `fp32`.
+        dtype: `bfloat16`, `float16` or `float32`, also as `bf16`, `fp16`, `fp32`.
         card: notes for whoever opens the file (licence, data, recipe), kept under `card`.
 
     Raises:
         CheckpointError: the file does not fit, an unknown dtype, or weights that are not finite in it.
         RunError: the file could not be written, for example because the disk is full.
     """
+    dtype = SHORT.get(dtype, dtype)
     if dtype not in DTYPES:
         raise CheckpointError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")
     size = inspect_checkpoint(checkpoint).image_size
@@ -65,7 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("checkpoint", type=Path, help="a file, a folder with model.safetensors, or a name")
     parser.add_argument("out", type=Path, help="the file to write: .pt or .safetensors")
-    parser.add_argument("--dtype", choices=DTYPES, default="bf16", help="of matrices and kernels (default: bf16)")
+    parser.add_argument("--dtype", choices=[*DTYPES, *SHORT], default="bfloat16", metavar="DTYPE",
+                        help=f"of matrices and kernels: {', '.join(DTYPES)} (default: bfloat16)")  # fmt: skip
     parser.add_argument("--card", nargs="*", type=_note, default=[], metavar="KEY=TEXT",
                         help="notes that `i2vpp info` shows")  # fmt: skip
     options = parser.parse_args(arguments)

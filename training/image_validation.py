@@ -1,4 +1,4 @@
-"""How well a network answers one box and one click on photos that nothing is trained on.
+"""Mean IoU of a network's masks for one box and one click on held-out photos.
 
     python -m training.image_validation i2vpp-demo --data data [--image-size 512] [--dtype bfloat16]
 
@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from i2vpp.build_i2vpp import best_device, build_i2vpp
+from i2vpp.build_i2vpp import DTYPES, best_device, build_i2vpp
 from i2vpp.data.files import read_items
 from i2vpp.errors import I2VPPError
 from i2vpp.evaluation.clicks import central_click
@@ -33,6 +33,7 @@ from i2vpp.prompts import BOX_LABELS
 from i2vpp.session.frames import FrameStore
 from i2vpp.session.video import open_source
 from i2vpp.structures import Prompt
+from i2vpp.utils.machine import parse_device
 from i2vpp.utils.parser import Parser
 from training.dataset.clips import AnnotatedVideo
 from training.dataset.coco import CocoImages
@@ -40,8 +41,8 @@ from training.dataset.file_source import FileSource
 from training.dataset.image_mask import ImageMaskPairs
 
 HELD_OUT = Path(__file__).parent / "txt" / "heldout_photos.txt"
-SMALLEST = 0.002  # share of the photo that an object must cover to be scored
-MOST_OBJECTS = 5  # of a photo, the largest ones
+SMALLEST = 0.002  # least share of the photo that a scored object covers
+MOST_OBJECTS = 5  # objects that are scored of a photo, the largest ones
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,12 +104,7 @@ def score_photos(model: I2VPP, photos: Iterable[AnnotatedVideo], *, dtype: torch
                 (boxes, [bounding_box(mask)[:2], bounding_box(mask)[2:]], BOX_LABELS),
                 (points, [(click.x, click.y)], (1,)),
             ):
-                extent = torch.tensor([mask.shape[1], mask.shape[0]])
-                scaled = torch.tensor(coords, dtype=torch.float32)[None] / extent * model.image_size
-                prompt = Prompt(
-                    coords=scaled.to(model.device), labels=torch.tensor([labels], dtype=torch.int32).to(model.device)
-                )
-                logits = model.decode(conditioned, prompt).logits
+                logits = model.decode(conditioned, _prompt(model, coords, labels, mask.shape)).logits
                 found = F.interpolate(logits, mask.shape, mode="bilinear", align_corners=False)[0, 0] > 0
                 values.append(jaccard(found.cpu().numpy(), mask))
     model.train(training)
@@ -138,13 +134,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("checkpoint", help="path or name of a checkpoint")
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder with more/duts_tr500 and coco128")
     parser.add_argument("--image-size", type=int, help="side of the input; default: what the checkpoint was trained at")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
+    parser.add_argument("--override", action="append", default=[], metavar="KEY=VALUE",
+                        help="change a value of the model config; may be repeated")  # fmt: skip
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps (default: the best there is)")
+    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="of the image encoder (default: bfloat16)")
     options = parser.parse_args(arguments)
     try:
-        sizes = [f"model.image_size={options.image_size}"] if options.image_size else []
-        model = build_i2vpp(None, options.checkpoint, device=best_device(), hydra_overrides_extra=sizes)
+        size = [f"model.image_size={options.image_size}"] if options.image_size else []
+        device = best_device() if options.device == "auto" else parse_device(options.device)
+        overrides = [*size, *options.override]
+        model = build_i2vpp(None, options.checkpoint, device=device, hydra_overrides_extra=overrides)
         photos = tqdm(held_out_photos(options.data), unit="photo")
-        scores = score_photos(model, photos, dtype=getattr(torch, options.dtype))
+        scores = score_photos(model, photos, dtype=DTYPES[options.dtype])
     except I2VPPError as error:
         parser.exit(1, f"error: {error}\n")
     sys.stdout.write(f"{scores.objects} objects: mean IoU of a box {scores.box:.4f}, of a point {scores.point:.4f}\n")

@@ -1,4 +1,4 @@
-"""From a recipe to running processes: here, as torchrun started us, spawned on this machine, or through SLURM.
+"""Start the processes of a run: in this process, under torchrun, spawned on this machine, or through SLURM.
 
 Every process calls `training.trainer.run(config, ranks)`. On SIGTERM that function saves and returns.
 """
@@ -43,8 +43,8 @@ class Plan:
             `cluster` (submitit).
         nodes: machines.
         processes: per machine.
-        port: at which the processes of mode `spawn` meet; None: a free one is looked for.
-        ranks: of this process, in the modes `single` and `torchrun`.
+        port: TCP port at which the processes of mode `spawn` meet; None: a free one is looked for.
+        ranks: place of this process in the run, in the modes `single` and `torchrun`.
         cluster: submitit's executor: `slurm`, or `local` and `debug` to try it without SLURM.
     """
 
@@ -59,8 +59,13 @@ class Plan:
 def plan_launch(config: TrainConfig, *, port: int | None = None, cluster: str = "slurm") -> Plan:
     """Decide how to start a run; MASTER_PORT of the environment is the default of `port`.
 
+    Args:
+        config: the run's recipe.
+        port: TCP port at which processes of this machine meet; None: MASTER_PORT or a free one.
+        cluster: submitit's executor, one of `CLUSTERS`.
+
     Raises:
-        ConfigError: what is asked for does not fit together.
+        ConfigError: options and recipe do not fit together.
         RunError: the environment of torchrun is incomplete.
     """
     asked, device = config.cluster, config.run.device
@@ -91,6 +96,10 @@ def plan_launch(config: TrainConfig, *, port: int | None = None, cluster: str = 
 def check_launch(config: TrainConfig, plan: Plan) -> None:
     """Look for what would stop the run before its first step.
 
+    Args:
+        config: the run's recipe.
+        plan: made by `plan_launch`.
+
     Raises:
         I2VPPError: fewer GPUs than processes, a port in use, weights to start from that are missing or broken.
     """
@@ -99,7 +108,12 @@ def check_launch(config: TrainConfig, plan: Plan) -> None:
 
 
 def launch_checks(config: TrainConfig, plan: Plan) -> list[Callable[[], object]]:
-    """List what `check_launch` looks for; each raises an error of its own."""
+    """List what `check_launch` looks for; each raises an error of its own.
+
+    Args:
+        config: the run's recipe.
+        plan: made by `plan_launch`.
+    """
     start = config.start
     checks: list[Callable[[], object]] = []
     if plan.mode != "cluster":
@@ -116,7 +130,7 @@ def launch(config: TrainConfig, plan: Plan, *, target: str = TRAINER) -> int:
     """Start the run, wait for it (SLURM jobs are left to themselves) and return its exit status.
 
     Args:
-        config: of the run.
+        config: the run's recipe.
         plan: made by `plan_launch`.
         target: the function that every process calls with (config, ranks), as "module:name".
 
@@ -135,7 +149,7 @@ def describe(config: TrainConfig, plan: Plan, more: Sequence[tuple[str, str]] = 
     """Say in a few lines what would run.
 
     Args:
-        config: of the run.
+        config: the run's recipe.
         plan: made by `plan_launch`.
         more: heading and text of further lines.
     """
@@ -205,11 +219,11 @@ def _spawn(config: TrainConfig, plan: Plan, target: str) -> int:
             while not context.join(grace_period=_GRACE):
                 pass
         except KeyboardInterrupt:
-            pass_on(signal.SIGTERM)  # a Ctrl-C at the terminal reached them too, `kill -INT` did not
+            pass_on(signal.SIGTERM)  # Ctrl-C in a terminal reaches the processes too, `kill -INT` does not
             raise
         except ProcessExitedException as error:
             if error.exit_code > 0:
-                return error.exit_code  # the process has said why
+                return error.exit_code  # the process has printed the reason
             hint = "; was there too little memory?" if error.signal_name == "SIGKILL" else ""
             raise RunError(f"process {error.error_index} was ended by {error.signal_name}{hint}") from None
     return 0
@@ -225,7 +239,7 @@ def _process(
 
 
 def _call(target: str, config: TrainConfig, ranks: Ranks, first_error: Semaphore | None = None) -> None:
-    """Run in a process that nobody else speaks for: errors of ours end it with one line, the first to come."""
+    """Run the target and exit with status 1 on an error of ours; of several processes, the first one prints it."""
     try:
         pkgutil.resolve_name(target)(config, ranks)
     except I2VPPError as error:
@@ -239,7 +253,7 @@ class ClusterJob(Requeued):
     """What submitit pickles and calls in every process of a job; an interrupted job saves, is requeued and resumes.
 
     Args:
-        config: of the run.
+        config: the run's recipe.
         target: see `launch`.
     """
 

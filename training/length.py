@@ -1,4 +1,4 @@
-"""How long a run is: from the batches of an epoch to steps, and the parts of a recipe that are cut to a short run."""
+"""The number of steps of a run, and the values of a recipe that are reduced in a short run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class RunLength:
     """A recipe on the data that are there.
 
     Args:
-        batches: of an epoch.
+        batches: batches of an epoch.
         accumulate: batches of a step: `optimizer.accumulate`, at most an epoch.
         steps_per_epoch: steps of an epoch; batches that do not make up a whole step are left out.
         total_steps: steps of the run.
@@ -70,7 +70,7 @@ def shortened(config: TrainConfig, length: RunLength) -> Iterator[str]:
 
     Args:
         config: the recipe.
-        length: what `run_length` made of it.
+        length: length of the run, from `run_length`.
     """
     pairs = (
         ("optimizer.accumulate", config.optimizer.accumulate, length.accumulate, "the batches of an epoch"),

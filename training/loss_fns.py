@@ -7,7 +7,7 @@ trainer divides them by the number of objects of all ranks (`normalised`). Every
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +16,11 @@ from torch import Tensor
 from i2vpp.structures import MaskPrediction
 from training.config import LossConfig
 
+TERMS = ("mask", "auxiliary", "iou", "presence")
+"""Names of the terms of a loss, see `LossTerms`."""
+
 BOUNDARY_WEIGHT = 5.0
-BOUNDARY_KERNEL = 31  # pixels of the network's input
+BOUNDARY_KERNEL = 31  # side of the pooling window in pixels of the network's input
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -25,7 +28,7 @@ class StepOutput:
     """One decoding step of a rollout.
 
     Args:
-        prediction: of B objects.
+        prediction: masks, IoUs and scores of B objects.
         auxiliary: logits [B, L, H, W] of the memory attention's mask heads; None where no memory was read: then the
             chosen mask stands for each of them.
     """
@@ -43,7 +46,6 @@ class LossTerms:
         auxiliary: BCE + soft IoU loss of the auxiliary masks, scalar.
         iou: L1 error of the predicted IoUs, scalar.
         presence: BCE of the object score, scalar.
-        count: number of objects, each counted once however many steps it was decoded in.
         steps: number of decoded masks, objects times steps: a term divided by it is a mean per step.
     """
 
@@ -51,31 +53,25 @@ class LossTerms:
     auxiliary: Tensor
     iou: Tensor
     presence: Tensor
-    count: int
     steps: int
-
-    def __add__(self, other: LossTerms) -> LossTerms:
-        """Join the terms of *different* objects; for steps of the same objects see `sum_steps`."""
-        return replace(sum_steps([self, other]), count=self.count + other.count)
 
     def total(self, config: LossConfig) -> Tensor:
         """Weigh and add the terms to the scalar that is minimised."""
         return config.mask * (self.mask + self.auxiliary) + config.iou * self.iou + config.presence * self.presence
 
-    def detach_floats(self) -> dict[str, float]:
-        """Return the four terms by name, for logs; waits once for the device."""
-        names = ("mask", "auxiliary", "iou", "presence")
-        values = torch.stack([getattr(self, name).detach() for name in names]).tolist()
-        return dict(zip(names, values, strict=True))
 
-
-def clip_loss(frames: Sequence[Sequence[StepOutput]], truth: Tensor, config: LossConfig) -> LossTerms:
+def clip_loss(frames: Sequence[Sequence[StepOutput]], truth: Tensor, ignored: Tensor | None = None) -> LossTerms:
     """Compute the loss of a clip: the sum, not the mean, over its frames and their steps (SAM 2's choice).
+
+    Mask, auxiliary and IoU terms count only for objects that exist in `truth`; presence counts for all.
 
     Args:
         frames: the decoding steps of each of T frames; a frame may have none, the clip may not.
-        truth: bool [B, T, S, S].
-        config: weights, see `step_loss`.
+        truth: bool [B, T, S, S]; predicted masks are resized to its size.
+        ignored: bool [B, T, S, S], pixels whose truth is not known: mask, auxiliary and IoU terms leave them out.
+
+    Returns:
+        The terms without weights; `LossTerms.total` applies them.
 
     Raises:
         ValueError: the number of frames differs from T, or no frame has a step.
@@ -84,22 +80,10 @@ def clip_loss(frames: Sequence[Sequence[StepOutput]], truth: Tensor, config: Los
         raise ValueError(f"clip_loss: steps of {len(frames)} frames, but truth of {truth.shape[1]}")
     terms: list[LossTerms] = []
     for t, steps in enumerate(frames):
-        target = _target(truth[:, t])  # once for all steps of the frame: the boundary weights cost most
+        # Computed once for all steps of the frame, since the boundary weights take most of the time.
+        target = _target(truth[:, t], None if ignored is None else ignored[:, t])
         terms.extend(_step_loss(step, target) for step in steps)
     return sum_steps(terms)
-
-
-def step_loss(step: StepOutput, truth: Tensor, config: LossConfig) -> LossTerms:
-    """Compute the loss of one decoding step.
-
-    Mask, auxiliary and IoU terms count only for objects that exist in `truth`; presence counts for all.
-
-    Args:
-        step: of B objects.
-        truth: bool [B, S, S]; predicted masks are resized to its size.
-        config: weights; the terms are returned without them, `LossTerms.total` applies them.
-    """
-    return _step_loss(step, _target(truth))
 
 
 def sum_steps(terms: Sequence[LossTerms]) -> LossTerms:
@@ -110,21 +94,15 @@ def sum_steps(terms: Sequence[LossTerms]) -> LossTerms:
     """
     if not terms:
         raise ValueError("sum_steps: no decoding step, so nothing to learn from")
-    return LossTerms(
-        mask=torch.stack([term.mask for term in terms]).sum(),
-        auxiliary=torch.stack([term.auxiliary for term in terms]).sum(),
-        iou=torch.stack([term.iou for term in terms]).sum(),
-        presence=torch.stack([term.presence for term in terms]).sum(),
-        count=terms[0].count,
-        steps=sum(term.steps for term in terms),
-    )
+    sums = {name: torch.stack([getattr(term, name) for term in terms]).sum() for name in TERMS}
+    return LossTerms(**sums, steps=sum(term.steps for term in terms))
 
 
 def normalised(terms: LossTerms, count: float) -> LossTerms:
-    """Divide the four sums by `count`; `terms.count` and `terms.steps` stay.
+    """Divide the four sums by `count`; `terms.steps` stays.
 
     Args:
-        terms: of this rank.
+        terms: sums of this rank.
         count: number of objects of all ranks. Where gradients are averaged over ranks (DDP), the number divided by the
             number of ranks.
 
@@ -133,13 +111,8 @@ def normalised(terms: LossTerms, count: float) -> LossTerms:
     """
     if count <= 0:
         raise ValueError(f"normalised: count must be positive, got {count}")
-    return replace(
-        terms,
-        mask=terms.mask / count,
-        auxiliary=terms.auxiliary / count,
-        iou=terms.iou / count,
-        presence=terms.presence / count,
-    )
+    means = {name: getattr(terms, name) / count for name in TERMS}
+    return LossTerms(**means, steps=terms.steps)
 
 
 def boundary_weights(truth: Tensor, *, kernel: int = BOUNDARY_KERNEL) -> Tensor:
@@ -156,7 +129,7 @@ def boundary_weights(truth: Tensor, *, kernel: int = BOUNDARY_KERNEL) -> Tensor:
         float [B, 1, S, S].
     """
     half = kernel // 2
-    columns = F.avg_pool2d(truth, (kernel, 1), stride=1, padding=(half, 0))  # two passes: 62 instead of 961 reads
+    columns = F.avg_pool2d(truth, (kernel, 1), stride=1, padding=(half, 0))  # separable: 62 reads of 961
     return 1 + BOUNDARY_WEIGHT * (F.avg_pool2d(columns, (1, kernel), stride=1, padding=(0, half)) - truth).abs()
 
 
@@ -166,13 +139,13 @@ def structure_loss(logits: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
     Args:
         logits: float32 [B, K, S, S].
         truth: float [B, 1, S, S] of 0 and 1.
-        weights: [B, 1, S, S].
+        weights: [B, 1, S, S]; pixels of weight 0 count for nothing.
 
     Returns:
         [B, K].
     """
     error = F.binary_cross_entropy_with_logits(logits, truth.expand_as(logits), reduction="none")
-    bce = (weights * error).sum((2, 3)) / weights.sum((2, 3))
+    bce = (weights * error).sum((2, 3)) / weights.sum((2, 3)).clamp(min=1)  # 0 where all pixels are ignored
     probability = logits.sigmoid()
     overlap = probability * truth
     intersection = (weights * overlap).sum((2, 3))
@@ -182,16 +155,28 @@ def structure_loss(logits: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Target:
-    """The truth of a frame: float [B, 1, S, S], its boundary weights, and float [B], 1 where the object exists."""
+    """What the masks of a frame are compared with.
+
+    Args:
+        truth: float [B, 1, S, S] of 0 and 1.
+        known: float [B, 1, S, S], 0 where the truth is not known and 1 elsewhere.
+        weights: boundary weights [B, 1, S, S], 0 where the truth is not known.
+        present: float [B], 1 where the object exists.
+    """
 
     truth: Tensor
+    known: Tensor
     weights: Tensor
     present: Tensor
 
 
-def _target(truth: Tensor) -> _Target:
+def _target(truth: Tensor, ignored: Tensor | None) -> _Target:
     mask = truth[:, None].float()
-    return _Target(truth=mask, weights=boundary_weights(mask), present=truth.flatten(1).any(dim=1).float())
+    weights, known = boundary_weights(mask), torch.ones_like(mask)
+    if ignored is not None:
+        known = (~ignored[:, None] | truth[:, None]).float()
+        weights = weights * known
+    return _Target(truth=mask, known=known, weights=weights, present=truth.flatten(1).any(dim=1).float())
 
 
 def _step_loss(step: StepOutput, target: _Target) -> LossTerms:
@@ -199,14 +184,13 @@ def _step_loss(step: StepOutput, target: _Target) -> LossTerms:
     candidates = _resized(prediction.candidates, target.truth)
     mask = structure_loss(candidates, target.truth, target.weights).min(dim=1).values
     auxiliary = _resized(prediction.logits if step.auxiliary is None else step.auxiliary, target.truth)
-    iou_error = (prediction.candidate_ious.float() - _actual_iou(candidates, target.truth)).abs()
+    iou_error = (prediction.candidate_ious.float() - _actual_iou(candidates, target.truth, target.known)).abs()
     presence = F.binary_cross_entropy_with_logits(prediction.object_score.float(), present, reduction="sum")
     return LossTerms(
         mask=(mask * present).sum(),
-        auxiliary=(structure_loss(auxiliary, target.truth, torch.ones_like(target.truth)).mean(1) * present).sum(),
+        auxiliary=(structure_loss(auxiliary, target.truth, target.known).mean(1) * present).sum(),
         iou=(iou_error.mean(dim=1) * present).sum(),
         presence=presence,
-        count=len(present),
         steps=len(present),
     )
 
@@ -216,8 +200,8 @@ def _resized(logits: Tensor, truth: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _actual_iou(logits: Tensor, truth: Tensor) -> Tensor:
-    """IoU [B, K] of binarised masks with the truth; 0 where both are empty."""
-    predicted, true = logits > 0, truth > 0
+def _actual_iou(logits: Tensor, truth: Tensor, known: Tensor) -> Tensor:
+    """IoU [B, K] of binarised masks with the truth where that is known; 0 where both are empty."""
+    predicted, true = (logits > 0) & (known > 0), truth > 0
     intersection = (predicted & true).sum((2, 3))
     return intersection / (predicted | true).sum((2, 3)).clamp(min=1)

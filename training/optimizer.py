@@ -1,4 +1,4 @@
-"""What learns, how fast and in which mode: freezing, parameter groups, AdamW, its schedule, gradients, skipped steps.
+"""Freezing, parameter groups, AdamW and its schedule, modes of layers, clipping of gradients, skipped steps.
 
 A layer of the image trunk is its patch embedding, one of its blocks (with the step to the next width, where one follows
 the block), or its neck: 14 layers for TinyViT-5M.
@@ -58,11 +58,11 @@ def unused_parameters(model: I2VPP) -> list[nn.Parameter]:
 
 
 def freeze(model: I2VPP, names: Sequence[str]) -> None:
-    """Let parts of the network not learn, and never the parameters that nothing reads: DDP would wait for them.
+    """Freeze the named modules and all parameters that the loss does not reach; DDP would wait for their gradients.
 
     Args:
         model: the network, unwrapped.
-        names: of modules or parameters, such as `image_encoder.trunk_image` or `no_obj_ptr`.
+        names: names of modules or parameters, such as `image_encoder.trunk_image` or `no_obj_ptr`.
 
     Raises:
         ConfigError: the network has no part of such a name.
@@ -99,6 +99,10 @@ def parameter_groups(model: I2VPP, config: OptimizerConfig) -> list[dict[str, An
 
     Only the kernels of linear and convolutional layers decay: no biases, normalisations, embeddings or learned vectors.
 
+    Args:
+        model: the network, unwrapped.
+        config: learning rates and weight decay.
+
     Returns:
         Groups as `torch.optim` takes them, with the further entries `name` (`trunk.3.decay`, `rest.no_decay`, ...),
         `peak` (the learning rate that the schedule scales) and `parameters` (their names in the network).
@@ -106,7 +110,7 @@ def parameter_groups(model: I2VPP, config: OptimizerConfig) -> list[dict[str, An
     trunk = model.image_encoder.trunk_image
     layers = trunk_layers(trunk)
     last = len(layers) - 1
-    # What lies in none of the layers belongs to the last one.
+    # Parameters of the trunk that are in none of its layers belong to the last one.
     depth_of = {id(parameter): last for parameter in trunk.parameters()}
     depth_of.update({id(p): depth for depth, parts in enumerate(layers) for part in parts for p in part.parameters()})
     kernels = {id(module.weight) for module in model.modules() if isinstance(module, _WITH_KERNEL)}
@@ -133,6 +137,10 @@ def parameter_groups(model: I2VPP, config: OptimizerConfig) -> list[dict[str, An
 def build_optimizer(model: I2VPP, config: OptimizerConfig) -> torch.optim.AdamW:
     """Make AdamW for what is trainable; fused where the model lies on a CUDA device.
 
+    Args:
+        model: the network on its device, unwrapped, with frozen parts.
+        config: learning rates, weight decay and betas.
+
     Raises:
         ConfigError: a value of the config makes no sense, or everything is frozen.
     """
@@ -153,13 +161,20 @@ def schedule(step: int, total: int, config: OptimizerConfig) -> float:
         config: `warmup_steps` and `final_ratio`.
     """
     if step < config.warmup_steps:
-        return (step + 1) / (config.warmup_steps + 1)  # the first step is not lost on a rate of 0
+        return (step + 1) / (config.warmup_steps + 1)  # not 0 in the first step, which would change nothing
     progress = min(1.0, (step - config.warmup_steps) / max(1, total - config.warmup_steps))
     return config.final_ratio + (1 - config.final_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def set_rates(optimizer: torch.optim.Optimizer, step: int, total: int, config: OptimizerConfig) -> float:
-    """Set every group's learning rate for a step (see `schedule`) and return the rate of all parts but the trunk."""
+    """Set every group's learning rate for a step (see `schedule`) and return the rate of all parts but the trunk.
+
+    Args:
+        optimizer: made by `build_optimizer`.
+        step: steps made before this one, from 0.
+        total: steps of the whole run.
+        config: learning rate and schedule.
+    """
     factor = schedule(step, total, config)
     for group in optimizer.param_groups:
         group["lr"] = group["peak"] * factor
@@ -196,6 +211,10 @@ def train_mode(model: nn.Module, config: OptimizerConfig) -> None:
     """Put the model into training mode, but for frozen batch normalisations and, where it is off, dropout.
 
     A batch normalisation whose parameters are frozen keeps its statistics in every mode.
+
+    Args:
+        model: the network.
+        config: `batch_norm` and `dropout`.
     """
     model.train()
     for module in model.modules():
@@ -207,7 +226,12 @@ def train_mode(model: nn.Module, config: OptimizerConfig) -> None:
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
-    """Scale the gradients down to `max_norm` (0: leave them) and return their norm before, which may be non-finite."""
+    """Scale the gradients down to `max_norm` (0: leave them) and return their norm before, which may be non-finite.
+
+    Args:
+        parameters: parameters with gradients.
+        max_norm: largest norm of all gradients together; 0: any.
+    """
     return nn.utils.clip_grad_norm_(list(parameters), max_norm or math.inf)
 
 

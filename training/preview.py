@@ -1,4 +1,4 @@
-"""What a run would be, found out without starting it: videos, steps, time, and whatever would stop it.
+"""The dry run: number of videos and steps, time, and every error that would stop the run.
 
 The same objects are made as in the run itself, in this process and on the CPU, so that they find the same faults.
 """
@@ -28,7 +28,7 @@ from training.utils.records import METRICS
 from training.validation import open_validation, read_sequence
 
 FEW_STEPS = 100
-_TIMED = 100  # latest steps whose time is taken for that of the next ones
+_TIMED = 100  # latest steps from whose mean time the remaining time is estimated
 _STATES = 4  # copies of the weights in a checkpoint: the model, two moments of AdamW, a moving average
 _FILES = 3  # checkpoints on the disk while one is written: the latest, the best, and the new one
 
@@ -39,7 +39,7 @@ class Preview:
 
     Args:
         lines: heading and text of each line of the plan.
-        problems: what would stop the run; empty if nothing would.
+        problems: messages of what would stop the run; empty if nothing would.
     """
 
     lines: list[tuple[str, str]] = field(default_factory=list)

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from itertools import accumulate
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ import i2vpp
 from i2vpp.config import nearest, shipped_configs
 from i2vpp.errors import ConfigError
 from i2vpp.evaluation.protocol import PUBLISHED_PROTOCOLS
-from i2vpp.utils.brief import brief
+from i2vpp.utils.brief import LONGEST, brief
 from i2vpp.utils.yaml_files import read_yaml
 from training import optimizer
 from training.config import DataConfig, SourceConfig, TrainConfig
@@ -47,7 +48,6 @@ _CHOICES = {
 }
 _LARGEST = 10**18
 _TOO_LARGE = "must be a whole number of less than 19 digits"
-_LONGEST = 200  # characters of an override in messages
 _LENGTHS = {"augment.scale": 2, "augment.color": 3, "augment.frame_color": 3}
 _AT_LEAST_1 = (
     *(".num_frames", ".max_objects", ".strides", ".batch_size", ".length", ".max_failures", ".max_prompted"),
@@ -61,8 +61,8 @@ def load_recipe(path_or_name: str | PathLike[str], overrides: Sequence[str] = ()
     """Compose a recipe and check all its values.
 
     Args:
-        path_or_name: of a YAML file, or the name of a recipe in the project's `configs/` (with or without `configs/` in
-            front and `.yaml` behind), which is found from any directory.
+        path_or_name: path of a YAML file, or name of a recipe in the project's `configs/` (with or without `configs/`
+            in front and `.yaml` behind), which is found from any directory.
         overrides: `key=value` in Hydra's grammar; `+data.sources.NAME.key=value` adds a source and
             `~data.sources.NAME` removes one.
 
@@ -109,7 +109,7 @@ def _check_files(path: Path, checked: set[Path]) -> None:
     """Read a recipe and all that it builds on with limits, before Hydra does, which has none.
 
     Args:
-        path: of the file.
+        path: the recipe's file.
         checked: files that need not be read again; this one is added.
 
     Raises:
@@ -118,8 +118,8 @@ def _check_files(path: Path, checked: set[Path]) -> None:
     checked.add(path)
     content = read_yaml(path)
     if not isinstance(content, Mapping):
-        return  # Hydra says so
-    for key, value in _leaves(content):
+        return  # Hydra raises the error
+    for key, value in leaves(content):
         if _too_large(value):
             raise ConfigError(f"{key} {_TOO_LARGE} ({path})")
     defaults = content.get("defaults", [])
@@ -162,15 +162,15 @@ def _parse(overrides: Sequence[str]) -> tuple[list[str], set[str]]:
             override = parser.parse_override(text)
         except (HydraException, ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits
             raise ConfigError(
-                f"override {_brief(text)} must be written key=value; a value with special characters needs quotes "
-                f"inside the shell's: \"key='a=b, c'\" ({_brief(str(error).partition(chr(10))[0], quoted=False)})"
+                f"override {brief(text)} must be written key=value; a value with special characters needs quotes "
+                f"inside the shell's: \"key='a=b, c'\" ({_shortened(str(error).partition(chr(10))[0])})"
             ) from error
         key = override.key_or_group
         if override.is_sweep_override():
-            raise ConfigError(f"override {_brief(text)} is a list of runs; a list of values is written {key}=[1,2]")
+            raise ConfigError(f"override {brief(text)} is a list of runs; a list of values is written {key}=[1,2]")
         if (override.is_add() or override.is_force_add()) and (source := _SOURCE.match(key)):
             added.add(source[1])
-        texts.append(text.lstrip("+"))  # every other key exists: nothing can be added
+        texts.append(text.lstrip("+"))  # a `+` is only needed for sources, whose names `added` holds
     return texts, added
 
 
@@ -178,7 +178,7 @@ def _compose(path: Path, overrides: Sequence[str], added: set[str]) -> DictConfi
     """Let Hydra compose the recipe; nothing stays behind in its global registers."""
     schema = OmegaConf.structured(TrainConfig(data=DataConfig(sources={name: SourceConfig() for name in added})))
     for frozen in (schema.model, schema.model.selection):
-        OmegaConf.set_readonly(frozen, None)  # the dataclasses stay frozen, the nodes are still to be filled
+        OmegaConf.set_readonly(frozen, None)  # nodes of frozen dataclasses are read-only, but have to be filled
     folders = ",".join(_quote(f"file://{folder}") for folder in (RECIPES, MODEL_CONFIGS))
     store = ConfigStore.instance()
     store.store(name=SCHEMA, node=schema, provider="i2vpp")
@@ -216,14 +216,14 @@ def _explain(error: Exception, path: Path, overrides: Sequence[str]) -> str:
     where, line = str(path), text[inside.end() if inside else 0 :].partition("\n")[0]
     if inside:
         where = _place(inside[1], path)
-    elif cause:  # of an override
+    elif cause:  # an override is wrong
         said = [text for text in overrides if text.lstrip("+") in str(error)]
-        where = f"override {_brief(said[0])}" if said else where
+        where = f"override {brief(said[0])}" if said else where
     if unloaded := re.search(r"Could not load '([^']+)'", line):
         known = [*shipped_configs(), *(file.stem for file in RECIPES.glob("*.yaml"))]
         hint = nearest(unloaded[1], known) or f"; there are {', '.join(known)}"
         return f"{where}: its defaults name {unloaded[1]!r}, which is neither a recipe nor a model config{hint}"
-    return f"{_misfit(key, _brief(line, quoted=False))} ({where})"
+    return f"{_misfit(key, _shortened(line))} ({where})"
 
 
 def _misfit(key: str, line: str) -> str:
@@ -249,40 +249,38 @@ def _place(name: str, path: Path) -> str:
 
 
 def _named(path: Path, overrides: Sequence[str]) -> str:
-    return f"{path} with {_brief(', '.join(overrides), quoted=False)}" if overrides else str(path)
+    return f"{path} with {_shortened(', '.join(overrides))}" if overrides else str(path)
 
 
-def _brief(text: str, *, quoted: bool = True) -> str:
-    """Return a text for a message, shortened if it is long."""
-    shown = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
-    return repr(shown) if quoted else shown
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def _keys(near: str) -> list[str]:
     """All keys of a recipe, sections too; sources are called as in the key `near`."""
     source = _SOURCE.match(near)
     example = TrainConfig(data=DataConfig(sources={source[1] if source else "NAME": SourceConfig()}))
-
-    def walk(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-        for name, value in values.items():
-            yield f"{prefix}{name}"
-            if isinstance(value, Mapping):
-                yield from walk(value, f"{prefix}{name}.")
-
-    return list(walk(asdict(example)))
+    parts = (key.split(".") for key, _ in leaves(asdict(example)))
+    return list(dict.fromkeys(key for words in parts for key in accumulate(words, "{}.{}".format)))
 
 
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
+def leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield dotted key and value of everything in nested mappings that is not a mapping with entries itself.
+
+    Args:
+        value: nested mappings.
+        prefix: put before the keys; ends in a dot.
+    """
+    if isinstance(value, Mapping) and value:
+        for name, inner in value.items():
+            yield from leaves(inner, f"{prefix}{name}.")
+    else:
+        yield prefix.rstrip("."), value
 
 
 def _check(config: TrainConfig) -> None:
     """Raise ConfigError for the first value that makes no sense; `model` and `optimizer` have checks of their own."""
-    for key, value in _leaves(asdict(config)):
+    for key, value in leaves(asdict(config)):
         for suffix, allowed in _CHOICES.items():
             if key.endswith(suffix) and value not in allowed:
                 raise ConfigError(f"{key} must be one of {', '.join(allowed)}; got {value!r}")

@@ -54,7 +54,7 @@ class SaveClock:
     """Says when the next checkpoint is due.
 
     Args:
-        minutes: between checkpoints.
+        minutes: minutes between checkpoints.
         now: seconds of a clock that never goes back.
     """
 

@@ -32,13 +32,18 @@ exit status: 0 done, 1 the run failed, 2 wrong usage, config or machine, 130 int
 
 @plain_warnings()
 def main(argv: Sequence[str] | None = None, *, target: str = TRAINER) -> int:
-    """Run the command and return its exit status; `target` is the function that every process calls."""
+    """Run the command and return its exit status; `target` is the function that every process calls.
+
+    Args:
+        argv: arguments of the command; None: those of this process.
+        target: the function that every process calls, as "module:name".
+    """
     try:
         arguments = build_parser().parse_intermixed_args(argv)
-    except SystemExit as end:  # argparse has printed help, or what is wrong
+    except SystemExit as end:  # argparse has printed the help or an error
         return int(end.code or 0)
     try:
-        config = load_recipe(arguments.config, [*arguments.overrides, *_cluster_overrides(arguments)])
+        config = load_recipe(arguments.config, [*arguments.overrides, *arguments.override, *_as_overrides(arguments)])
         plan = plan_launch(config, port=arguments.port, cluster=arguments.cluster)
         if arguments.dry_run:
             return _dry_run(config, plan)
@@ -76,30 +81,34 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="values that win over the recipe's")
-    parser.add_argument("-c", "--config", required=True, metavar="RECIPE", help="path, or name of one in configs/")
-    parser.add_argument("--num-gpus", type=int, metavar="N", help="processes per machine; 0: as many as it has GPUs")
-    parser.add_argument("--num-nodes", type=int, metavar="N", help="machines (SLURM)")
-    parser.add_argument("--use-cluster", type=int, choices=(0, 1), help="1: submit to SLURM, 0: run here")
-    parser.add_argument("--partition", help="of SLURM")
-    parser.add_argument("--account", help="of SLURM")
-    parser.add_argument("--qos", help="of SLURM")
-    parser.add_argument("--cluster", choices=CLUSTERS, default="slurm", help="`local`, `debug`: try it without SLURM")
-    parser.add_argument("--port", type=int, help="at which processes meet; default: MASTER_PORT, else a free one")
-    parser.add_argument("--dry-run", action="store_true", help="print what would run, and what would stop it")
+    add = parser.add_argument
+    add("overrides", nargs="*", metavar="key=value", help="values that win over the recipe's")
+    add("-c", "--config", required=True, metavar="RECIPE", help="path, or name of one in configs/")
+    add("--override", action="append", default=[], metavar="KEY=VALUE", help="the same as key=value; may be repeated")
+    add("--device", help="run.device of the recipe: auto, cuda, cpu or mps")
+    add("--dtype", help="run.precision of the recipe: float32 or bfloat16")
+    add("--num-gpus", "--processes", type=int, metavar="N", help="processes per machine; 0: as many as it has GPUs")
+    add("--num-nodes", type=int, metavar="N", help="machines (SLURM)")
+    add("--use-cluster", type=int, choices=(0, 1), help="1: submit to SLURM, 0: run here")
+    add("--partition", help="of SLURM")
+    add("--account", help="of SLURM")
+    add("--qos", help="of SLURM")
+    add("--cluster", choices=CLUSTERS, default="slurm", help="`local`, `debug`: try it without SLURM")
+    add("--port", type=int, help="at which processes meet; default: MASTER_PORT, else a free one")
+    add("--dry-run", action="store_true", help="print what would run, and what would stop it")
     return parser
 
 
-def _cluster_overrides(arguments: argparse.Namespace) -> list[str]:
+def _as_overrides(arguments: argparse.Namespace) -> list[str]:
     """The options that are keys of the recipe too, as overrides."""
-    options = {name: getattr(arguments, name) for name in ("num_gpus", "num_nodes", "partition", "account", "qos")}
-    if arguments.use_cluster is not None:
-        options["use_cluster"] = bool(arguments.use_cluster)
-    return [f"cluster.{name}={_quoted(value)}" for name, value in options.items() if value is not None]
+    keys = {"device": "run.device", "dtype": "run.precision", "use_cluster": "cluster.use_cluster"}
+    keys |= {name: f"cluster.{name}" for name in ("num_gpus", "num_nodes", "partition", "account", "qos")}
+    options = {key: getattr(arguments, name) for name, key in keys.items()}
+    return [f"{key}={_quoted(value)}" for key, value in options.items() if value is not None]
 
 
 def _quoted(value: object) -> str:
-    return '"' + value.replace('"', '\\"') + '"' if isinstance(value, str) else str(value).lower()
+    return '"' + value.replace('"', '\\"') + '"' if isinstance(value, str) else str(value)
 
 
 def _complain(error: I2VPPError | str, status: int) -> int:

@@ -1,6 +1,7 @@
-"""The training loop of one process: from a recipe to checkpoints.
+"""The training loop of one process.
 
-All ranks take the same branches: whatever decides about skipping, saving or stopping is agreed upon first.
+All ranks have to take the same branches, or they would wait for each other forever. So ranks agree first on whether a
+step is skipped, a checkpoint is saved or the run stops.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from training.dataset.loader import LoadedBatch, build_loader, open_sources
 from training.dataset.plan import EpochPlan, derive_seed
 from training.ema import EMA
 from training.length import run_length, shortened
-from training.loss_fns import LossTerms, normalised
+from training.loss_fns import TERMS, LossTerms, normalised
 from training.model.initialise import start
 from training.model.objective import Objective
 from training.model.rollout import ClipRollout
@@ -65,14 +66,17 @@ from training.utils.records import Records
 from training.validation import SequenceFailure, SequenceScore, open_validation, validate
 
 RECIPE = "config.yaml"
-TERMS = ("mask", "auxiliary", "iou", "presence")
 
 
 def run(config: TrainConfig, ranks: Ranks) -> None:
     """Train as one of `ranks.world_size` processes, until the recipe is done, its time is up or a signal comes.
 
+    Args:
+        config: the recipe.
+        ranks: place of this process in the run.
+
     Raises:
-        I2VPPError: of the kind that says what is wrong with the recipe, the data or the start.
+        I2VPPError: recipe, data or initial weights cannot be used; the subclass says which.
     """
     device = pick_device(config.run.device, ranks)
     with plain_warnings(silent=not ranks.is_main), process_group(ranks, device):
@@ -81,6 +85,10 @@ def run(config: TrainConfig, ranks: Ranks) -> None:
 
 def pick_device(name: str, ranks: Ranks) -> torch.device:
     """Return the device of this process; a GPU of its own on CUDA.
+
+    Args:
+        name: `auto`, `cuda`, `cpu` or `mps`.
+        ranks: place of this process in the run.
 
     Raises:
         ConfigError: there is no such device.
@@ -101,8 +109,8 @@ class Trainer:
 
     Args:
         config: the recipe.
-        ranks: which process of how many.
-        device: of this process.
+        ranks: place of this process in the run.
+        device: device of this process.
     """
 
     def __init__(self, config: TrainConfig, ranks: Ranks, device: torch.device) -> None:
@@ -111,7 +119,7 @@ class Trainer:
         self.device = device
         self.folder = Path(config.run.folder).expanduser()
         self.dtype = getattr(torch, config.run.precision)
-        torch.manual_seed(config.run.seed + ranks.rank)  # dropout is all that draws from the global generator
+        torch.manual_seed(config.run.seed + ranks.rank)  # only dropout draws from the global generator
         self.sizes = {name: len(source) for name, source in open_sources(config.data, config.run.seed).items()}
         self.sequences = open_validation(config.validation)
         self.model = self._build_model()
@@ -119,14 +127,14 @@ class Trainer:
         ema = EMA(self.model, config.optimizer.ema) if config.optimizer.ema else None
         self.learner = Learner(model=self.model, optimizer=optimizer, ema=ema)
         rollout = ClipRollout(self.model, config.user, checkpoint_activations=config.run.checkpoint_activations)
-        self.objective = Objective(rollout, config.loss)
+        self.objective = Objective(rollout)
         self.length = run_length(config, len(self._plan(0)))
         self.schedule = replace(config.optimizer, warmup_steps=self.length.warmup_steps)
         self.state = self._resume()
         self.skips = SkipCounter(config.optimizer.max_skipped, total=self.state.skipped)
 
     def fit(self) -> None:
-        """Train to the end, or to where the run is interrupted; either way the last step is saved."""
+        """Train to the end, or until a signal or the time limit stops the run; the last step is saved in both cases."""
         config, optimizer = self.config, self.learner.optimizer
         begun, earlier = time.monotonic(), self.state.minutes
         clock = SaveClock(config.run.save_minutes)
@@ -296,7 +304,7 @@ class Trainer:
         """The objective; of several processes, the one that averages their gradients, which must be connected."""
         if self.ranks.world_size == 1:
             return self.objective
-        # The gradients of 1x1 kernels have other strides than the kernels, for axes of length 1: the same memory.
+        # Gradients of 1x1 kernels differ from the kernels in the strides of axes of length 1, which does not matter.
         warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         # Which parameters a batch uses depends on how its clips are prompted.
         gpus = [self.device.index] if self.device.type == "cuda" else None
@@ -311,8 +319,7 @@ class Trainer:
         """Score the held-out sequences, each rank its share; keep the best checkpoint."""
         assert self.sequences is not None
         shares = range(self.ranks.rank, len(self.sequences), self.ranks.world_size)
-        averaged = nullcontext() if self.learner.ema is None else self.learner.ema.applied(self.model)
-        with averaged, records.stopwatch.measure("validation"):
+        with self.learner.averaged(), records.stopwatch.measure("validation"):
             own = list(validate(self.model, self.sequences, shares, self.config.validation, dtype=self.dtype))
         everything = [outcome for part in gather_objects(own) for outcome in part]
         scores = [outcome for outcome in everything if isinstance(outcome, SequenceScore)]
@@ -349,5 +356,5 @@ class Trainer:
             return RunState()
         restored = partial(restore, load(path), self.learner, config=to_yaml(self.config))
         state = restored(rank=self.ranks.rank, world_size=self.ranks.world_size)
-        # With fewer data than before, the place in the epoch may lie behind its last whole step.
+        # With fewer data than before, the batch may lie behind the last whole step of the epoch.
         return state if self.length.steps_after(state.batch) else replace(state, epoch=state.epoch + 1, batch=0)

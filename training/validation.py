@@ -25,7 +25,7 @@ from training.dataset.clips import AnnotatedVideo, Source
 from training.dataset.errors import item_errors
 from training.dataset.file_source import name_of
 
-_UNSCORED = 2  # frames of an object: the one that it is given on, and the last of the sequence
+_UNSCORED = 2  # frames of an object: the one that it is prompted on, and the last one of the sequence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +52,12 @@ class SequenceFailure:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ReadSequence:
-    """The first frames of a sequence in memory, as an `AnnotatedVideo`.
+    """The first frames of a sequence in memory.
 
     Args:
-        name: of the sequence.
+        name: name of the sequence.
         images: RGB [H, W, 3], all of one size.
-        truths: by frame and object, true masks [H, W] of the objects that are present.
+        truths: true masks [H, W] of the objects that are present, by frame and object.
     """
 
     name: str
@@ -67,14 +67,6 @@ class ReadSequence:
     def __len__(self) -> int:
         """Count the frames."""
         return len(self.images)
-
-    def image(self, t: int) -> NDArray[np.uint8]:
-        """Return a frame."""
-        return self.images[t]
-
-    def masks(self, t: int) -> Mapping[int, Mask]:
-        """Return the masks of the objects that are present on a frame, by object id."""
-        return self.truths[t]
 
 
 def open_validation(config: ValidationConfig) -> Source | None:
@@ -87,30 +79,17 @@ def open_validation(config: ValidationConfig) -> Source | None:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Tracked:
-    """What was found and what is true in the first frames of a sequence.
+    """What was found and what is true in a sequence.
 
     Args:
-        name: of the sequence.
-        length: frames.
-        start: by object, the frame on which it was prompted: the first that shows it.
-        found: by object and frame, from `start` on, masks [H, W].
-        truths: by frame and object, true masks [H, W] of the objects that are present.
+        name: name of the sequence.
+        found: predicted masks [H, W], by object and frame; an object's first frame is the one that it was prompted on.
+        truths: true masks [H, W] of the objects that are present, by frame and object.
     """
 
     name: str
-    length: int
-    start: Mapping[int, int]
     found: Mapping[int, Mapping[int, Mask]]
     truths: Sequence[Mapping[int, Mask]]
-
-    def mask(self, obj: int, t: int) -> Mask:
-        """Return what was found of an object on a frame, nothing before it was prompted."""
-        return self.found[obj][t] if t in self.found[obj] else np.zeros_like(self.found[obj][self.start[obj]])
-
-    def truth(self, obj: int, t: int) -> Mask:
-        """Return the true mask, empty where the object is absent."""
-        mask = self.truths[t].get(obj)
-        return np.zeros_like(self.found[obj][self.start[obj]]) if mask is None else mask
 
 
 def validate(
@@ -121,9 +100,9 @@ def validate(
     Args:
         model: the network as it is trained.
         sequences: annotated videos; frames without annotation are not seen.
-        indices: which of them, such as one rank's share.
-        config: what is prompted.
-        dtype: of the heavy arithmetic.
+        indices: indices of the sequences to score, such as one rank's share.
+        config: prompt and most frames of a sequence.
+        dtype: data type of encoder, memory attention and memory encoder.
 
     Yields:
         For each of them its score, or why it cannot be read or scored.
@@ -139,7 +118,7 @@ def validate(
             except I2VPPError as error:
                 yield SequenceFailure(name=name, problem=str(error))
                 continue
-            yield score_tracked(track_sequence(predictor, video, prompt=config.prompt, max_frames=config.max_frames))
+            yield score_tracked(track_sequence(predictor, video, prompt=config.prompt))
     finally:
         for module, training in modes.items():
             module.training = training
@@ -150,7 +129,7 @@ def read_sequence(video: AnnotatedVideo, *, max_frames: int) -> ReadSequence:
 
     Args:
         video: the sequence.
-        max_frames: so many of its frames are read, at most.
+        max_frames: most frames that are read.
 
     Raises:
         DataError: the frames differ in size, or no object is there long enough to be scored.
@@ -168,31 +147,32 @@ def read_sequence(video: AnnotatedVideo, *, max_frames: int) -> ReadSequence:
     return ReadSequence(name=video.name, images=images, truths=truths)
 
 
-def track_sequence(predictor: I2VPPVideoPredictor, video: AnnotatedVideo, *, prompt: str, max_frames: int) -> Tracked:
-    """Track every object of a sequence from the first frame that shows it; `prompt` names a protocol."""
+def track_sequence(predictor: I2VPPVideoPredictor, video: ReadSequence, *, prompt: str) -> Tracked:
+    """Track every object of a sequence from the first frame that shows it.
+
+    Args:
+        predictor: the predictor that is scored.
+        video: the sequence.
+        prompt: name of a protocol, see `PromptProtocol`.
+    """
     protocol = PromptProtocol(prompt)
-    length = min(len(video), max_frames)
-    truths = [dict(video.masks(t)) for t in range(length)]
-    start = {obj: t for t in reversed(range(length)) for obj in truths[t]}
+    start = {obj: t for t in reversed(range(len(video))) for obj in video.truths[t]}
     found: dict[int, dict[int, Mask]] = {obj: {} for obj in start}
-    with predictor.init_state([video.image(t) for t in range(length)]) as state:
-        given = [GivenObject(obj_id=obj, frame_idx=t, mask=truths[t][obj]) for obj, t in start.items()]
+    with predictor.init_state(list(video.images)) as state:
+        given = [GivenObject(obj_id=obj, frame_idx=t, mask=video.truths[t][obj]) for obj, t in start.items()]
         for t, obj_ids, logits in protocol.track(predictor, state, given):
             for obj, mask in zip(obj_ids, (logits[:, 0] > 0).cpu().numpy(), strict=True):
                 found[obj][t] = mask
-    return Tracked(name=video.name, length=length, start=start, found=found, truths=truths)
+    return Tracked(name=video.name, found=found, truths=video.truths)
 
 
 def score_tracked(tracked: Tracked) -> SequenceScore:
     """Score every object from the frame it was prompted on; those with no frame between first and last are left out."""
-    frames = {obj: range(start, tracked.length) for obj, start in tracked.start.items()}
-    scores = [
-        score_object([tracked.mask(obj, t) for t in span], [tracked.truth(obj, t) for t in span])
-        for obj, span in frames.items()
-        if len(span) > _UNSCORED
-    ]
-    return SequenceScore(
-        name=tracked.name,
-        j=float(np.mean([score.j for score in scores])),
-        f=float(np.mean([score.f for score in scores])),
-    )
+    scores = []
+    for obj, masks in tracked.found.items():
+        absent = np.zeros_like(next(iter(masks.values())))
+        truths = [tracked.truths[t].get(obj, absent) for t in masks]
+        if len(masks) > _UNSCORED:
+            scores.append(score_object(list(masks.values()), truths))
+    j, f = (float(np.mean([getattr(score, name) for score in scores])) for name in ("j", "f"))
+    return SequenceScore(name=tracked.name, j=j, f=f)

@@ -1,7 +1,7 @@
 """Segmentations as COCO, SA-1B and SA-V write them: polygons and run lengths, compressed or not.
 
 Run lengths are taken apart here and not by pycocotools: it leaves the rest of a mask uninitialised where the runs end
-early, so that a broken annotation would train on noise without a word. Polygons are drawn by pycocotools.
+early, so that a broken annotation would be noise without an error. Polygons are drawn by pycocotools.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class LazyMasks(Mapping[int, Mask]):
     """Masks [H, W] of the objects on a frame, each drawn when it is asked for, and again when asked again.
 
     Args:
-        runs: by object id; objects without a pixel are left out of the mapping and named in `empty`.
-        problems: of annotations that were left out, see `training.dataset.clips.problems_of`.
+        runs: run lengths by object id; objects without a pixel are left out of the mapping and named in `empty`.
+        problems: messages about annotations that were left out, see `training.dataset.clips.problems_of`.
     """
 
     def __init__(self, runs: Mapping[int, RunLengths], problems: Sequence[str] = ()) -> None:
@@ -93,8 +93,8 @@ def masks_of(annotations: Iterable[Any], *, file: Path, image: Path) -> LazyMask
 
     Args:
         annotations: each a mapping with `id` and `segmentation`; crowds (`iscrowd`) are left out.
-        file: that holds them, for messages.
-        image: that they belong to; its header is read.
+        file: the file that holds them, for messages.
+        image: the image that they belong to; its header is read.
 
     Returns:
         The masks by object id: the annotation's own, where that is a whole number, also as text; other texts are

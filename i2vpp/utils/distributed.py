@@ -1,4 +1,4 @@
-"""The processes of a run: who is who, and what they tell each other. With one process every call is a no-op."""
+"""The processes of a run: their ranks, and collective operations, which do nothing in a run of one process."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Ranks:
     """Place of this process in the run.
 
     Args:
-        rank: 0 to `world_size` - 1, over all machines.
-        local_rank: on this machine; also the index of its GPU.
-        world_size: processes of the run.
+        rank: rank over all machines, 0 to `world_size` - 1.
+        local_rank: rank among the processes of this machine; also the index of its GPU.
+        world_size: number of processes of the run.
     """
 
     rank: int = 0
@@ -68,6 +68,10 @@ def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
     """Connect the processes of a run: NCCL between CUDA devices, gloo otherwise. One process needs no group.
 
     MASTER_ADDR and MASTER_PORT must be set, as launchers do. On CUDA `device` becomes the current one.
+
+    Args:
+        ranks: place of this process in the run.
+        device: device of this process.
 
     Raises:
         RunError: the port is in use, or not all processes answered.
@@ -114,12 +118,22 @@ def _reduced(flag: bool, device: torch.device, operation: dist.ReduceOp.RedOpTyp
 
 
 def all_agree(flag: bool, device: torch.device) -> bool:
-    """Whether the flag is set on all ranks; every rank gets the same answer. `device`: the rank's own."""
+    """Whether the flag is set on all ranks; every rank gets the same answer.
+
+    Args:
+        flag: the flag of this rank.
+        device: device of this rank.
+    """
     return _reduced(flag, device, dist.ReduceOp.MIN)
 
 
 def any_rank(flag: bool, device: torch.device) -> bool:
-    """Whether the flag is set on at least one rank; every rank gets the same answer. `device`: the rank's own."""
+    """Whether the flag is set on at least one rank; every rank gets the same answer.
+
+    Args:
+        flag: the flag of this rank.
+        device: device of this rank.
+    """
     return _reduced(flag, device, dist.ReduceOp.MAX)
 
 
@@ -148,12 +162,6 @@ def gather_objects(value: T) -> list[T]:
     values: list[T] = [value] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
-
-
-def barrier() -> None:
-    """Wait until all ranks are here."""
-    if not _alone():
-        dist.barrier()
 
 
 def find_free_port() -> int:

@@ -1,4 +1,4 @@
-"""From the config of a source to the source."""
+"""Build a source from its config."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def build_source(name: str, config: SourceConfig, *, seed: int = 0) -> Source:
     """Build the source that a config describes.
 
     Args:
-        name: of the source, for messages and counts.
+        name: name of the source, for messages and counts.
         config: see `SourceConfig`; paths may start with `~` and are relative to the working folder.
-        seed: of procedural videos: another one makes others.
+        seed: seed of procedural videos; another seed gives other videos.
 
     Raises:
         ConfigError: an unknown kind, or no folder of images.

@@ -6,7 +6,7 @@ H, W size of a frame, S side of the network's square input.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
@@ -50,6 +50,24 @@ def problems_of(what: object) -> tuple[str, ...]:
     return tuple(what.problems) if isinstance(what, Incomplete) else ()
 
 
+class PartialMasks(dict[int, NDArray[np.bool_]]):
+    """The masks [H, W] on a frame of which some pixels are not labelled.
+
+    Args:
+        masks: masks [H, W] by object id.
+        ignored: bool [H, W], the pixels of which nobody said what they show; None: there are none.
+    """
+
+    def __init__(self, masks: Mapping[int, NDArray[np.bool_]], ignored: NDArray[np.bool_] | None) -> None:
+        super().__init__(masks)
+        self.ignored = ignored
+
+
+def ignored_pixels(masks: object) -> NDArray[np.bool_] | None:
+    """Return the pixels [H, W] that masks of a frame leave open; None where all are labelled."""
+    return masks.ignored if isinstance(masks, PartialMasks) else None
+
+
 class Source(Protocol):
     """A dataset on disk: its videos are listed without being opened.
 
@@ -73,10 +91,11 @@ class Clip:
     """Frames drawn from one video, before batching.
 
     Args:
-        name: of the video, for messages and pictures.
+        name: name of the video, for messages and pictures.
         frames: uint8 [T, 3, H, W] RGB.
         masks: bool [B, T, H, W] of the drawn objects.
-        seed: of everything that is still to be drawn for this clip (augmentation, simulated user).
+        ignored: bool [T, H, W], pixels that are not labelled; None: all are.
+        seed: seed of everything that is still to be drawn for this clip (augmentation, simulated user).
         problems: broken annotations that were left out, see `problems_of`.
     """
 
@@ -84,6 +103,7 @@ class Clip:
     frames: Tensor
     masks: Tensor
     seed: int
+    ignored: Tensor | None = None
     problems: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -98,12 +118,14 @@ class ClipBatch:
     """Clips of equal length, as the rollout plays them.
 
     Args:
-        names: of the C videos.
+        names: names of the C videos.
         frames: normalised [C, T, 3, S, S].
         masks: bool [B, T, S, S] of the objects of all clips, clip by clip.
         clip_of_object: index of each object's clip [B], int64, on the CPU or with the frames.
-        seeds: one per object, of the points that the simulated user draws; independent of how clips are batched.
-        step_seed: of the draws that are made once for the whole step, equal on all ranks.
+        seeds: seed for each object of the points that the simulated user draws; independent of how clips are batched.
+        step_seed: seed of what is drawn once for the whole step, equal on all ranks.
+        ignored: bool [B, T, S, S], pixels that are not labelled in the object's clip, and so are left out of the loss
+            and never clicked on; None: there are none.
     """
 
     names: tuple[str, ...]
@@ -112,6 +134,7 @@ class ClipBatch:
     clip_of_object: Tensor
     seeds: tuple[int, ...]
     step_seed: int
+    ignored: Tensor | None = None
 
     @property
     def num_frames(self) -> int:
@@ -124,10 +147,20 @@ class ClipBatch:
         return self.masks.shape[0]
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> ClipBatch:
-        """Return the same batch with its tensors on `device`."""
+        """Return the same batch with its tensors on `device`.
+
+        Args:
+            device: where the tensors go.
+            non_blocking: do not wait for the copies of page-locked tensors.
+        """
+        return self.map_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def map_tensors(self, function: Callable[[Tensor], Tensor]) -> ClipBatch:
+        """Return the same batch with the function's result in the place of each of its tensors."""
         return replace(
             self,
-            frames=self.frames.to(device, non_blocking=non_blocking),
-            masks=self.masks.to(device, non_blocking=non_blocking),
-            clip_of_object=self.clip_of_object.to(device, non_blocking=non_blocking),
+            frames=function(self.frames),
+            masks=function(self.masks),
+            clip_of_object=function(self.clip_of_object),
+            ignored=None if self.ignored is None else function(self.ignored),
         )

@@ -27,7 +27,7 @@ class _Record:
         image: `file_name` in it, which may have been written on Windows.
         item: the same with slashes and without suffix.
         size: height and width; None where the file does not say.
-        annotations: of the image, crowds left out.
+        annotations: annotations of the image without crowds.
         problem: why nothing of this can be used, None where it can.
     """
 
@@ -63,7 +63,7 @@ class CocoImages(FileSource):
     """
 
     def _list(self, images: Path, annotations: Path | None) -> tuple[Iterable[str], Path]:
-        require_coco()  # now rather than at the first polygon
+        require_coco()  # an error now instead of at the first polygon
         self._folder = require_folder(images, "images")
         self._file = annotations if annotations and annotations.is_file() else _find(images, annotations)
         self._records = {record.item: record for record in _records(self._file, self.problems)}
@@ -115,7 +115,7 @@ def _records(file: Path, problems: list[str]) -> Iterator[_Record]:
     """Read the file and yield the images that have an instance, in its order; names of items differ.
 
     Args:
-        file: to be read.
+        file: the JSON file.
         problems: entries that belong to no image are described here.
 
     Raises:
@@ -169,7 +169,7 @@ def _record(file: Path, image: Mapping[str, Any], annotations: list[Any]) -> _Re
         file=file,
         image=name,
         item=_posix(name).with_suffix("").as_posix(),
-        size=(height, width) if height and width else None,  # tools write 0 where they do not know
+        size=(height, width) if height and width else None,  # tools write 0 for an unknown size
         annotations=tuple(annotations),
         problem=problem,
     )

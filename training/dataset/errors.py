@@ -1,4 +1,4 @@
-"""Any error of reading one item becomes a DataError of that item."""
+"""Turn any error in reading an item into a DataError of that item."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from i2vpp.errors import DataError, I2VPPError
 
-_LONGEST = 300  # characters of a foreign message
+_LONGEST = 300  # characters of another library's message
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What is common to the sources that consist of files: a video of annotated images, a source of named items."""
+"""Bases of the sources that read files: a video of annotated images, a source of named items."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class FileVideo(Generic[A]):
     """An `AnnotatedVideo` of image files with an annotation each; a still image is one of one frame.
 
     Args:
-        name: of the video, for messages.
+        name: name of the video, for messages.
         images: the annotated frames.
-        annotations: of these frames: a file or whatever else `read` needs.
+        annotations: annotation of each frame: a file, or whatever else `read` needs.
         read: takes an annotation and the image that it belongs to; returns the masks [H, W] that are not empty.
-        problems: of broken annotations that were left out so far, see `problems_of`.
+        problems: messages about broken annotations that were left out so far, see `problems_of`.
     """
 
     name: str
@@ -72,10 +72,10 @@ class FileSource(abc.ABC):
         annotations: folder or file of annotations; None: where the dataset has them as it is published.
         include: the only items used; None: all. `part\\photo7` stands for `part/photo7`, unless it is a name itself.
         exclude: items that are not used, written in the same way.
-        name: of the source.
+        name: name of the source.
 
     Attributes:
-        names: of the items that are used, in order.
+        names: names of the items that are used, in order.
         missing: names in `include` that are not there; a warning says so.
         problems: entries of the annotations that belong to no item and were left out; a warning says so.
     """
@@ -123,7 +123,12 @@ class FileSource(abc.ABC):
 
 
 def name_of(source: Source, index: int) -> str:
-    """Return the name of an item without opening it, for messages."""
+    """Return the name of an item without opening it, for messages.
+
+    Args:
+        source: any source.
+        index: index of the item.
+    """
     return source.names[index] if isinstance(source, FileSource) else f"item {index}"
 
 

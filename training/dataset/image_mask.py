@@ -32,7 +32,15 @@ class ImageMaskPairs(FileSource):
 
     @staticmethod
     def read(annotation: Path, image: Path) -> Mapping[int, Mask]:
-        """Read the masks [H, W] of the objects of an annotation, by id; its size must be that of the image."""
+        """Read the masks [H, W] of the objects of an annotation, by id; its size must be that of the image.
+
+        Args:
+            annotation: the mask's file.
+            image: the image's file, of which only the header is read.
+
+        Raises:
+            DataError: the mask cannot be read, shows several objects or has another size than the image.
+        """
         mask = read_object(annotation, frame_size(image))
         return {OBJECT_ID: mask} if mask.any() else {}
 

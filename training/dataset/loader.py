@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from i2vpp.errors import DataError, I2VPPError, NoDataError
-from training.config import DataConfig, SourceConfig
+from training.config import DataConfig
 from training.dataset.build import build_source
 from training.dataset.clips import Clip, ClipBatch, Source
 from training.dataset.errors import item_errors
@@ -44,9 +45,7 @@ class LoadedBatch:
 
     def pin_memory(self) -> LoadedBatch:
         """Return the same with page-locked tensors; called by PyTorch's loader."""
-        batch = self.batch
-        pinned = replace(batch, frames=batch.frames.pin_memory(), masks=batch.masks.pin_memory())
-        return replace(self, batch=pinned)
+        return replace(self, batch=self.batch.map_tensors(Tensor.pin_memory))
 
 
 def open_sources(config: DataConfig, seed: int) -> dict[str, Source]:
@@ -54,21 +53,25 @@ def open_sources(config: DataConfig, seed: int) -> dict[str, Source]:
 
     Args:
         config: the mix.
-        seed: of videos made of stills (`moving_stills`); with one for each epoch, no epoch repeats another.
+        seed: seed of videos made of stills (`moving_stills`); another one in each epoch gives other videos.
 
     Raises:
         ConfigError: a source is not described fully.
         NoDataError: a source is missing or empty.
     """
-    return {name: _open(name, source_config, seed) for name, source_config in config.sources.items()}
+    sources = {name: build_source(name, source) for name, source in config.sources.items()}
+    for name, source in config.sources.items():
+        if source.clip.moving_stills:
+            sources[name] = MovingStills(sources[name], num_frames=source.clip.num_frames, seed=seed, name=name)
+    return sources
 
 
 def read_first_batch(name: str, source: Source, config: DataConfig, *, image_size: int) -> LoadedBatch:
     """Read and augment a batch of one source, as a run would, to see whether that works.
 
     Args:
-        name: of the source.
-        source: it, opened.
+        name: name of the source.
+        source: the opened source.
         config: the mix that it is part of.
         image_size: side S of the frames.
 
@@ -82,41 +85,25 @@ def read_first_batch(name: str, source: Source, config: DataConfig, *, image_siz
     return batch
 
 
-def _open(name: str, config: SourceConfig, seed: int) -> Source:
-    source = build_source(name, config)
-    if not config.clip.moving_stills:
-        return source
-    return MovingStills(source, num_frames=config.clip.num_frames, seed=seed, name=name)
-
-
 class ClipDataset(Dataset["LoadedBatch | NoDataError"]):
     """One rank's batches by step: item k is its share of step k of the plan.
 
     Args:
-        sources: by name.
+        sources: sources by name.
         config: the mix.
-        plan: of the epoch.
-        rank: whose share is read.
+        plan: plan of the epoch.
+        rank: rank whose share is read.
         image_size: side S of the frames.
-        augment: whether clips are changed at random.
     """
 
     def __init__(
-        self,
-        sources: Mapping[str, Source],
-        config: DataConfig,
-        plan: EpochPlan,
-        *,
-        rank: int,
-        image_size: int,
-        augment: bool = True,
+        self, sources: Mapping[str, Source], config: DataConfig, plan: EpochPlan, *, rank: int, image_size: int
     ) -> None:
         self._sources = sources
         self._config = config
         self._plan = plan
         self._rank = rank
         self._image_size = image_size
-        self._augment = config.augment if augment else None
 
     def __len__(self) -> int:
         return len(self._plan)
@@ -154,16 +141,25 @@ class ClipDataset(Dataset["LoadedBatch | NoDataError"]):
     def _read(self, name: str, draw: Draw) -> Clip:
         """Return a clip with normalised frames [T, 3, S, S] and the objects that show on the first of them."""
         clip = draw_clip(self._sources[name][draw.index], self._config.sources[name].clip, draw.seed)
-        frames, masks = transform_clip(clip, self._augment, self._image_size)
-        visible = masks[:, 0].flatten(1).any(1)
+        clip = transform_clip(clip, self._config.augment, self._image_size)
+        visible = clip.masks[:, 0].flatten(1).any(1)
         if not visible.any():
             raise DataError(f"{clip.name}: the drawn objects are too small to show at {self._image_size} pixels")
-        return replace(clip, frames=frames, masks=masks[visible])
+        return replace(clip, masks=clip.masks[visible])
 
 
 def collate(clips: list[Clip], step_seed: int) -> ClipBatch:
-    """Join clips of equal length; each object gets a seed from that of its clip and its place in it."""
+    """Join clips of equal length; each object gets a seed from that of its clip and its place in it.
+
+    Args:
+        clips: clips with the network's input, at least one.
+        step_seed: see `ClipBatch`.
+    """
     counts = torch.tensor([len(clip.masks) for clip in clips])
+    ignored = None
+    if any(clip.ignored is not None for clip in clips):
+        parts = [torch.zeros_like(clip.masks[0]) if clip.ignored is None else clip.ignored for clip in clips]
+        ignored = torch.stack(parts).repeat_interleave(counts, dim=0)
     return ClipBatch(
         names=tuple(clip.name for clip in clips),
         frames=torch.stack([clip.frames for clip in clips]),
@@ -171,6 +167,7 @@ def collate(clips: list[Clip], step_seed: int) -> ClipBatch:
         clip_of_object=torch.arange(len(clips)).repeat_interleave(counts),
         seeds=tuple(derive_seed(clip.seed, k) for clip in clips for k in range(len(clip.masks))),
         step_seed=step_seed,
+        ignored=ignored,
     )
 
 
@@ -204,27 +201,25 @@ def build_loader(
     rank: int,
     image_size: int,
     start_step: int = 0,
-    augment: bool = True,
     pin_memory: bool = False,
     worker_init: Callable[[int], None] | None = None,
 ) -> ClipLoader:
     """Return the loader of one rank over the steps of an epoch, in order.
 
     Args:
-        sources: by name, as `open_sources` returns them.
+        sources: sources by name, as `open_sources` returns them.
         config: the mix.
-        plan: of the epoch.
-        rank: of this process.
+        plan: plan of the epoch.
+        rank: rank of this process.
         image_size: side S of the frames.
         start_step: step at which a resumed run goes on.
-        augment: whether clips are changed at random.
         pin_memory: page-lock the tensors, for copies to CUDA.
         worker_init: called with its number in each loader process.
 
     Raises (while it is iterated):
         NoDataError: `config.max_failures` items in a row cannot be used, for whatever reason.
     """
-    dataset = ClipDataset(sources, config, plan, rank=rank, image_size=image_size, augment=augment)
+    dataset = ClipDataset(sources, config, plan, rank=rank, image_size=image_size)
     return ClipLoader(
         dataset,
         batch_size=None,  # an item is a batch already

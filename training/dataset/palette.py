@@ -12,6 +12,7 @@ import numpy as np
 from i2vpp.data.files import frame_size, list_files, list_folders, list_images, require_folder
 from i2vpp.data.masks import BACKGROUND, IGNORED, Coding, Mask, VideoMasks
 from i2vpp.errors import DataError, NoDataError
+from training.dataset.clips import PartialMasks
 from training.dataset.file_source import FileSource, FileVideo
 
 
@@ -64,12 +65,14 @@ def _beside(images: Path) -> Path:
 
 
 def read_masks(annotation: Path, image: Path, masks: VideoMasks | None = None) -> Mapping[int, Mask]:
-    """Read the masks [H, W] of the objects of an index mask, by id.
+    """Read the masks [H, W] of the objects of an index mask, by id; pixels of value 255 are ignored ones.
 
     Args:
         annotation: the mask.
-        image: that it belongs to, and whose size it must have.
+        image: the image that the mask belongs to and whose size it must have.
         masks: reads all masks of the video; None for a still image.
     """
     ids = (masks or VideoMasks([annotation])).ids(annotation, frame_size(image))
-    return {int(value): ids == value for value in np.unique(ids) if value not in (BACKGROUND, IGNORED)}
+    values = np.unique(ids)
+    objects = {int(value): ids == value for value in values if value not in (BACKGROUND, IGNORED)}
+    return PartialMasks(objects, ids == IGNORED if IGNORED in values else None)

@@ -1,4 +1,4 @@
-"""What an epoch consists of: which items of which source make up each step, and every seed.
+"""The plan of an epoch: the items of each step, and all seeds.
 
 A plan depends on the run's seed, the epoch, the sources and the global batch size alone: not on ranks, loader processes
 or the step at which a run is resumed.
@@ -39,7 +39,7 @@ class StepPlan:
 
     Args:
         source: its name, the same on all ranks.
-        step_seed: of what is drawn once for the whole step, the same on all ranks.
+        step_seed: seed of what is drawn once for the whole step, the same on all ranks.
         draws: the clips of the global batch, or one rank's share of them.
     """
 
@@ -57,7 +57,7 @@ class EpochPlan:
     Args:
         sizes: number of videos by name of the source.
         configs: repeat factor and batch size by name of the source.
-        seed: of the run.
+        seed: seed of the run.
         epoch: counted from 0.
         world_size: ranks that share a global batch of `batch_size` * `world_size` clips.
 
@@ -89,7 +89,7 @@ class EpochPlan:
         """Return the items of all global batches of a source [batches, global batch size]."""
         batch = config.batch_size * self.world_size
         total = max(round(config.repeat * size), 1) if config.repeat and size else 0
-        # Keyed by the name, so that another source in the mix does not change the order of this one.
+        # The seed depends on the name, so that another source in the mix does not change the order of this one.
         key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
         rng = np.random.default_rng(derive_seed(self._seed, _ORDER, self._epoch, key))
         passes = [rng.permutation(size) for _ in range(-(-total // size) if size else 0)]
@@ -116,7 +116,15 @@ class EpochPlan:
         )
 
     def rank_share(self, step_plan: StepPlan, rank: int) -> StepPlan:
-        """Return the same step with the draws of one rank only: equal, contiguous shares."""
+        """Return the same step with the draws of one rank only: equal, contiguous shares.
+
+        Args:
+            step_plan: a step of this plan.
+            rank: 0 to `world_size` - 1.
+
+        Raises:
+            ValueError: there is no such rank.
+        """
         if not 0 <= rank < self.world_size:
             raise ValueError(f"rank {rank} of {self.world_size}; allowed: 0 to {self.world_size - 1}")
         share = len(step_plan.draws) // self.world_size

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from i2vpp.errors import DataError
 from training.config import ClipConfig
-from training.dataset.clips import AnnotatedVideo, Clip, problems_of
+from training.dataset.clips import AnnotatedVideo, Clip, ignored_pixels, problems_of
 
 MAX_LOOKS = 128
 """Frames of a video on which an object to begin with is looked for, at most (SA-V annotates up to 100 of a video)."""
@@ -24,9 +24,9 @@ def draw_clip(video: AnnotatedVideo, config: ClipConfig, seed: int) -> Clip:
     empty.
 
     Args:
-        video: of any length.
+        video: video of any length.
         config: how clips are drawn.
-        seed: of all draws, and of the returned clip.
+        seed: seed of all draws, and of the returned clip.
 
     Raises:
         DataError: no frame shows an object, frames and masks differ in size, or the video cannot be read.
@@ -50,7 +50,12 @@ def draw_clip(video: AnnotatedVideo, config: ClipConfig, seed: int) -> Clip:
 
 
 def bounce(step: int, length: int) -> int:
-    """Return the frame, 0 to `length` - 1, that is reached after `step` >= 0 steps which turn back at both ends."""
+    """Return the frame, 0 to `length` - 1, that is reached after `step` >= 0 steps which turn back at both ends.
+
+    Args:
+        step: number of steps from frame 0 on, at least 0.
+        length: frames of the video, at least 1.
+    """
     if length == 1:
         return 0
     step %= 2 * (length - 1)
@@ -58,7 +63,13 @@ def bounce(step: int, length: int) -> int:
 
 
 def fitting_stride(stride: int, num_frames: int, length: int) -> int:
-    """Return the stride, at most `stride` and at least 1, at which a clip fits into a video, if it can at all."""
+    """Return the stride, at most `stride` and at least 1, at which a clip fits into a video, if it can at all.
+
+    Args:
+        stride: wanted steps between the frames of a clip.
+        num_frames: frames of the clip.
+        length: frames of the video.
+    """
     if num_frames == 1:
         return stride
     return max(1, min(stride, (length - 1) // (num_frames - 1)))
@@ -75,7 +86,7 @@ def _first_with_object(
 ) -> tuple[int, list[int]]:
     """Return the first of `starts` that shows an object, and the ids of the objects that it shows."""
     for start in starts[:MAX_LOOKS]:
-        ids = sorted(video.masks(frame_at(start)))  # no mask is decoded: a source names present objects only
+        ids = sorted(video.masks(frame_at(start)))  # only ids are read; no mask is decoded
         if ids:
             return start, ids
     looked = min(len(starts), MAX_LOOKS)
@@ -92,26 +103,34 @@ def _read_clip(video: AnnotatedVideo, order: list[int], objects: list[int], seed
     """Read the frames of `order`, each of them once, and the masks of `objects` on them."""
     images: dict[int, NDArray[np.uint8]] = {}
     masks: dict[int, NDArray[np.bool_]] = {}
-    for t in sorted(set(order)):  # ascending, which is cheapest where a video is decoded
+    ignored: dict[int, NDArray[np.bool_]] = {}
+    for t in sorted(set(order)):  # in ascending order, since decoding a video backwards is slow
         images[t] = video.image(t)
-        masks[t] = _stack(video, t, objects, images[t].shape[:2])
+        found = video.masks(t)
+        masks[t] = _stack(video, t, found, objects, images[t].shape[:2])
+        if (open_pixels := ignored_pixels(found)) is not None:
+            ignored[t] = open_pixels
     sizes = {image.shape[:2] for image in images.values()}
     if len(sizes) > 1:
         listed = " and ".join(f"{width}x{height}" for height, width in sorted(sizes))
         raise DataError(f"{video.name}: its frames differ in size: {listed}")
     frames = np.stack([images[t].transpose(2, 0, 1) for t in order])
+    labelled = np.zeros(sizes.pop(), np.bool_)
+    left_open = np.stack([ignored.get(t, labelled) for t in order]) if ignored else None
     return Clip(
         name=video.name,
         frames=torch.from_numpy(frames),
         masks=torch.from_numpy(np.stack([masks[t] for t in order], axis=1)),
         seed=seed,
+        ignored=None if left_open is None else torch.from_numpy(left_open),
         problems=problems_of(video),
     )
 
 
-def _stack(video: AnnotatedVideo, t: int, objects: list[int], size: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Return the masks [B, H, W] of a frame, empty ones for objects that are absent."""
-    found = video.masks(t)
+def _stack(
+    video: AnnotatedVideo, t: int, found: Mapping[int, NDArray[np.bool_]], objects: list[int], size: tuple[int, ...]
+) -> NDArray[np.bool_]:
+    """Return the masks [B, H, W] of those that were found on a frame, empty ones for objects that are absent."""
     stacked = np.zeros((len(objects), *size), np.bool_)
     for position, obj_id in enumerate(objects):
         mask = found.get(obj_id)

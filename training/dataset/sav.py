@@ -36,11 +36,11 @@ class Masklets:
     """One annotation file.
 
     Args:
-        path: of the file, for messages.
-        height: of the video and of all masks.
-        width: of the video and of all masks.
+        path: the file, for messages.
+        height: height of the video and of all masks in pixels.
+        width: width of the video and of all masks in pixels.
         rles: COCO RLE, by annotated frame and object; None for an absent object.
-        first_id: of the objects.
+        first_id: id of the file's first object.
     """
 
     path: Path
@@ -116,7 +116,7 @@ class SavVideo:
     Annotated frame t is frame 4 t of the video.
 
     Args:
-        name: of the video.
+        name: name of the video.
         frames: the mp4 file, or a folder of frames named by their index in the video; every fourth one is enough.
         annotations: one or both of its annotation files.
 

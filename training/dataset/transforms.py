@@ -1,12 +1,13 @@
-"""From a drawn clip to the network's input: augmentation, square resize and normalisation.
+"""Turn a drawn clip into the network's input: augmentation, resizing to a square, normalisation.
 
-The masks travel as further channels of the frames, so that one draw moves both alike; they are interpolated like the
-frames and cut at one half in the end, as the predictor does it with mask prompts.
+The masks are further channels of the frames, so that one draw moves both alike. They are interpolated like the frames
+and thresholded at one half in the end, as the predictor does it with mask prompts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 import torch
@@ -24,15 +25,15 @@ MIN_PIXELS = 10
 TRIES = 4
 """Rotations, shears and zooms that are drawn for a clip until its objects stay in the picture."""
 
-_MAY_LEAVE = 4  # of so many objects, one may leave the picture: with dozens of them (SA-1B), some always do
+_MAY_LEAVE = 4  # one of so many objects may leave the picture; of dozens (SA-1B), some always do
 
-_LOOK_SIZE = 128  # short side of the masks with which a draw is tried
+_LOOK_SIZE = 128  # short side in pixels of the masks on which a draw is tried
 
 _AffineDraw: TypeAlias = tuple[float, Sequence[float], float, Sequence[float]]  # angle, translation, zoom, shear
 
 
-def transform_clip(clip: Clip, augment: AugmentConfig | None, image_size: int) -> tuple[Tensor, Tensor]:
-    """Return normalised frames float32 [T, 3, S, S] and masks bool [B, T, S, S] of a clip.
+def transform_clip(clip: Clip, augment: AugmentConfig, image_size: int) -> Clip:
+    """Return a clip with normalised frames float32 [T, 3, S, S], masks [B, T, S, S] and ignored pixels [T, S, S].
 
     Frames are resized bilinearly with antialias. The predictor's filter is Pillow's bicubic one: bilinear is faster and
     closer to what clips look like after augmentation. All draws depend on `clip.seed` alone. Some objects may be left
@@ -40,26 +41,28 @@ def transform_clip(clip: Clip, augment: AugmentConfig | None, image_size: int) -
     out of the picture; it moves none out of clips of fewer than four.
 
     Args:
-        clip: of any size.
-        augment: what is changed at random; None: nothing.
+        clip: clip of any size.
+        augment: the random changes.
         image_size: S.
     """
     generator = torch.default_generator  # torchvision draws from it; `torch.manual_seed` would seed CUDA as well
     with torch.random.fork_rng(devices=[]):
         generator.manual_seed(clip.seed)
-        stacked = torch.cat([clip.frames, clip.masks.transpose(0, 1).to(torch.uint8) * 255], dim=1)  # [T, 3 + B, H, W]
-        if augment is not None:
-            stacked = _move(stacked, augment, image_size)
+        channels = clip.masks if clip.ignored is None else torch.cat([clip.masks, clip.ignored[None]])
+        stacked = torch.cat([clip.frames, channels.transpose(0, 1).to(torch.uint8) * 255], dim=1)  # [T, 3 + N, H, W]
+        stacked = _move(stacked, augment, image_size, num_objects=len(clip.masks))
         stacked = F.resize(stacked, [image_size, image_size], antialias=True)
-        frames = stacked[:, :3].float() / 255
-        if augment is not None:
-            frames = _recolour(frames, augment)
+        frames = _recolour(stacked[:, :3].float() / 255, augment)
     masks = stacked[:, 3:].transpose(0, 1) >= 128
-    return F.normalize(frames, list(MEAN), list(STD), inplace=True), masks
+    frames = F.normalize(frames, list(MEAN), list(STD), inplace=True)
+    ignored = None
+    if clip.ignored is not None:
+        masks, ignored = masks[:-1], masks[-1] & ~masks[:-1].any(0)
+    return replace(clip, frames=frames, masks=masks, ignored=ignored)
 
 
-def _move(stacked: Tensor, augment: AugmentConfig, image_size: int) -> Tensor:
-    """Return [T, 3 + B, h, w], flipped and moved by one affine map.
+def _move(stacked: Tensor, augment: AugmentConfig, image_size: int, *, num_objects: int) -> Tensor:
+    """Return frames, masks of the objects and what else there is [T, N, h, w], flipped and moved by one affine map.
 
     The map acts before the aspect ratio is lost, so that a rotation is one, but after the short side was reduced to S,
     which makes it several times cheaper for large videos and lets the antialiased resize do the reduction.
@@ -71,7 +74,7 @@ def _move(stacked: Tensor, augment: AugmentConfig, image_size: int) -> Tensor:
         stacked = F.resize(stacked, [image_size], antialias=True)
     for _ in range(TRIES):
         draw = _draw_affine(stacked, augment)
-        if _keeps_objects(stacked[0, 3:], draw):
+        if _keeps_objects(stacked[0, 3 : 3 + num_objects], draw):
             fill = [255 * mean for mean in MEAN] + [0.0] * (stacked.shape[1] - 3)
             return _affine(stacked, draw, fill)
     return stacked
@@ -101,9 +104,7 @@ def _affine(stacked: Tensor, draw: _AffineDraw, fill: list[float]) -> Tensor:
 def _keeps_objects(masks: Tensor, draw: _AffineDraw) -> bool:
     """Whether the objects of a first frame, uint8 [B, h, w], stay in the picture, but for a few of many."""
     area = masks.shape[-2] * masks.shape[-1]
-    if (
-        min(masks.shape[-2:]) > _LOOK_SIZE
-    ):  # antialiased, so that areas stay the same; much cheaper with dozens of objects
+    if min(masks.shape[-2:]) > _LOOK_SIZE:  # much cheaper with dozens of objects; antialiasing keeps areas
         masks = F.resize(masks, [_LOOK_SIZE], antialias=True)
     moved = _affine(masks, draw, [0.0] * len(masks))
     scale = area / (255 * masks.shape[-2] * masks.shape[-1])

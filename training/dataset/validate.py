@@ -71,7 +71,7 @@ def validate_source(source: Source, *, workers: int = 0, progress: bool = False)
     """Read every annotated frame of every item of a source.
 
     Args:
-        source: to be read.
+        source: the source to be read.
         workers: processes that read; 0: this one.
         progress: show a progress bar on stderr.
 
@@ -116,7 +116,7 @@ class _Reading:
 
     def __init__(self) -> None:
         self.frames = 0
-        self.sizes: dict[Size, int] = {}  # and the first frame of that size
+        self.sizes: dict[Size, int] = {}  # first frame of each size
         self.named: set[int] = set()
         self.seen: set[int] = set()
         self.problems: dict[str, None] = {}  # an ordered set: a file that all frames share is reported once
@@ -191,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.json.parent.mkdir(parents=True, exist_ok=True)
         reports = []
         for name, config in configs.items():
-            reports.append(_validate(name, config, arguments.workers))
+            reports.append(_validate(name, config, arguments.processes))
             print("\n".join(_lines(reports[-1])), flush=True)
         if not configs:
             print(f"the recipe {arguments.config} reads no files")
@@ -220,11 +220,13 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--kind", choices=[kind for kind in KINDS if kind != PROCEDURAL], help="kind of the dataset")
     what.add_argument("-c", "--config", metavar="RECIPE", help="recipe whose datasets are read, such as configs/x.yaml")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="with -c: changes to the recipe")
+    parser.add_argument("--override", action="append", default=[], metavar="KEY=VALUE", help="the same")
     parser.add_argument("--images", help="folder of images, of frame folders or of mp4 files")
     parser.add_argument("--annotations", help="folder or file of annotations; default: as the dataset is published")
     parser.add_argument("--include", help="file with one item a line, the only ones read")
     parser.add_argument("--exclude", help="file with one item a line, not read")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; default: one per core")
+    parser.add_argument("--processes", "--workers", type=int, default=os.cpu_count() or 1,
+                        help="that read; 0: this one; default: one per core")  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report to a file, too")
     return parser
 
@@ -232,11 +234,12 @@ def _parser() -> argparse.ArgumentParser:
 def _configs(arguments: argparse.Namespace) -> Mapping[str, SourceConfig]:
     """Return the sources to be read, by name."""
     files = {key: getattr(arguments, key) for key in ("images", "annotations", "include", "exclude")}
-    if arguments.workers < 0:
-        raise ConfigError(f"--workers must not be negative; got {arguments.workers}")
+    overrides = [*arguments.overrides, *arguments.override]
+    if arguments.processes < 0:
+        raise ConfigError(f"--processes must not be negative; got {arguments.processes}")
     if arguments.kind:
-        if arguments.overrides:
-            raise ConfigError(f"{arguments.overrides[0]!r}: only recipes (-c) can be changed by KEY=VALUE")
+        if overrides:
+            raise ConfigError(f"{overrides[0]!r}: only recipes (-c) can be changed by KEY=VALUE")
         if not arguments.images:
             raise ConfigError(f"--kind {arguments.kind} needs --images")
         return {arguments.kind: SourceConfig(kind=arguments.kind, **files)}
@@ -244,7 +247,7 @@ def _configs(arguments: argparse.Namespace) -> Mapping[str, SourceConfig]:
         raise ConfigError(f"{', '.join(given)}: a recipe (-c) names its own files; change them by KEY=VALUE")
     from training.recipes import load_recipe  # noqa: PLC0415 - Hydra is only needed for recipes
 
-    return dict(_of_recipe(load_recipe(arguments.config, arguments.overrides)))
+    return dict(_of_recipe(load_recipe(arguments.config, overrides)))
 
 
 def _of_recipe(recipe: TrainConfig) -> Iterator[tuple[str, SourceConfig]]:

@@ -1,1 +1,1 @@
-"""A start for a network without pretrained weights: its image encoder learns to say what a larger one says."""
+"""Distillation: the image encoder of a network without pretrained weights learns the embeddings of a larger one."""

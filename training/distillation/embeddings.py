@@ -1,4 +1,4 @@
-"""A folder of a teacher's image embeddings, one byte a value, written once and read by row.
+"""A folder of a teacher's image embeddings with one byte per value, written once and read by row.
 
     images.jsonl     one line an image: its path; a line is written after the image's data
     embeddings.u8    uint8 [N, D, G, G]
@@ -41,7 +41,12 @@ class EmbeddingWriter:
         self._ranges = _opened(folder / RANGES, len(self.images) * CHANNELS * 2 * 4)
 
     def add(self, image: Path, embedding: NDArray[np.float32]) -> None:
-        """Append the embedding [D, G, G] of an image."""
+        """Append the embedding [D, G, G] of an image.
+
+        Args:
+            image: path of the image.
+            embedding: float32 [D, G, G].
+        """
         lowest, highest = embedding.min((1, 2)), embedding.max((1, 2))
         step = np.maximum((highest - lowest) / LEVELS, np.finfo(np.float32).tiny)
         rounded = np.rint((embedding - lowest[:, None, None]) / step[:, None, None])
@@ -76,9 +81,7 @@ class EmbeddingReader:
 
     def __init__(self, folder: Path) -> None:
         if not (folder / INDEX).is_file():
-            raise NoDataError(
-                f"{folder} holds no {INDEX}: run `python -m training.distillation.teacher --out {folder}`"
-            )
+            raise NoDataError(f"{folder} holds no {INDEX}: run `python -m training.distillation.teacher -o {folder}`")
         self.images = _images(folder)
         if not self.images:
             raise NoDataError(f"{folder} holds no embedding yet: let the teacher run first")
@@ -93,9 +96,9 @@ class EmbeddingReader:
         """Read a part of an embedding.
 
         Args:
-            row: which image.
-            rows: of the grid.
-            columns: of the grid.
+            row: index of the image.
+            rows: rows of the grid.
+            columns: columns of the grid.
 
         Returns:
             float32 [D, rows, columns].

@@ -1,11 +1,11 @@
 """Distil a teacher's embeddings into the image encoder (TinyViT and the temporal feature integrator).
 
     python -m training.distillation.student --embeddings embeddings --heads heads.pt --image-size 256 \
-        --data data --out outputs/encoder/checkpoint.pt
+        --data data -o outputs/encoder/checkpoint.pt
 
 The encoder ends in a sum of two GELUs, which hardly reaches below zero, while the teacher's channels do. So it learns
 the embedding raised by a constant per channel, and `no_mem_embed`, which is added before the decoder, takes that away
-again: with the teacher's own heads (`--heads`: prompt encoder and mask decoder) it is a promptable image model at once.
+again. With the teacher's own heads (`--heads`: prompt encoder and mask decoder) it is a promptable image model at once.
 
 With `--data` the moving average of the weights is scored on held-out photos (`training.image_validation`) every few
 hundred steps; the curve is written beside the checkpoint, `<out>.jsonl`. At the end of a run from a new network the
@@ -54,10 +54,10 @@ from training.signals import SaveClock, outlive_signals, stop_requests
 GRID_CROPS = (24, 64)
 """Side of a crop in cells of the teacher's grid, least and most. A crop of 32 cells at 256 px shows objects at the size
 that they have on a whole photo at 512 px."""
-STRIDE = 16  # of the student
+STRIDE = 16  # pixels of the student's input per cell of its embedding
 STATISTICS = 200  # embeddings that the statistics of the channels are taken from
 MATCHED = 32  # images that the memory parts are fitted to
-FLOOR = -0.2  # where the lowest percent of a channel comes to lie
+FLOOR = -0.2  # value to which the lowest percent of a channel is raised
 FROZEN = ("memory_attention", "memory_encoder", "memory_prompt_generator", "sam_prompt_encoder", "sam_mask_decoder")
 
 
@@ -75,7 +75,7 @@ class Embeddings(Dataset[tuple[Tensor, Tensor]]):
     Args:
         folders: written by `training.distillation.teacher`.
         image_size: side S of the student's input.
-        seed: of the augmentation; item k is always the same for the same folders.
+        seed: seed of the augmentation; item k is always the same for the same folders.
         length: items in all.
     """
 
@@ -123,7 +123,7 @@ class Embeddings(Dataset[tuple[Tensor, Tensor]]):
             torch.manual_seed(derive_seed(self._seed, k, 1))
             image = self._colours(image / 255)
         image = (image - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
-        # The frames before: the same picture, a little to the side, as in a video.
+        # Earlier frames: the same picture shifted by a few pixels.
         earlier = [
             torch.roll(image, rng.integers(-6, 6, size=2, endpoint=True).tolist(), dims=(1, 2)) for _ in range(2)
         ]
@@ -143,7 +143,7 @@ class DistillationConfig:
         steps: batches in all, over which the rate falls.
         batch_size: crops a batch.
         minutes: stop after this long, to be resumed; 0: no limit.
-        learning_rate: at its highest.
+        learning_rate: learning rate after the warm-up, where it is highest.
         workers: loader processes.
         data: folder of the held-out photos; None: they are not scored.
         score_every: steps between scores.
@@ -152,8 +152,8 @@ class DistillationConfig:
 
     embeddings: list[Path]
     out: Path
-    heads: Path | None = None
-    start: Path | None = None
+    heads: str | None = None
+    start: str | None = None
     image_size: int = 256
     steps: int = 2000
     batch_size: int = 8
@@ -172,14 +172,7 @@ class Distillation:
         self.config = config
         self.device = best_device()
         self.model = I2VPP(ModelConfig(image_size=config.image_size))
-        start(
-            self.model,
-            StartConfig(
-                checkpoint=None if config.start is None else str(config.start),
-                heads=None if config.heads is None else str(config.heads),
-            ),
-            seed=0,
-        )
+        start(self.model, StartConfig(checkpoint=config.start, heads=config.heads), seed=0)
         self.data = Embeddings(
             config.embeddings, image_size=config.image_size, seed=0, length=config.steps * config.batch_size
         )
@@ -225,7 +218,12 @@ class Distillation:
             )
 
     def train_step(self, clips: Tensor, target: Tensor) -> float:
-        """Learn from clips [B, 3, 3, S, S] and embeddings [B, D, S / 16, S / 16]; return the loss."""
+        """Learn from clips [B, 3, 3, S, S] and embeddings [B, D, S / 16, S / 16]; return the loss.
+
+        Args:
+            clips: normalised frames [B, 3, 3 (time), S, S].
+            target: the teacher's embeddings [B, D, S / 16, S / 16].
+        """
         set_rates(self.optimizer, self.step, self.config.steps, self.optimizer_config)
         train_mode(self.model, self.optimizer_config)
         with torch.autocast(self.device.type, dtype=torch.bfloat16):
@@ -240,7 +238,12 @@ class Distillation:
         return loss.item()
 
     def score(self, loss: float, photos: Sequence[AnnotatedVideo]) -> None:
-        """Score the averaged weights on photos, and append a line to the curve."""
+        """Score the averaged weights on photos, and append a line to the curve.
+
+        Args:
+            loss: mean loss of the latest steps, for the curve.
+            photos: photos with masks that nothing is trained on.
+        """
         with self.ema.applied(self.model):
             scores = score_photos(self.model, photos)
         line = {"step": self.step, "hours": self.seconds / 3600, "loss": loss, **asdict(scores)}
@@ -287,7 +290,13 @@ def distil(config: DistillationConfig) -> None:
 
 
 def distance(embedding: Tensor, target: Tensor, channels: Channels) -> Tensor:
-    """Mean squared error [scalar] in units of each channel's spread; 1 is what the mean of each channel would give."""
+    """Mean squared error [scalar] in units of each channel's spread; 1 is what the mean of each channel would give.
+
+    Args:
+        embedding: the student's embeddings [B, D, h, w].
+        target: the teacher's embeddings [B, D, h, w].
+        channels: offset and scale of each channel.
+    """
     offset, scale = channels.offset.to(embedding.device), channels.scale.to(embedding.device)
     return ((embedding - target - offset) / scale).square().mean()
 
@@ -295,21 +304,22 @@ def distance(embedding: Tensor, target: Tensor, channels: Channels) -> Tensor:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     parser = Parser(prog="python -m training.distillation.student", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+                    argument_default=argparse.SUPPRESS,  # `DistillationConfig` has the defaults
+                    formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     add = parser.add_argument
     add("--embeddings", type=Path, nargs="+", required=True, help="folders that the teacher wrote")
-    add("--heads", type=Path, help="the teacher's prompt encoder and mask decoder, under our names")
-    add("--start", type=Path, help="checkpoint that the network starts from (default: a new network)")
-    add("--out", type=Path, required=True, help="checkpoint to write, or to go on from")
-    add("--image-size", type=int, default=256, help="side of the student's input (default 256)")
-    add("--steps", type=int, default=2000, help="batches, over which the rate falls (default 2000)")
-    add("--batch-size", type=int, default=8)
-    add("--minutes", type=float, default=0.0, help="stop after this long, to be resumed (default: no limit)")
-    add("--learning-rate", type=float, default=1e-3)
-    add("--workers", type=int, default=1, help="loader processes (default 1)")
+    add("--heads", help="the teacher's prompt encoder and mask decoder, under our names")
+    add("--checkpoint", "--start", dest="start", help="to start from (default: a new network)")
+    add("-o", "--output", "--out", dest="out", type=Path, required=True, help="checkpoint to write, or to go on from")
+    add("--image-size", type=int, help="side of the student's input (default 256)")
+    add("--steps", type=int, help="batches, over which the rate falls (default 2000)")
+    add("--batch-size", type=int, help="crops a batch (default 8)")
+    add("--minutes", type=float, help="stop after this long, to be resumed (default: no limit)")
+    add("--learning-rate", type=float, help="at its highest (default 0.001)")
+    add("--workers", type=int, help="loader processes (default 1)")
     add("--data", type=Path, help="folder of the held-out photos, to score them (default: they are not scored)")
-    add("--score-every", type=int, default=500, help="steps between scores (default 500)")
-    add("--ema", type=float, default=0.998, help="decay of the averaged weights (default 0.998)")
+    add("--score-every", type=int, help="steps between scores (default 500)")
+    add("--ema", type=float, help="decay of the averaged weights (default 0.998)")
     options = parser.parse_args(arguments)
     try:
         distil(DistillationConfig(**vars(options)))

@@ -1,6 +1,6 @@
-"""Write down what a teacher's image encoder says about photos: one embedding each, to be distilled.
+"""Write a teacher's embeddings of photos into a folder, for distillation.
 
-    python -m training.distillation.teacher --model encoder.onnx --images DIR [DIR ...] --out embeddings
+    python -m training.distillation.teacher --model encoder.onnx --images DIR [DIR ...] -o embeddings
 
 The teacher is SAM 2's image encoder as an ONNX file: input `image` [1, 3, 1024, 1024], ImageNet-normalised; output
 `image_embed` [1, 256, 64, 64], no-memory embedding included. Needs the package onnxruntime. An interrupted run goes on.
@@ -59,7 +59,17 @@ def normalise(image: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def embed(model: Path, images: Sequence[Path], out: Path) -> None:
-    """Append the embeddings of all images that the folder `out` does not hold yet."""
+    """Append the embeddings of all images that the folder `out` does not hold yet.
+
+    Args:
+        model: the teacher's ONNX file.
+        images: image files.
+        out: folder of the embeddings; created if it is missing.
+
+    Raises:
+        NoDataError: the model or onnxruntime is missing.
+        DataError: an image cannot be read.
+    """
     session = _session(model)
     with EmbeddingWriter(out) as writer:
         known = set(writer.images)
@@ -86,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", type=Path, nargs="+", required=True, help="folders, searched recursively")
     parser.add_argument("--every", type=int, default=1, help="take every n-th image of a folder (default 1)")
     parser.add_argument("--exclude", type=Path, help="list of names of images that are left out, one a line")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the embeddings")
+    parser.add_argument("-o", "--output", "--out", dest="out", type=Path, required=True, help="folder to write")
     options = parser.parse_args(arguments)
     try:
         exclude = frozenset() if options.exclude is None else read_items(options.exclude)

@@ -29,6 +29,11 @@ VISIBLE_BIAS = 2.0
 def start(model: I2VPP, config: StartConfig, *, seed: int) -> None:
     """Initialise the network, and load over that what the config names.
 
+    Args:
+        model: a new network.
+        config: files that weights are read from.
+        seed: seed of the initialisation.
+
     Raises:
         CheckpointError: a file is missing, unreadable or of another architecture.
     """
@@ -49,6 +54,10 @@ def initialise(model: I2VPP, *, seed: int = 0) -> None:
     """Set all weights that the constructors leave to PyTorch's defaults and that matter for the first steps.
 
     Run it before a checkpoint is loaded over it. Draws from its own seed; the global random state is as before.
+
+    Args:
+        model: a new network.
+        seed: seed of all draws.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""A start of the memory parts that already follows objects, roughly: by matching what looks alike and lies near.
+"""Initial weights of the memory parts that already track objects roughly, by matching similar and nearby cells.
 
 A network whose image encoder and decoder work but whose memory parts are new has to find out, from mask losses alone,
 that the present frame should be compared with remembered ones, and that what is found there should become the mask.
@@ -26,13 +26,13 @@ from i2vpp.modeling.i2vpp import I2VPP, MEMORY_MASK_BIAS, MEMORY_MASK_SCALE
 from i2vpp.modeling.layers import LayerNorm2d
 from i2vpp.modeling.memory_attention import MemoryAttentionLayer
 
-CONTENT = 48  # of the memory's 64 values; the next one is the mask
-CONTENT_GAIN = 4.0  # against the position code that is added to the keys
+CONTENT = 48  # channels of the memory's 64 that hold content; the next one holds the mask
+CONTENT_GAIN = 4.0  # factor of the content over the position code that is added to the keys
 MASK_GAIN = 3.0
 SELF_LOGIT = 12.0  # attention logit of a cell with its own memory, at the same place
 LOCAL_LOGIT = 8.0  # part of the logit that only depends on place
 LOCAL_PAIRS = 10  # rotary pairs of each axis that carry it
-BRANCH = 0.1  # of what is left random in the layers
+BRANCH = 0.1  # factor of the random weights that are kept
 
 
 @torch.no_grad()
@@ -40,8 +40,8 @@ def begin_as_matching(model: I2VPP, embedding: Tensor) -> None:
     """Write a matching start into memory encoder, memory attention and memory prompts.
 
     Args:
-        model: whose image encoder and mask decoder are trained.
-        embedding: of some images [N, D, h, w], as `encode` gives them.
+        model: network whose image encoder and mask decoder are trained.
+        embedding: embeddings [N, D, h, w] of some images, as `encode` gives them.
     """
     tokens = embedding.float().movedim(1, -1).flatten(0, -2)  # [n, D]
     mean, spread = tokens.mean(), tokens.std(dim=1).mean()
@@ -50,7 +50,7 @@ def begin_as_matching(model: I2VPP, embedding: Tensor) -> None:
     variances, directions = torch.linalg.eigh((normal - center).T.cov())  # ascending
     content = (directions[:, -CONTENT:] / variances[-CONTENT:].clamp(min=1e-6).pow(0.25)).T  # [48, D]
     energy = variances[-CONTENT:].clamp(min=1e-6).sqrt().sum()  # mean product of a projected cell with itself
-    quiet = directions[:, 0] * (1 if directions[:, 0].sum() >= 0 else -1)  # the same sign on every machine
+    quiet = directions[:, 0] * (1 if directions[:, 0].sum() >= 0 else -1)  # the sign of an eigenvector is arbitrary
     _write_memory_encoder(model, content, center, mean=mean, spread=spread, quiet=quiet)
     move, rest = _mask_prompt(model)
     layers = model.memory_attention.layers
@@ -119,8 +119,8 @@ def _rotary_rows(inner: int) -> tuple[Tensor, Tensor]:
 
 
 def _mask_prompt(model: I2VPP) -> tuple[Tensor, Tensor]:
-    """How a mask prompt moves the decoder's input [D]: half the way from empty to full, and their middle."""
-    side = 16  # any will do, away from the border
+    """Return by how much a mask prompt changes the decoder's input [D]: half of full minus empty, and their mean."""
+    side = 16  # cells; large enough that the middle does not see the border
     levels = torch.tensor([MEMORY_MASK_BIAS, -MEMORY_MASK_BIAS], device=model.device)
     prompts = model.sam_prompt_encoder.mask_downscaling(levels.view(2, 1, 1, 1).expand(-1, -1, 4 * side, 4 * side))
     empty, full = prompts[:, :, side // 2, side // 2]

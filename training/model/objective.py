@@ -1,4 +1,4 @@
-"""A batch in, its loss out: the module that is trained, and that DDP wraps."""
+"""The module that turns a batch into its loss; DDP wraps it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from torch import nn
 
-from training.config import LossConfig
 from training.dataset.clips import ClipBatch
 from training.loss_fns import LossTerms, clip_loss
 from training.model.rollout import ClipRollout, FrameOutcome
@@ -17,16 +16,14 @@ class Objective(nn.Module):
 
     Args:
         rollout: plays clips.
-        config: weights of the loss.
 
     Attributes:
         played: how the frames of the latest batch ended, for pictures; without the graph.
     """
 
-    def __init__(self, rollout: ClipRollout, config: LossConfig) -> None:
+    def __init__(self, rollout: ClipRollout) -> None:
         super().__init__()
         self.rollout = rollout
-        self.config = config
         self.played: tuple[FrameOutcome, ...] = ()
 
     def forward(self, batch: ClipBatch) -> LossTerms:
@@ -36,4 +33,4 @@ class Objective(nn.Module):
         """
         rollout = self.rollout(batch)
         self.played = tuple(replace(frame, logits=frame.logits.detach(), steps=[]) for frame in rollout.frames)
-        return clip_loss(rollout.steps, batch.masks, self.config)
+        return clip_loss(rollout.steps, batch.masks, batch.ignored)

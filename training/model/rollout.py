@@ -1,4 +1,4 @@
-"""The training loop's half of "two loops, one set of verbs": a batch of clips is played through the model.
+"""Play a batch of clips through the model, by the same calls as in prediction.
 
 The order is the predictor's: prompted frames first, without memory; then the other frames in time, each reading the
 memory of the frames before it. A frame that the simulated user corrects becomes a conditioning frame.
@@ -27,11 +27,13 @@ from training.config import UserConfig
 from training.dataset.clips import ClipBatch
 from training.loss_fns import StepOutput
 from training.model.simulated_user import (
+    Clicks,
     PromptPlan,
     append_clicks,
     correction_click,
     first_click,
     noisy_box,
+    object_generators,
     plan_prompts,
 )
 
@@ -46,7 +48,7 @@ class FrameOutcome:
     Args:
         steps: the decoding steps, in order; none where the mask itself was the prompt.
         logits: the final mask of every object [B, 1, 4h, 4w], holes filled.
-        prompts: what the user gave, in order: kind, and coords [B, P, 2] with labels [B, P], or the mask [B, S, S].
+        prompts: prompts in order: kind, and coords [B, P, 2] with labels [B, P], or the mask [B, S, S] and None.
     """
 
     logits: Tensor
@@ -71,8 +73,8 @@ class ClipRollout(nn.Module):
     """Play clips through the model.
 
     Args:
-        model: the network; the caller sets its mode (train or eval).
-        user: settings of the simulated user.
+        model: the network; its mode (train or eval) is set by the caller.
+        user: frequencies of the simulated user's prompts.
         auxiliary: compute the memory attention's deep-supervision masks.
         checkpoint_activations: recompute each frame in the backward pass instead of keeping its activations.
     """
@@ -123,7 +125,7 @@ class ClipRollout(nn.Module):
 
         Args:
             function: called once now and, if activations are recomputed, once more in the backward pass.
-            arguments: of the function.
+            arguments: positional arguments of the function.
             options: keyword arguments of the function.
 
         Returns:
@@ -148,7 +150,7 @@ class _Play:
         self.plan = plan
         self.bank = MemoryBank()
         self.selector = RecentFrames(max_pointers=max(2, min(MAX_POINTERS, batch.num_frames)))
-        self.generators = [torch.Generator().manual_seed(seed) for seed in batch.seeds]
+        self.generators = object_generators(batch.seeds)
 
     def run(self) -> Rollout:
         """Play all frames."""
@@ -200,26 +202,29 @@ class _Play:
         conditioned: Conditioned = self.rollout.recomputed(read, features)
         return conditioned
 
-    def _first_prompt(self, t: int) -> tuple[Tensor, Tensor]:
+    def _first_prompt(self, t: int) -> Clicks:
         truth = self.batch.masks[:, t]
         if self.plan.kind == "box":
             return noisy_box(truth, self.generators, self.rollout.user)
-        return first_click(truth, self.generators)
+        return first_click(truth, self.generators, self._ignored(t))
+
+    def _ignored(self, t: int) -> Tensor | None:
+        return None if self.batch.ignored is None else self.batch.ignored[:, t]
 
     def _correct(
         self,
         t: int,
         outcome: FrameOutcome,
         conditioned: Conditioned,
-        clicks: tuple[Tensor, Tensor] | None,
+        clicks: Clicks | None,
         prediction: MaskPrediction,
     ) -> MaskPrediction:
         """Let the user click on mistakes, one after the other; every click is a decoding step of its own."""
         truth = self.batch.masks[:, t]
         for _ in range(self.rollout.user.corrections):
             shown = F.interpolate(outcome.logits, truth.shape[-2:], mode="bilinear", align_corners=False)[:, 0] > 0
-            new = correction_click(truth, shown, self.generators, self.rollout.user)
-            clicks = new if clicks is None else append_clicks(*clicks, *new)
+            new = correction_click(truth, shown, self.generators, self.rollout.user, self._ignored(t))
+            clicks = append_clicks(clicks, new)
             previous = outcome.logits.clamp(-PREVIOUS_LOGIT_LIMIT, PREVIOUS_LOGIT_LIMIT)
             prediction = self._decode(conditioned, Prompt(coords=clicks[0], labels=clicks[1], mask=previous))
             outcome.logits = self._filled(prediction)

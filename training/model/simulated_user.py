@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ from torch import Tensor
 
 from i2vpp.prompts import BOX_LABELS
 from training.config import UserConfig
+
+Clicks: TypeAlias = tuple[Tensor, Tensor]  # coordinates [B, P, 2] float32, and labels [B, P] int32
 
 _BITS = 31  # of a random integer; products with pixel counts fit into 64 bits
 
@@ -26,7 +28,7 @@ class PromptPlan:
     """What the user does on a clip.
 
     Args:
-        kind: what the first prompt on each prompted frame is.
+        kind: kind of the first prompt on each prompted frame.
         prompted: frames that are prompted, in order; the first one is 0.
         corrected: frames whose mistakes are then clicked on, in order; all prompted ones and maybe more, or none where
             masks are given.
@@ -40,22 +42,22 @@ class PromptPlan:
 def plan_prompts(num_frames: int, config: UserConfig, rng: np.random.Generator) -> PromptPlan:
     """Decide what is prompted on a clip.
 
-    A still image (one frame) is always clicked on or boxed: a mask that is given teaches nothing about decoding.
+    A still image (one frame) is always clicked on or boxed: a mask prompt is itself the output, which has no loss.
 
     Args:
         num_frames: T of the clip.
-        config: of the user.
-        rng: of the step.
+        config: settings of the user.
+        rng: random generator of the step.
     """
     is_mask = rng.random() < config.mask
     kind: Literal["click", "box"] = "box" if rng.random() < config.box else "click"
     num_prompted = int(rng.integers(1, min(config.max_prompted, num_frames), endpoint=True))
     most_corrected = min(max(config.max_corrected, num_prompted), num_frames)
     num_corrected = int(rng.integers(num_prompted, most_corrected, endpoint=True))
-    order = [0, *(1 + rng.permutation(num_frames - 1)).tolist()]  # corrections reuse the prompted frames first
+    order = [0, *(1 + rng.permutation(num_frames - 1)).tolist()]  # so that prompted frames are corrected first
     prompted = tuple(sorted(order[:num_prompted]))
     if is_mask and num_frames > 1:
-        given = prompted[: num_frames - 1]  # a frame must be left to find the object on
+        given = prompted[: num_frames - 1]  # one frame must be left that is tracked
         return PromptPlan(kind="mask", prompted=given, corrected=())
     return PromptPlan(kind=kind, prompted=prompted, corrected=tuple(sorted(order[:num_corrected])))
 
@@ -65,23 +67,28 @@ def object_generators(seeds: Sequence[int]) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
-def first_click(truth: Tensor, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
+def first_click(truth: Tensor, generators: Sequence[torch.Generator], ignored: Tensor | None = None) -> Clicks:
     """Click somewhere on each object; where it is absent, a negative click anywhere.
 
     Args:
         truth: bool [B, S, S].
-        generators: one per object.
+        generators: one random generator per object.
+        ignored: bool [B, S, S], pixels that are not clicked on unless an image has no others; None: there are none.
 
     Returns:
         Coordinates [B, 1, 2] float32 and labels [B, 1] int32, on the device of `truth`.
     """
-    return _click(_or_everything(truth), truth, generators)
+    return _click(_or_everything(truth, ignored), truth, generators)
 
 
 def correction_click(
-    truth: Tensor, predicted: Tensor, generators: Sequence[torch.Generator], config: UserConfig
-) -> tuple[Tensor, Tensor]:
-    """Click on a mistake of each prediction: positive where the object was missed, negative where it was invented.
+    truth: Tensor,
+    predicted: Tensor,
+    generators: Sequence[torch.Generator],
+    config: UserConfig,
+    ignored: Tensor | None = None,
+) -> Clicks:
+    """Click on a mistake of each mask: positive on a false negative, negative on a false positive.
 
     With probability `config.from_object`, and where there is no mistake, the click goes to the object; where that is
     absent, anywhere (negative).
@@ -89,20 +96,23 @@ def correction_click(
     Args:
         truth: bool [B, S, S].
         predicted: bool [B, S, S].
-        generators: one per object.
-        config: of the user.
+        generators: one random generator per object.
+        config: settings of the user.
+        ignored: see `first_click`.
 
     Returns:
         Coordinates [B, 1, 2] float32 and labels [B, 1] int32, on the device of `truth`.
     """
     chance = torch.stack([torch.rand((), generator=generator) for generator in generators])
     mistakes = truth ^ predicted
+    if ignored is not None:
+        mistakes &= ~ignored
     from_object = (chance < config.from_object).to(truth.device, non_blocking=True) | ~_any(mistakes)
-    region = torch.where(from_object[:, None, None], _or_everything(truth), mistakes)
+    region = torch.where(from_object[:, None, None], _or_everything(truth, ignored), mistakes)
     return _click(region, truth, generators)
 
 
-def noisy_box(truth: Tensor, generators: Sequence[torch.Generator], config: UserConfig) -> tuple[Tensor, Tensor]:
+def noisy_box(truth: Tensor, generators: Sequence[torch.Generator], config: UserConfig) -> Clicks:
     """Draw a box around each object, roughly.
 
     A tight box runs from the first column and row of the object to just behind the last ones, so that even a single
@@ -111,8 +121,8 @@ def noisy_box(truth: Tensor, generators: Sequence[torch.Generator], config: User
 
     Args:
         truth: bool [B, S, S].
-        generators: one per object.
-        config: of the user.
+        generators: one random generator per object.
+        config: settings of the user.
 
     Returns:
         Corners [B, 2, 2] float32, x0, y0 and x1, y1, within [0, S], and labels [B, 2] int32, 2 and 3.
@@ -125,40 +135,39 @@ def noisy_box(truth: Tensor, generators: Sequence[torch.Generator], config: User
     unit = torch.stack([torch.rand(2, 2, generator=generator) for generator in generators])
     unit = unit.to(truth.device, non_blocking=True)
     moved = (corners + (2 * unit - 1) * largest).clamp(0, truth.shape[-1])
-    ordered = torch.stack([moved.amin(dim=1), moved.amax(dim=1)], dim=1)  # much noise may swap corners
+    ordered = torch.stack([moved.amin(dim=1), moved.amax(dim=1)], dim=1)  # noise may swap corners
     labels = torch.tensor(BOX_LABELS, dtype=torch.int32).repeat(len(truth), 1)
     return ordered, labels.to(truth.device, non_blocking=True)
 
 
-def append_clicks(
-    coords: Tensor | None, labels: Tensor | None, new_coords: Tensor, new_labels: Tensor
-) -> tuple[Tensor, Tensor]:
+def append_clicks(clicks: Clicks | None, new: Clicks) -> Clicks:
     """Add clicks behind earlier ones, so that box corners stay first.
 
     Args:
-        coords: [B, P, 2], or None where nothing was clicked yet.
-        labels: [B, P], or None.
-        new_coords: [B, N, 2].
-        new_labels: [B, N], 0 or 1.
+        clicks: coordinates [B, P, 2] and labels [B, P]; None where nothing was clicked yet.
+        new: coordinates [B, N, 2] and labels [B, N], 0 or 1.
 
     Returns:
         Coordinates [B, P + N, 2] and labels [B, P + N].
     """
-    if coords is None or labels is None:
-        return new_coords, new_labels
-    return torch.cat([coords, new_coords], dim=1), torch.cat([labels, new_labels], dim=1)
+    if clicks is None:
+        return new
+    return torch.cat([clicks[0], new[0]], dim=1), torch.cat([clicks[1], new[1]], dim=1)
 
 
 def _any(masks: Tensor) -> Tensor:
     return masks.flatten(1).any(dim=1)
 
 
-def _or_everything(truth: Tensor) -> Tensor:
-    """Object masks; where the object is absent, the whole image."""
-    return truth | ~_any(truth)[:, None, None]
+def _or_everything(truth: Tensor, ignored: Tensor | None = None) -> Tensor:
+    """Object masks; where the object is absent, the whole image, without ignored pixels unless there are no others."""
+    everything = ~_any(truth)[:, None, None]
+    if ignored is not None:
+        everything = everything & (~ignored | ignored.flatten(1).all(dim=1)[:, None, None])
+    return truth | everything
 
 
-def _click(region: Tensor, truth: Tensor, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
+def _click(region: Tensor, truth: Tensor, generators: Sequence[torch.Generator]) -> Clicks:
     """Pick a pixel of each region, which must not be empty; it is positive if it lies on the object."""
     index = _pick(region.flatten(1), generators)
     width = region.shape[-1]

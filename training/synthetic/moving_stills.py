@@ -17,19 +17,20 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor
 
-from training.dataset.clips import Source, problems_of
-from training.synthetic.procedural import draw_object
-from training.synthetic.scene import Backdrop, Layer, Look, Scene, SceneVideo, draw_camera, draw_path
-from training.synthetic.warp import Ripple, log_uniform
+from training.dataset.clips import Source, ignored_pixels, problems_of
+
+from .procedural import draw_object
+from .scene import Backdrop, Layer, Look, Scene, SceneVideo, draw_camera, draw_path
+from .warp import Ripple, log_uniform
 
 COMPOSED = 0.6  # probability that a photo's objects are cut out, where it has some; otherwise the camera moves over it
 HIDDEN = 0.4  # probability that something without a mask passes in front of an object
-MAX_OBJECTS = 3  # cut out
-MAX_MASKS = 16  # kept of a photo that a camera moves over (SA-1B has hundreds)
+MAX_OBJECTS = 3  # most objects that are cut out
+MAX_MASKS = 16  # most masks of a photo that a camera moves over (SA-1B has hundreds)
 CUTTABLE = (0.002, 0.6)  # share of its photo that an object must cover to be cut out
 AREAS = (0.015, 0.25)  # share of the frame that a cut-out covers, before it changes its scale
 LARGEST = 0.95  # longest side of a cut-out, over the frame's
-ENLARGED = 1.6  # a cut-out by at most
+ENLARGED = 1.6  # largest enlargement of a cut-out
 
 
 class MovingStills:
@@ -42,14 +43,14 @@ class MovingStills:
 
     Args:
         stills: videos of one frame; only the first frame of longer ones is used.
-        num_frames: of each video.
+        num_frames: frames of each video.
         backgrounds: stills over which cut-outs are laid; default: the other `stills`.
         seed: with the index of a video and the stills it determines all its pixels.
         max_side: larger photos are scaled down until their longer side has so many pixels.
-        name: of the source; default: that of `stills`.
+        name: name of the source; default: that of `stills`.
 
     Raises:
-        DataError: on reading, from `stills` or `backgrounds`: also that of another still whose photo was drawn.
+        DataError: when a frame is read: a still of `stills` or `backgrounds` that the video is made of cannot be read.
     """
 
     def __init__(
@@ -85,33 +86,32 @@ class MovingStills:
 
     def _build(self, index: int) -> Scene:
         rng = np.random.default_rng([self._seed, index])
-        photo = Place(source=self._stills, index=index).read()
+        photo = read_photo(self._stills, index)
         behind = self._draw_background(rng, index)
         if behind is not None and photo.cuttable() and rng.random() < COMPOSED:
-            scenery = self._compose(rng, index, photo, behind)
+            backdrop, layers = self._compose(rng, index, photo, read_photo(*behind))
         else:
-            scenery = Scenery(backdrop=self._look_at(rng, photo), layers=[])
-        layers = scenery.layers
+            backdrop, layers = self._look_at(rng, photo), []
         if rng.random() < HIDDEN:
-            layers = [*layers, self._draw_occluder(rng, index, scenery.backdrop.frame, layers)]
+            layers = [*layers, self._draw_occluder(rng, index, backdrop.frame, layers)]
         return Scene(
-            backdrop=scenery.backdrop,
+            backdrop=backdrop,
             layers=tuple(layers),
             look=Look.draw(rng),
             num_frames=self._num_frames,
-            problems=problems_of(photo.masks),  # those of the other photos are told with videos of their own
+            problems=problems_of(photo.masks),  # problems of the other photos are reported with their own videos
         )
 
-    def _draw_background(self, rng: np.random.Generator, index: int) -> Place | None:
-        """Draw a photo other than still `index`."""
+    def _draw_background(self, rng: np.random.Generator, index: int) -> tuple[Source, int] | None:
+        """Draw a photo other than still `index`, which is not read yet."""
         if self._backgrounds is not None and len(self._backgrounds):
-            return Place(source=self._backgrounds, index=int(rng.integers(len(self._backgrounds))))
+            return self._backgrounds, int(rng.integers(len(self._backgrounds)))
         return self._draw_other(rng, index)
 
-    def _draw_other(self, rng: np.random.Generator, index: int) -> Place | None:
+    def _draw_other(self, rng: np.random.Generator, index: int) -> tuple[Source, int] | None:
         if len(self) < 2:
             return None
-        return Place(source=self._stills, index=int(index + rng.integers(1, len(self))) % len(self))
+        return self._stills, int(index + rng.integers(1, len(self))) % len(self)
 
     def _look_at(self, rng: np.random.Generator, photo: Photo) -> Backdrop:
         """Let a camera move over a photo with its masks."""
@@ -122,17 +122,21 @@ class MovingStills:
         if len(ids) > MAX_MASKS:
             ids = sorted(rng.choice(ids, MAX_MASKS, replace=False).tolist())
         masks = [_resize_mask(photo.masks[i], image.size) for i in ids]
+        if (ignored := ignored_pixels(photo.masks)) is not None:
+            masks.append(_resize_mask(ignored, image.size))
         return Backdrop(
             pixels=_to_tensor(image),
             camera=camera,
             frame=frame,
             masks=torch.from_numpy(np.stack(masks)) if masks else None,
-            object_ids=tuple(ids),
+            object_ids=(*ids, *[None] * (len(masks) - len(ids))),
         )
 
-    def _compose(self, rng: np.random.Generator, index: int, photo: Photo, behind: Place) -> Scenery:
-        """Lay objects of a photo, and of other stills where it has few, over the photo `behind`."""
-        image = behind.read().scaled_to(self._max_side)
+    def _compose(
+        self, rng: np.random.Generator, index: int, photo: Photo, behind: Photo
+    ) -> tuple[Backdrop, list[Layer]]:
+        """Lay objects of a photo, and of other stills where it has few, over another one; the last is in front."""
+        image = behind.scaled_to(self._max_side)
         frame = (image.height, image.width)
         backdrop = Backdrop(
             pixels=_to_tensor(image),
@@ -146,12 +150,12 @@ class MovingStills:
         while len(cuts) < count and (cut := self._cut_other(rng, index)) is not None:
             cuts.append(cut)
         layers = [cut.moved(rng, frame, object_id=number) for number, cut in enumerate(cuts, 1)]
-        return Scenery(backdrop=backdrop, layers=[layers[i] for i in rng.permutation(len(layers))])
+        return backdrop, [layers[i] for i in rng.permutation(len(layers))]
 
     def _cut_other(self, rng: np.random.Generator, index: int) -> Cut | None:
         """Cut an object out of a still other than `index`; None where there is no other, or nothing in it."""
         other = self._draw_other(rng, index)
-        photo = None if other is None else other.read()
+        photo = None if other is None else read_photo(*other)
         if photo is None or not (cuttable := photo.cuttable()):
             return None
         return Cut.out_of(photo, int(rng.choice(cuttable)))
@@ -168,27 +172,6 @@ class MovingStills:
         if cut is None:
             return draw_object(rng, frame, through=through, num_frames=self._num_frames)
         return cut.moved(rng, frame, through=through, num_frames=self._num_frames)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where a photo can be read."""
-
-    source: Source
-    index: int
-
-    def read(self) -> Photo:
-        """Read the first frame with its masks."""
-        video = self.source[self.index]
-        return Photo(image=video.image(0), masks=video.masks(0))
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Scenery:
-    """A backdrop and what moves in front of it, the foremost last."""
-
-    backdrop: Backdrop
-    layers: list[Layer]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -213,6 +196,20 @@ class Photo:
         return sorted(i for i, mask in self.masks.items() if low <= np.count_nonzero(mask) <= high)
 
 
+def read_photo(source: Source, index: int) -> Photo:
+    """Read the first frame of a video with its masks.
+
+    Args:
+        source: stills, or videos.
+        index: index of the video.
+
+    Raises:
+        DataError: the frame or its masks cannot be read.
+    """
+    video = source[index]
+    return Photo(image=video.image(0), masks=video.masks(0))
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Cut:
     """An object with its surroundings, as it lies in its photo: RGB image and mask (0 or 255) of one size."""
@@ -223,7 +220,12 @@ class Cut:
 
     @classmethod
     def out_of(cls, photo: Photo, object_id: int) -> Cut:
-        """Cut the box of an object that has a pixel at least."""
+        """Cut the box of an object that has a pixel at least.
+
+        Args:
+            photo: an annotated photo.
+            object_id: id of one of its objects.
+        """
         mask = photo.masks[object_id]
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
@@ -243,7 +245,15 @@ class Cut:
         through: NDArray[np.float64] | None = None,
         num_frames: int = 1,
     ) -> Layer:
-        """Draw the cut-out's size, edges, deformation and path over a frame of size (H, W), see `draw_path`."""
+        """Draw the cut-out's size, edges, deformation and path over a frame of size (H, W), see `draw_path`.
+
+        Args:
+            rng: source of all draws.
+            frame: size (H, W) of the frame in pixels.
+            object_id: id of the layer's object; None: it only hides others.
+            through: see `draw_path`.
+            num_frames: frames of the video.
+        """
         wanted = math.sqrt(log_uniform(rng, *AREAS) * frame[0] * frame[1] / self.area)
         factor = min(wanted, ENLARGED, LARGEST * max(frame) / max(self.mask.size))
         pixels = self._pixels(factor, softness=rng.uniform(0.5, 1.4))

@@ -1,4 +1,4 @@
-"""Videos made of nothing but a seed: textured objects that move over a textured backdrop, with exact masks."""
+"""Videos drawn from a seed: textured objects that move over a textured backdrop, with exact masks."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from training.synthetic.scene import Backdrop, Layer, Look, Scene, SceneVideo, draw_camera, draw_path
-from training.synthetic.warp import Ripple, log_uniform
+from .scene import Backdrop, Layer, Look, Scene, SceneVideo, draw_camera, draw_path
+from .warp import Ripple, log_uniform
 
 MAX_OBJECTS = 4
-AREAS = (0.015, 0.25)  # of the frame, before an object changes its scale
+AREAS = (0.015, 0.25)  # share of the frame that an object covers, before it changes its scale
 BACKDROP_MARGIN = 1.2  # size of the backdrop over that of the frame: what the camera can move over
-SUPERSAMPLING = 2  # outlines are drawn so much larger: soft edges
+SUPERSAMPLING = 2  # outlines are drawn larger by this factor and reduced, which makes edges soft
 
 
 class ProceduralVideos:
     """A `Source` that needs no files: 1 to 4 objects move, turn, deform, hide each other, leave and come back.
 
     Args:
-        length: videos.
-        num_frames: of each video.
-        size: of the square frames, pixels.
+        length: number of videos.
+        num_frames: frames of each video.
+        size: side of the square frames in pixels.
         seed: with the index of a video it determines all its pixels.
-        name: of the source.
+        name: name of the source.
     """
 
     def __init__(
@@ -65,7 +65,12 @@ class ProceduralVideos:
 
 
 def draw_backdrop(rng: np.random.Generator, frame: tuple[int, int]) -> Backdrop:
-    """Draw a textured backdrop of a frame of size (H, W) and the camera that moves over it."""
+    """Draw a textured backdrop of a frame of size (H, W) and the camera that moves over it.
+
+    Args:
+        rng: source of all draws.
+        frame: size (H, W) of the frame in pixels.
+    """
     height, width = (math.ceil(side * BACKDROP_MARGIN) for side in frame)
     camera = draw_camera(rng, frame, strength=log_uniform(rng, 0.01, 0.3))
     return Backdrop(pixels=draw_texture(rng, (height, width)), camera=camera, frame=frame)
@@ -79,7 +84,15 @@ def draw_object(
     through: NDArray[np.float64] | None = None,
     num_frames: int = 1,
 ) -> Layer:
-    """Draw a textured object with a path over a frame of size (H, W), see `draw_path`."""
+    """Draw a textured object with a path over a frame of size (H, W), see `draw_path`.
+
+    Args:
+        rng: source of all draws.
+        frame: size (H, W) of the frame in pixels.
+        object_id: id of the layer's object; None: it only hides others.
+        through: see `draw_path`.
+        num_frames: frames of the video.
+    """
     pixels = draw_sprite(rng, log_uniform(rng, *AREAS) * frame[0] * frame[1])
     size = math.hypot(*pixels.shape[1:]) / math.sqrt(2)
     return Layer(
@@ -92,7 +105,12 @@ def draw_object(
 
 
 def draw_sprite(rng: np.random.Generator, area: float) -> Tensor:
-    """Draw a textured shape of about `area` pixels: float32 [4, h, w], RGB times alpha in 0 to 255, alpha in 0 to 1."""
+    """Draw a textured shape of about `area` pixels: float32 [4, h, w], RGB times alpha in 0 to 255, alpha in 0 to 1.
+
+    Args:
+        rng: source of all draws.
+        area: in pixels.
+    """
     outline = draw_outline(rng)
     x, y = outline.T
     covered = abs(float(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1)))) / 2
@@ -133,7 +151,12 @@ def draw_outline(rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def draw_texture(rng: np.random.Generator, size: tuple[int, int]) -> Tensor:
-    """Draw a texture float32 [3, h, w], RGB in 0 to 255: noise, a gradient, stripes, checks or blobs in two colours."""
+    """Draw a texture float32 [3, h, w], RGB in 0 to 255: noise, a gradient, stripes, checks or blobs in two colours.
+
+    Args:
+        rng: source of all draws.
+        size: height and width in pixels.
+    """
     height, width = size
     y = torch.linspace(0, height / max(size), height)[:, None]
     x = torch.linspace(0, width / max(size), width)[None]

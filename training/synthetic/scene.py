@@ -16,24 +16,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from training.synthetic.warp import (
-    Motion,
-    Ripple,
-    Swing,
-    Window,
-    corners,
-    inverse,
-    log_uniform,
-    shift,
-    smear,
-    transform,
-    warp,
-    window_of,
-)
+from training.dataset.clips import PartialMasks
+
+from .warp import Motion, Ripple, Swing, Window, corners, inverse, log_uniform, shift, smear, transform, warp, window_of
 
 VISIBLE = 0.5  # share of a pixel's colour that is the object's, from which on the pixel belongs to its mask
-KEPT_FRAMES = 8  # rendered frames that an open video keeps: image and masks of a frame are mostly asked for together
-LONGEST_SMEAR = 0.25  # of the smaller side of what moves: the mask of what is smeared further means nothing
+KEPT_FRAMES = 8  # rendered frames that an open video keeps, since image and masks of a frame are mostly read together
+LONGEST_SMEAR = 0.25  # longest motion blur over the smaller side of what moves; with more, a mask has no meaning
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,8 +31,8 @@ class Layer:
 
     Args:
         pixels: float32 [4, h, w]: RGB in 0 to 255, already multiplied by alpha, and alpha in 0 to 1.
-        motion: of its centre over the frame, at size (h, w).
-        object_id: whose mask it is; None: it only hides others.
+        motion: motion of its centre over the frame, at size (h, w).
+        object_id: id of the object whose mask it is; None: it only hides others.
         ripple: its deformation.
         follows_camera: whether the camera's motion moves it too.
     """
@@ -65,14 +54,14 @@ class Backdrop:
             whole video is zoomed in.
         frame: size (H, W) of the video.
         masks: float32 [K, h, w] in 0 to 1 of the objects in the picture.
-        object_ids: K.
+        object_ids: K; None where the mask is that of the pixels that are not labelled.
     """
 
     pixels: Tensor
     camera: Motion
     frame: tuple[int, int]
     masks: Tensor | None = None
-    object_ids: tuple[int, ...] = ()
+    object_ids: tuple[int | None, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,10 +185,10 @@ class Scene:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Rendered:
-    """A frame: RGB uint8 [H, W, 3] and the masks bool [N, H, W] of all objects, visible or not."""
+    """A frame: RGB uint8 [H, W, 3], and the masks bool [N, H, W] of all objects, visible or not, as in `Backdrop`."""
 
     image: NDArray[np.uint8]
-    object_ids: tuple[int, ...]
+    object_ids: tuple[int | None, ...]
     masks: NDArray[np.bool_]
 
 
@@ -207,7 +196,7 @@ class SceneVideo:
     """A scene as an `AnnotatedVideo`, built when its first frame is read.
 
     Args:
-        name: of the video.
+        name: name of the video.
         num_frames: its length.
         build: makes the scene, of that length; called once.
     """
@@ -237,7 +226,8 @@ class SceneVideo:
     def masks(self, t: int) -> Mapping[int, NDArray[np.bool_]]:
         """Return the masks [H, W] of the objects that can be seen on frame t, by object id."""
         frame = self._frame(t)
-        return {i: mask.copy() for i, mask in zip(frame.object_ids, frame.masks, strict=True) if mask.any()}
+        seen = {i: mask.copy() for i, mask in zip(frame.object_ids, frame.masks, strict=True) if mask.any()}
+        return PartialMasks({i: mask for i, mask in seen.items() if i is not None}, seen.get(None))
 
     def _draw(self, t: int) -> Rendered:
         return self._scene.render(t)
@@ -259,11 +249,11 @@ def draw_path(
     """Draw how an object moves: it starts in the frame, and one in five leaves it.
 
     Args:
-        rng: draws.
-        frame: size (H, W).
+        rng: source of all draws.
+        frame: size (H, W) of the frame in pixels.
         turn: how far it may be rotated at the start, radians; on its way it turns by as much again.
         through: place (x, y) that it passes in the middle of the video, such as an object that it is to hide.
-        num_frames: of the video.
+        num_frames: frames of the video.
     """
     size = np.array([frame[1], frame[0]], dtype=np.float64)
     side = float(size.max())
@@ -292,7 +282,13 @@ def draw_path(
 
 
 def draw_camera(rng: np.random.Generator, frame: tuple[int, int], *, strength: float) -> Motion:
-    """Draw how a camera moves over a backdrop: by about `strength` of the frame's longer side, to be below 0.5."""
+    """Draw how a camera moves over a backdrop: by about `strength` of the frame's longer side, to be below 0.5.
+
+    Args:
+        rng: source of all draws.
+        frame: size (H, W) of the frame in pixels.
+        strength: largest way over the frame's longer side, below 0.5; turn, zoom and tilt grow with it.
+    """
     side = max(frame)
     centre_y, centre_x = (frame[0] - 1) / 2, (frame[1] - 1) / 2
     x0, x1, y0, y1 = rng.uniform(-0.5, 0.5, 4) * strength * side

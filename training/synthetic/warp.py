@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 GRID_STEP = 8  # pixels between the points at which a warp is computed; linear between them
-SHORTEST_SWING = 8.0  # frames from one end to the other: nothing shakes
+SHORTEST_SWING = 8.0  # least frames from one end to the other, so that nothing shakes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,14 @@ class Swing:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, start: float, end: float, *, frames: float | None = None) -> Swing:
-        """Draw how fast a value swings between two ends; `frames` sets it, but for what makes no two alike."""
+        """Draw how fast a value swings between two ends; `frames` sets it, but for what makes no two alike.
+
+        Args:
+            rng: source of all draws.
+            start: value at one end.
+            end: value at the other end.
+            frames: frames from one end to the other, changed a little at random; None: 8 to 32.
+        """
         frames = rng.uniform(SHORTEST_SWING, 4 * SHORTEST_SWING) if frames is None else frames * rng.uniform(0.85, 1.2)
         return cls(start=start, end=end, frames=max(frames, SHORTEST_SWING), phase=rng.uniform(0, math.pi / 4))
 
@@ -53,9 +60,9 @@ class Pose:
     """How a picture lies on a frame.
 
     Args:
-        x: of the picture's centre on the frame, pixels.
+        x: place of the picture's centre on the frame in pixels.
         y: likewise.
-        angle: of its rotation, radians.
+        angle: rotation in radians.
         scale: pixels of the frame per pixel of the picture.
         tilt_x: perspective: relative change of scale per pixel of the frame.
         tilt_y: likewise.
@@ -88,14 +95,8 @@ class Motion:
 
     def at(self, t: float) -> Pose:
         """Return the pose at frame t, which may lie between frames."""
-        return Pose(
-            x=self.x.at(t),
-            y=self.y.at(t),
-            angle=self.angle.at(t),
-            scale=math.exp(self.log_scale.at(t)),
-            tilt_x=self.tilt_x.at(t),
-            tilt_y=self.tilt_y.at(t),
-        )
+        values = {name: getattr(self, name).at(t) for name in ("x", "y", "angle", "tilt_x", "tilt_y")}
+        return Pose(scale=math.exp(self.log_scale.at(t)), **values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,12 +141,24 @@ class Ripple:
         return float(np.linalg.norm(self.offsets, axis=1).sum())
 
     def at(self, points: NDArray[np.float64], t: float) -> NDArray[np.float64]:
-        """Move points [..., 2] to where they lie at frame t."""
+        """Move points [..., 2] to where they lie at frame t.
+
+        Args:
+            points: places in the picture in pixels.
+            t: frame, which may lie between frames.
+        """
         return points + np.sin(points @ self.waves.T + self.rates * t + self.phases) @ self.offsets
 
     @classmethod
     def draw(cls, rng: np.random.Generator, size: float, *, strain: float, count: int = 2) -> Ripple:
-        """Draw waves about as long as `size` pixels that stretch nothing by more than `strain` (below 1: no folds)."""
+        """Draw waves about as long as `size` pixels that stretch nothing by more than `strain` (below 1: no folds).
+
+        Args:
+            rng: source of all draws.
+            size: about the length of the waves in pixels.
+            strain: largest relative stretch, below 1, so that nothing folds.
+            count: number of waves.
+        """
         lengths = rng.uniform(0.7, 1.6, count) * size
         along, across = rng.uniform(0, 2 * math.pi, (2, count))
         amplitudes = strain / count * lengths / (2 * math.pi)
@@ -158,12 +171,23 @@ class Ripple:
 
 
 def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
-    """Draw a number whose logarithm is uniform."""
+    """Draw a number whose logarithm is uniform.
+
+    Args:
+        rng: source of the draw.
+        low: least value, positive.
+        high: largest value.
+    """
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
 def shift(x: float, y: float) -> NDArray[np.float64]:
-    """Return the homography that adds (x, y)."""
+    """Return the homography that adds (x, y).
+
+    Args:
+        x: added to x, in pixels.
+        y: added to y, in pixels.
+    """
     return np.array([[1.0, 0.0, x], [0.0, 1.0, y], [0.0, 0.0, 1.0]])
 
 
@@ -173,28 +197,39 @@ def inverse(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def transform(matrix: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Map points [..., 2] by a homography."""
+    """Map points [..., 2] by a homography.
+
+    Args:
+        matrix: homography [3, 3].
+        points: x, y of each point.
+    """
     mapped = points @ matrix[:, :2].T + matrix[:, 2]
     return mapped[..., :2] / mapped[..., 2:]
 
 
 def corners(size: Sequence[int], *, margin: float = 0.0) -> NDArray[np.float64]:
-    """Return the four corners [4, 2] of a picture of `size` (h, w), moved outwards by `margin` pixels."""
+    """Return the four corners [4, 2] of a picture of `size` (h, w), moved outwards by `margin` pixels.
+
+    Args:
+        size: height and width in pixels.
+        margin: pixels by which the corners lie further out.
+    """
     low, bottom, right = -0.5 - margin, size[0] - 0.5 + margin, size[1] - 0.5 + margin
     return np.array([[low, low], [right, low], [right, bottom], [low, bottom]])
 
 
 def window_of(points: NDArray[np.float64], frame: tuple[int, int], *, margin: float = 1.0) -> Window:
-    """Return the part of a frame of size (H, W) that a polygon [N, 2] with some margin covers."""
-    left, top = np.floor(points.min(axis=0) - margin)
-    right, bottom = np.ceil(points.max(axis=0) + margin) + 1
-    height, width = frame
-    return Window(
-        top=int(np.clip(top, 0, height)),
-        bottom=int(np.clip(bottom, 0, height)),
-        left=int(np.clip(left, 0, width)),
-        right=int(np.clip(right, 0, width)),
-    )
+    """Return the part of a frame of size (H, W) that a polygon [N, 2] with some margin covers.
+
+    Args:
+        points: corners of the polygon in pixels of the frame.
+        frame: size (H, W) of the frame in pixels.
+        margin: pixels around the polygon.
+    """
+    size = (frame[1], frame[0])
+    left, top = np.floor(points.min(axis=0) - margin).clip(0, size).astype(int).tolist()
+    right, bottom = (np.ceil(points.max(axis=0) + margin) + 1).clip(0, size).astype(int).tolist()
+    return Window(top=top, bottom=bottom, left=left, right=right)
 
 
 def warp(
@@ -214,7 +249,7 @@ def warp(
         window: not empty.
         ripple: deformation of the picture.
         t: frame, for the ripple.
-        padding: what lies outside the picture: "zeros" or "border".
+        padding: values outside of the picture: "zeros" or "border".
 
     Returns:
         float32 [C, H, W] of the window's size.
@@ -232,7 +267,13 @@ def warp(
 
 
 def smear(picture: Tensor, dx: float, dy: float) -> Tensor:
-    """Blur a picture [C, H, W] along a line of (dx, dy) pixels around each pixel: motion blur."""
+    """Blur a picture [C, H, W] along a line of (dx, dy) pixels around each pixel: motion blur.
+
+    Args:
+        picture: float32 [C, H, W].
+        dx: length of the line along x in pixels.
+        dy: length of the line along y in pixels.
+    """
     count = math.ceil(max(abs(dx), abs(dy)))
     if count < 2:
         return picture

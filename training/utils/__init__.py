@@ -1,1 +1,1 @@
-"""What a run needs beside the model: ranks, records of what happened."""
+"""Records, pictures and errors of the disk."""

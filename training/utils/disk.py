@@ -1,4 +1,4 @@
-"""Files of a run on a disk that can be full: each is whole or not there, and what goes wrong is one clear error."""
+"""Errors of the disk, which may be full, become one RunError that says what to do."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def writing(path: Path, hint: str = RESUME) -> Iterator[None]:
     """Clear what killed processes left beside `path`, and turn errors of the disk into one clear RunError.
 
     Args:
-        path: of the file that is written in the block, by `i2vpp.utils.files.atomic_write`.
-        hint: ends the message: what to do.
+        path: the file that is written in the block, by `i2vpp.utils.files.atomic_write`.
+        hint: end of the message, which says what to do.
 
     Raises:
         RunError: the file could not be written, for example because the disk is full; the previous one is whole.
@@ -48,7 +48,7 @@ def appending(path: Path) -> Iterator[None]:
     """Turn errors of the disk into one clear RunError where records are added to a file or a folder.
 
     Args:
-        path: of the records.
+        path: file or folder of the records.
 
     Raises:
         RunError: something could not be written.

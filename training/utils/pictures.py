@@ -1,4 +1,4 @@
-"""A look at a rollout: what was prompted, predicted and true on every frame."""
+"""A picture of a rollout: prompts, predicted and true masks of every frame."""
 
 from __future__ import annotations
 
@@ -25,17 +25,15 @@ class DrawnPrompt:
 
     Args:
         points: clicks (x, y).
-        labels: of the clicks: 1 positive, 0 negative.
+        labels: labels of the clicks: 1 positive, 0 negative.
         box: (x0, y0, x1, y1).
         mask: bool [S, S].
-        text: written beside the frame's number; default: what kind of prompt it is.
     """
 
     points: Sequence[tuple[float, float]] = ()
     labels: Sequence[int] = ()
     box: tuple[float, float, float, float] | None = None
     mask: Tensor | None = None
-    text: str = ""
 
     @staticmethod
     def of(prompts: Sequence[tuple[str, Tensor, Tensor | None]], index: int) -> DrawnPrompt:
@@ -44,7 +42,7 @@ class DrawnPrompt:
         Args:
             prompts: as `FrameOutcome.prompts` holds them: kind, and coords [B, P, 2] with labels [B, P], or the mask
                 [B, S, S] without labels.
-            index: of the object among the B.
+            index: index of the object among the B.
         """
         mask, drawn = None, []
         for _, values, labels in prompts:
@@ -64,12 +62,12 @@ class DrawnPrompt:
 
     @property
     def description(self) -> str:
-        """The text, or the kind of prompt."""
+        """What kinds of prompts they are."""
         kinds = ["mask"] if self.mask is not None else []
         kinds += ["box"] if self.box is not None else []
         count = len(self.points)
         kinds += [f"{count} click{'s' if count > 1 else ''}"] if count else []
-        return self.text or " + ".join(kinds)
+        return " + ".join(kinds)
 
 
 def rollout_picture(
@@ -84,7 +82,7 @@ def rollout_picture(
         frames: as the network sees them.
         truth: the object's masks.
         prediction: mask logits of any size, positive = object, or bool.
-        prompts: what was drawn on each frame.
+        prompts: prompts of each frame.
 
     Returns:
         RGB picture [rows, columns, 3].

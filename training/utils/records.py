@@ -1,4 +1,4 @@
-"""What a run says about itself: one line of progress, `metrics.jsonl`, TensorBoard, and where the time goes."""
+"""The records of a run: a progress bar, `metrics.jsonl`, TensorBoard and the time of each part of a step."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from i2vpp.utils.files import atomic_write
 from training.utils.disk import appending, writing
 
 METRICS = "metrics.jsonl"
-_TOLD = 10  # skipped things of a kind that are told one by one
+_TOLD = 10  # skipped things of a kind that are reported one by one
 _RECENT = 20  # steps over which the line of progress averages
 
 
 class Stopwatch:
     """Splits wall-clock time into named parts and the rest.
 
-    Kernels of a GPU run behind the program's back: their time counts where the program waits for a result.
+    A GPU's kernels run asynchronously: their time counts where the program waits for a result.
     """
 
     def __init__(self, *, now: Callable[[], float] = time.perf_counter) -> None:
@@ -58,8 +58,8 @@ class Records:
     """The records of a run; a context manager. Of several ranks only the main one writes.
 
     Args:
-        folder: of the run.
-        total_steps: of the whole run.
+        folder: folder of the run.
+        total_steps: steps of the whole run.
         main: whether this rank writes.
         start: steps made before, in the run that is resumed; later records are dropped, so each step appears once.
     """
@@ -72,7 +72,7 @@ class Records:
             return
         self._folder = folder
         self._recent: deque[dict[str, float]] = deque(maxlen=_RECENT)
-        # Into a file, a line now and then.
+        # In a file, every update is a line of its own, so there are few.
         seconds = 0.1 if sys.stderr.isatty() else 30.0
         self._bar = tqdm(total=total_steps, initial=start, unit="step", dynamic_ncols=True, mininterval=seconds)
         with writing(folder / METRICS):
@@ -127,12 +127,23 @@ class Records:
         self._bar.update(step - self._bar.n)
 
     def scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Record values that are not of every step, such as scores of a validation, in a line of their own."""
+        """Record values that are not of every step, such as scores of a validation, in a line of their own.
+
+        Args:
+            step: number of the step, from 1.
+            scalars: values by name.
+        """
         if self._main:
             self._write(step, scalars)
 
     def picture(self, step: int, name: str, image: NDArray[np.uint8]) -> None:
-        """Show a picture [H, W, 3] in TensorBoard."""
+        """Show a picture [H, W, 3] in TensorBoard.
+
+        Args:
+            step: number of the step, from 1.
+            name: name of the picture in TensorBoard.
+            image: RGB uint8 [H, W, 3].
+        """
         if self._main and self._board is not None:
             with appending(self._folder):
                 self._board.add_image(name, image, step, dataformats="HWC")
@@ -142,11 +153,15 @@ class Records:
         if self._main:
             self._bar.write(text, file=sys.stderr)
 
-    def skip(self, what: str, text: str, *, count: int = 1) -> None:
-        """Count things that were skipped (`items`, `steps`) and say why; after ten of a kind they are only counted."""
-        before = self.skipped[what]
-        self.skipped[what] += count
-        if before < _TOLD:
+    def skip(self, what: str, text: str) -> None:
+        """Count things that were skipped (`items`, `steps`) and say why; after ten of a kind they are only counted.
+
+        Args:
+            what: kind of the thing, such as `items` or `steps`.
+            text: reason.
+        """
+        self.skipped[what] += 1
+        if self.skipped[what] <= _TOLD:
             last = f" (further skipped {what} are only counted)" if self.skipped[what] >= _TOLD else ""
             self.message(f"skipped {what}: {text}{last}")
 
