@@ -55,8 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"[{number}/{len(cases)}] {case}", file=sys.stderr, flush=True)
         result = in_own_process(measure_stream if streams else measure_frames, case)
         results.append(result)
-        if "failed" not in result and not streams and (parts := format_parts(result)):
-            print(f"{case}\n\n{parts}\n", flush=True)
+        if "failed" not in result and not streams:
+            print(f"{case}\n\n{format_parts(result)}\n", flush=True)
         try:
             if arguments.json is not None:  # after each combination: an interrupted run keeps what was measured
                 write_report(arguments.json, report)
