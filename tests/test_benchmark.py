@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from i2vpp.compilation import CompiledRunner
 from i2vpp.config import ModelConfig
 from i2vpp.errors import ConfigError
-from models import SIDE, make_predictor
+from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
+from i2vpp.part_times import COMPILED_PARTS, PARTS
+from models import SIDE
 from tools import benchmark
 from tools.benchmarking import floors, measure, report
-from tools.benchmarking.measure import REST, Case
+from tools.benchmarking.measure import TRACK_STEP, Case
 
 SMALL = Case(
     config="i2vpp-256", image_size=SIDE, dtype="float32", width=64, height=48, frames=2, threads=1, matmul_sides=(64,)
@@ -41,8 +45,8 @@ def result() -> dict[str, Any]:
 # ---- one combination
 
 
-def test_every_part_takes_time_and_the_rest_is_the_rest_of_the_frame(result: dict[str, Any]) -> None:
-    assert list(result["parts"]) == [*floors.PARTS, REST]
+def test_every_part_takes_time(result: dict[str, Any]) -> None:
+    assert list(result["parts"]) == list(PARTS)
     assert all(seconds > 0 for seconds in result["parts"].values())
     assert len(result["frame_seconds"]) == 2
     assert result["p95_seconds"] > result["seconds_per_frame"] > 0
@@ -52,6 +56,7 @@ def test_every_part_takes_time_and_the_rest_is_the_rest_of_the_frame(result: dic
 
 
 def test_a_floor_is_the_work_over_the_rate(result: dict[str, Any]) -> None:
+    assert set(result["parts_flop"]) < set(PARTS)
     assert result["flop"] == sum(result["parts_flop"].values()) > 0
     assert result["matmul_flop_per_second"] > 1e6
     assert result["floor_seconds"] == pytest.approx(result["flop"] / result["matmul_flop_per_second"])
@@ -63,18 +68,21 @@ def test_measured_frames_read_full_memory(result: dict[str, Any]) -> None:
     assert (result["memory_frames"], result["memory_pointers"]) == (7, 7)
 
 
-def test_a_meter_is_split_among_the_parts_and_the_hooks_are_removed() -> None:
-    predictor = make_predictor()
-    frames = list(measure.make_frames(SMALL, 2))
-    ticks = iter(range(1000))
-    with predictor.init_state(frames) as state:
-        predictor.add_new_mask(state, 0, 1, measure.disc_masks(SMALL)[0])
-        with measure.split_by_part(predictor.model, lambda: next(ticks)) as split:
-            predictor.track_frame(state, 1)
-    assert split == {**dict.fromkeys(floors.PARTS, 1), REST: 1 + len(floors.PARTS)}
-    with pytest.raises(KeyError, match="mine"), measure.split_by_part(predictor.model, lambda: 0.0):
-        raise KeyError("mine")
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in predictor.model.modules())
+@pytest.mark.slow
+def test_a_compiled_step_is_one_part(result: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = measure.build(SMALL)
+
+    def build(case: Case) -> I2VPPVideoPredictor:
+        """Build what `vos_optimized` builds, without a compiler."""
+        return I2VPPVideoPredictor(plain.model, runner=partial(CompiledRunner, backend="eager"))
+
+    monkeypatch.setattr(measure, "build", build)
+    compiled = measure.measure_frames(replace(SMALL, compiled=True, frames=1))
+    assert list(compiled["parts"]) == list(COMPILED_PARTS)
+    assert compiled["compile_seconds"] > 0
+    assert compiled["flop"] == result["flop"]
+    assert list(compiled["parts_flop"]) == ["image encoder", TRACK_STEP]
+    assert "\n| track step " in report.format_parts(compiled)
 
 
 def test_a_live_session_is_measured_where_it_was_asked_for() -> None:
@@ -139,7 +147,7 @@ def test_command_writes_json_and_tables(
     assert case["device_name"] == written["cpu"]
     out = capfd.readouterr().out
     assert "random weights" in out
-    for part in (*floors.PARTS, REST, report.WHOLE):
+    for part in (*PARTS, report.WHOLE):
         assert f"\n| {part} " in out
     *_, header, _, row = out.splitlines()
     assert len(header) == len(row)

@@ -15,23 +15,22 @@ from conftest import REPO
 from test_benchmark import cells
 from tools import benchmark, benchmark_training, speed_table
 from tools.benchmarking import report
-from tools.benchmarking.floors import PARTS
-from tools.benchmarking.measure import REST, Case, percentiles
+from tools.benchmarking.measure import Case, percentiles
 
 PAGES = [page for page in (REPO / "README.md", *(REPO / "docs").glob("*.md")) if speed_table.BEGIN in page.read_text()]
 
 
 def made_up(*, objects: int = 1, seconds: float = 0.5, **changes: Any) -> dict[str, Any]:
     """A result with round numbers on a machine that does 1000 GFLOP/s; its floor is 0.25 s for each object."""
-    parts = dict.fromkeys([*PARTS, REST], 0.0) | {"mask decoder": 0.1 * seconds, "memory attention": 0.8 * seconds}
-    flop = dict.fromkeys(PARTS, 0) | {"mask decoder": objects * 50 * 10**9, "memory attention": objects * 2 * 10**11}
+    parts = {"frames": 0.1 * seconds, "memory attention": 0.8 * seconds, "mask decoder": 0.1 * seconds}
+    flop = {"memory attention": objects * 2 * 10**11, "mask decoder": objects * 50 * 10**9}
     measured = {
         **asdict(Case(config="i2vpp-512", image_size=512, dtype="float32", objects=objects)),
         "overrides": [],
         "device_name": "Abacus",
         **{"memory_frames": 7, "memory_pointers": 7, "compile_seconds": None},
         **{"frame_seconds": [seconds] * 3, "seconds_per_frame": seconds, "p95_seconds": seconds},
-        "parts": {**parts, REST: 0.1 * seconds},
+        "parts": parts,
         **{"parts_flop": flop, "flop": sum(flop.values()), "matmul_flop_per_second": 1e12},
         **{"floor_seconds": objects * 0.25, "times_floor": seconds / (objects * 0.25)},
         **{"peak_memory_bytes": 2**30, "process_bytes_at_start": 2**29},
@@ -63,9 +62,8 @@ def test_the_table_of_parts_has_times_and_floors() -> None:
     rows = {row[0]: row[1:] for row in cells(report.format_parts(made_up()))}
     assert rows["memory attention"] == ["400.00", "80.0%", "200.00", "200.00", "2.00"]
     assert rows["mask decoder"] == ["50.00", "10.0%", "50.00", "50.00", "1.00"]
-    assert rows["rest"] == ["50.00", "10.0%", "", "", ""]
+    assert rows["frames"] == ["50.00", "10.0%", "", "", ""]
     assert rows["whole frame"] == ["500.00", "100.0%", "250.00", "250.00", "2.00"]
-    assert report.format_parts(made_up(parts={})) == ""  # of a compiled predictor
 
 
 def test_the_summary_names_what_changes_a_config() -> None:

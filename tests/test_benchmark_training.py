@@ -56,7 +56,8 @@ def test_a_combination_that_fails_is_told(
 
 
 def test_a_run_is_the_published_recipe_but_for_data_weights_and_length(tmp_path: Path) -> None:
-    arguments = benchmark_training.build_parser().parse_args(["--frames", "4", "--objects", "2", "--device", "cpu"])
+    options = ["--frames", "4", "--objects", "2", "--device", "cpu", "--dtype", "float32"]
+    arguments = benchmark_training.build_parser().parse_args(options)
     cases = benchmark_training.choose_cases(arguments)
     assert [(case.image_size, case.checkpoint_activations) for case in cases] == [
         *((256, False), (256, True)),
@@ -67,6 +68,7 @@ def test_a_run_is_the_published_recipe_but_for_data_weights_and_length(tmp_path:
     assert (source.kind, source.batch_size, source.clip.num_frames, source.clip.max_objects) == ("procedural", 1, 4, 2)
     assert (config.user.corrections, config.optimizer.learning_rate, config.data.workers) == (7, 3e-4, 4)
     assert (config.run.max_steps, config.run.checkpoint_activations, config.model.image_size) == (13, True, 256)
+    assert config.run.precision == "float32"
     assert config.start.image_model is None
     assert config.validation.images is None
 
@@ -98,6 +100,7 @@ def test_the_table_says_what_was_on() -> None:
         (["--image-size", "100"], "model.image_size must be an integer, a multiple of 16, from 64 to 4096; got 100"),
         (["-c", "i2vpp-nothing"], "recipe 'i2vpp-nothing' is neither a .yaml file"),
         (["--override", "run.precison=float32"], "unknown key 'run.precison'; did you mean 'run.precision'?"),
+        (["--dtype", "float64"], "run.precision must be one of "),
         (["--device", "abacus"], "run.device must be one of auto, cuda, cpu, mps; got 'abacus'"),
         (["-c", "i2vpp-smoke", "--frames", "2", "--clips", "3"], "--frames, --clips: a recipe (-c) has its own clips"),
     ],

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the i2vpp of 
 from i2vpp.build_i2vpp import best_device, choose_device, choose_dtype
 from i2vpp.config import load_config
 from i2vpp.errors import I2VPPError
-from i2vpp.utils.parser import Parser, comma_list, integer
+from i2vpp.utils.parser import Parser, comma_list, integer, key_value
 from tools.benchmarking.measure import Case, measure_frames, measure_stream
 from tools.benchmarking.report import (
     about,
@@ -55,8 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"[{number}/{len(cases)}] {case}", file=sys.stderr, flush=True)
         result = in_own_process(measure_stream if streams else measure_frames, case)
         results.append(result)
-        if "failed" not in result and not streams and (parts := format_parts(result)):
-            print(f"{case}\n\n{parts}\n", flush=True)
+        if "failed" not in result and not streams:
+            print(f"{case}\n\n{format_parts(result)}\n", flush=True)
         try:
             if arguments.json is not None:  # after each combination: an interrupted run keeps what was measured
                 write_report(arguments.json, report)
@@ -111,7 +111,7 @@ def build_parser() -> argparse.ArgumentParser:
     ):
         which.add_argument(f"--{name}", type=comma_list(kind), action="extend", help=text)
     add = parser.add_argument
-    add("--override", metavar="KEY=VALUE", action="append", default=[],
+    add("--override", metavar="KEY=VALUE", type=key_value, action="append", default=[],
         help="change a value of the config, such as model.selection.mode=top; may be repeated")  # fmt: skip
     add("--frames", metavar="N", type=integer(1), default=default.frames, help="frames to measure (%(default)s)")
     add("--warmup", metavar="N", type=integer(1), default=default.warmup,

@@ -195,12 +195,13 @@ def choose_cases(arguments: argparse.Namespace) -> list[Case]:
     if arguments.config and (given := [option for option, value in clips.items() if value is not None]):
         raise ConfigError(f"{', '.join(given)}: a recipe (-c) has its own clips; change them by --override")
     data = [] if arguments.config else _synthetic_clips(*clips.values())
+    precision = [f"run.precision={arguments.dtype}"] if arguments.dtype else []
     cases = [
         Case(
             image_size=size,
             checkpoint_activations=checkpointing,
             recipe=arguments.config or BASE,
-            overrides=(*data, *arguments.override),
+            overrides=(*data, *precision, *arguments.override),
             **{name: getattr(arguments, name) for name in ("device", "warmup", "steps", "threads")},
         )
         for sizes in arguments.image_size
@@ -245,6 +246,7 @@ def build_parser() -> argparse.ArgumentParser:
     clips.add_argument("--clips", metavar="N", type=integer(1), help="clips of a batch (1)")
     clips.add_argument("--objects", metavar="N", type=integer(1), help="objects of a clip, at most; 4 exist (1)")
     add("--device", default=str(best_device()), help="cpu, cuda or mps (%(default)s)")
+    add("--dtype", help="run.precision of the recipe: float32 or bfloat16")
     add("--steps", metavar="N", type=integer(1), default=Case.steps, help="steps to measure (%(default)s)")
     add("--warmup", metavar="N", type=integer(0), default=Case.warmup, help="steps before them (%(default)s)")
     add("--threads", metavar="N", type=integer(1), help="PyTorch's threads on the CPU (its choice)")

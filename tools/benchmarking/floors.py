@@ -19,15 +19,6 @@ from i2vpp.config import ModelConfig
 from i2vpp.modeling.i2vpp import I2VPP, MEMORY_WIDTH, WIDTH
 from i2vpp.structures import MemoryTokens
 
-PARTS = {
-    "image encoder": "image_encoder",
-    "memory attention": "memory_attention",
-    "memory prompts": "memory_prompt_generator",
-    "mask decoder": "sam_mask_decoder",
-    "memory encoder": "memory_encoder",
-}
-"""The parts of a tracked frame, and the submodules of the network that do them."""
-
 STRIDE = 16  # pixels of the input per cell of the features
 TOKENS_PER_POINTER = WIDTH // MEMORY_WIDTH
 PADDING_TOKENS = 2  # what the prompt encoder gives to the mask decoder for a frame without clicks
@@ -53,7 +44,7 @@ def network_flop(config: ModelConfig, *, objects: int, memory_frames: int, memor
         memory_pointers: number of object pointers that are read.
 
     Returns:
-        Counts by the names of `PARTS`.
+        Counts by part, named as by `i2vpp.part_times`.
     """
     side, cells = config.image_size, config.image_size // STRIDE
     pointer_tokens = TOKENS_PER_POINTER * memory_pointers

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import io
-import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -19,15 +17,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from i2vpp.build_i2vpp import build_i2vpp_video_predictor
+from i2vpp.build_i2vpp import build_i2vpp_video_predictor, tune_allocator
 from i2vpp.errors import UntrainedWarning
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
-from i2vpp.modeling.i2vpp import I2VPP
+from i2vpp.part_times import ENCODER, device_clock, measure_parts
 from i2vpp.utils.machine import device_name, peak_memory
-from tools.benchmarking.floors import MATMUL_SIDES, PARTS, matmul_flop_per_second, network_flop
+from tools.benchmarking.floors import MATMUL_SIDES, matmul_flop_per_second, network_flop
 
-REST = "rest"
-"""What is in no part: decoding and resizing of frames, memory selection, hole filling, masks at video size, Python."""
+TRACK_STEP = "track step"
+"""The one part of a compiled predictor for all that follows the image encoder."""
 
 DISTINCT = 8
 """Number of different frames of a live session; they repeat, so that the video itself takes no memory."""
@@ -96,7 +94,7 @@ def measure_frames(case: Case) -> dict[str, Any]:
     """
     at_start = peak_memory(torch.device("cpu"))
     predictor = build(case)
-    now = clock(predictor.device)
+    now = device_clock(predictor.device)
     begun = now()
     if case.compiled:
         predictor.warm_up(case.objects)
@@ -108,8 +106,8 @@ def measure_frames(case: Case) -> dict[str, Any]:
         seconds = [_seconds(partial(next, results), now) for _ in range(case.warmup + case.frames)]
         peak = peak_memory(predictor.device)
         splits = []
-        for _ in range(0 if case.compiled else case.frames):  # a hook inside of compiled code would recompile it
-            with split_by_part(predictor.model, now) as split:
+        for _ in range(case.frames):
+            with measure_parts(predictor, state, now) as split:
                 next(results)
             splits.append(split)
         last = case.warmup + case.frames
@@ -118,6 +116,9 @@ def measure_frames(case: Case) -> dict[str, Any]:
         )
     memory = {"memory_frames": len(selection.spatial), "memory_pointers": len(selection.pointers)}
     flop = network_flop(predictor.model.config, objects=case.objects, **memory)
+    if case.compiled:
+        encoder = flop.pop(ENCODER)
+        flop = {ENCODER: encoder, TRACK_STEP: sum(flop.values())}
     rate = matmul_flop_per_second(predictor.device, predictor.dtype, case.matmul_sides, now)
     times = percentiles(seconds[case.warmup :])
     return {
@@ -126,7 +127,7 @@ def measure_frames(case: Case) -> dict[str, Any]:
         **times,
         "frame_seconds": seconds[case.warmup :],
         "compile_seconds": compile_seconds if case.compiled else None,
-        "parts": {part: median(split[part] for split in splits) for part in splits[0]} if splits else {},
+        "parts": {part: median(split[part] for split in splits) for part in splits[0]},
         "parts_flop": flop,
         "flop": sum(flop.values()),
         "matmul_flop_per_second": rate,
@@ -150,7 +151,7 @@ def measure_stream(case: Case) -> dict[str, Any]:
         I2VPPError: the library refuses the combination.
     """
     predictor = build(case)
-    now = clock(predictor.device)
+    now = device_clock(predictor.device)
     frames = list(make_frames(case, DISTINCT))
     latest: deque[float] = deque(maxlen=WINDOW)
     checkpoints = []
@@ -182,13 +183,15 @@ def build(case: Case) -> I2VPPVideoPredictor:
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UntrainedWarning)
-        return build_i2vpp_video_predictor(
+        predictor = build_i2vpp_video_predictor(
             case.config,
             device=case.device,
             hydra_overrides_extra=case.all_overrides,
             vos_optimized=case.compiled,
             dtype=case.dtype,
         )
+    tune_allocator(predictor)  # as the command `i2vpp track` does
+    return predictor
 
 
 def describe(case: Case, predictor: I2VPPVideoPredictor) -> dict[str, Any]:
@@ -206,19 +209,6 @@ def describe(case: Case, predictor: I2VPPVideoPredictor) -> dict[str, Any]:
 # ---- time and memory
 
 
-def clock(device: torch.device) -> Callable[[], float]:
-    """Return a clock in seconds that first waits until the device has finished all work."""
-
-    def now() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        elif device.type == "mps":
-            torch.mps.synchronize()
-        return time.perf_counter()
-
-    return now
-
-
 def _seconds(work: Callable[[], object], now: Callable[[], float]) -> float:
     start = now()
     work()
@@ -229,38 +219,6 @@ def percentiles(seconds: Iterable[float]) -> dict[str, float]:
     """Return median and 95th percentile (linear between the nearest two)."""
     middle, high = np.percentile(list(seconds), [50, 95])
     return {"seconds_per_frame": float(middle), "p95_seconds": float(high)}
-
-
-@contextmanager
-def split_by_part(model: I2VPP, meter: Callable[[], float]) -> Iterator[dict[str, float]]:
-    """Split among the parts of the network what a meter counts in the `with` block.
-
-    The parts are modules that do not contain each other; forward hooks read the meter before and after each of them.
-
-    Args:
-        model: the network; the hooks are removed at the end.
-        meter: a clock or a counter, which only grows.
-
-    Yields:
-        The counts by part; `REST` is what no part took. They are complete after the block.
-    """
-    counts = dict.fromkeys([*PARTS, REST], 0.0)
-    begun: dict[str, float] = {}
-
-    def begin(part: str) -> None:
-        begun[part] = meter()
-
-    def end(part: str) -> None:
-        counts[part] += meter() - begun[part]
-
-    with ExitStack() as hooks:
-        for part, name in PARTS.items():
-            module = model.get_submodule(name)
-            hooks.enter_context(module.register_forward_pre_hook(lambda *_, part=part: begin(part)))
-            hooks.enter_context(module.register_forward_hook(lambda *_, part=part: end(part)))
-        start = meter()
-        yield counts
-        counts[REST] = meter() - start - sum(counts.values())
 
 
 def resident_memory() -> int | None:

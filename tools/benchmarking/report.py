@@ -203,9 +203,7 @@ def format_summary(results: Sequence[Result]) -> str:
 
 
 def format_parts(result: Result) -> str:
-    """Return the table of the parts of a frame of one combination; "" for compiled ones."""
-    if not result["parts"]:
-        return ""
+    """Return the table of the parts of a frame of one combination."""
     flop = {**dict.fromkeys(result["parts"], 0), **result["parts_flop"]}
     counts = [(part, seconds, flop[part]) for part, seconds in result["parts"].items()]
     whole = sum(result["parts"].values())
@@ -252,13 +250,10 @@ def format_objects(results: Sequence[Result]) -> str:
 
 
 SPEED: Columns = {
-    "config": name_config,
+    **NAMES,
     "device": lambda r: r["device_name"],
-    "dtype": lambda r: r["dtype"],
-    "objects": lambda r: str(r["objects"]),
     "speed": lambda r: _speed(r["seconds_per_frame"]),
-    "x floor": lambda r: f"{r['times_floor']:.2f}",
-    "peak MiB": lambda r: mebibytes(r["peak_memory_bytes"]),
+    **{name: SUMMARY[name] for name in ("x floor", "peak MiB")},
 }
 
 
