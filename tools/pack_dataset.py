@@ -8,10 +8,10 @@ Each source becomes `JPEGImages/<video>/00000.jpg` (or `.webp`, a third smaller)
 which the kind `palette` reads; with -c each source has a folder with its name. Still images become videos of one frame.
 Only annotated frames are packed. Frames are reduced in size, never enlarged.
 
-A palette mask gives each pixel to one object; pixels that are not labelled stay 255. Where objects overlap (SA-1B), the
-smaller one is painted over the larger one, which loses those pixels. Of each video, at most --max-objects objects are
-kept: those of earlier frames first, and of one frame the larger ones first. Items that cannot be read are left out and
-listed at the end.
+A palette mask gives each pixel to one object; pixels that are not labelled stay 255.
+Where objects overlap (SA-1B), the smaller one is painted over the larger one, which loses those pixels. Of each video,
+at most --max-objects objects are kept: those of earlier frames first, and of one frame the larger ones first. Items
+that cannot be read are left out and listed at the end.
 """
 
 from __future__ import annotations
