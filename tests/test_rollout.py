@@ -16,6 +16,7 @@ from i2vpp.session.frames import MEAN, STD
 from models import make_predictor
 from training.config import OptimizerConfig, UserConfig
 from training.dataset.clips import ClipBatch
+from training.model.objective import Objective
 from training.model.rollout import ClipRollout, Rollout
 from training.model.simulated_user import PromptPlan
 from training.optimizer import train_mode
@@ -121,6 +122,25 @@ def test_corrections_on_a_tracked_frame_are_the_predictors(predictor: I2VPPVideo
     for t, masks in found.items():
         torch.testing.assert_close(at_video_size(rollout.frames[t].logits), masks, rtol=1e-4, atol=1e-3)
     assert [len(frame.steps) for frame in rollout.frames] == [2, 1, 2, 1, 1]
+
+
+def test_ignored_pixels_are_not_clicked_on_and_left_out_of_the_loss(
+    predictor: I2VPPVideoPredictor, video: np.ndarray
+) -> None:
+    """The predictor's weights are random, so that mistakes are everywhere; the object ends at column 40."""
+    plain = batch_of(video)
+    ignored = torch.zeros_like(plain.masks)
+    ignored[..., 40:] = True
+    rollout = ClipRollout(predictor.model, UserConfig(mask=0, box=0, corrections=3, from_object=0))
+    objective = Objective(rollout)
+    columns, losses = [], []
+    for batch in (plain, replace(plain, ignored=ignored)):
+        with torch.no_grad():
+            losses.append(objective(batch).mask.item())
+        columns.append([prompt[1][0, 0, 0].item() for frame in objective.played for prompt in frame.prompts])
+    assert max(columns[0]) >= 40 > max(columns[1])
+    assert len(columns[0]) == len(columns[1]) >= 4
+    assert losses[0] != losses[1]
 
 
 def test_objects_of_one_clip_do_not_see_each_other(predictor: I2VPPVideoPredictor, video: np.ndarray) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from conftest import REPO
 from data_files import build, write_image, write_mask
 from i2vpp.structures import MaskPrediction
 from training.config import AugmentConfig, ClipConfig, DataConfig, LossConfig, SourceConfig, UserConfig
@@ -20,6 +22,9 @@ from training.dataset.sampling import draw_clip
 from training.loss_fns import LossTerms, StepOutput, clip_loss
 from training.model.simulated_user import correction_click, first_click, object_generators
 from training.synthetic.moving_stills import MovingStills
+
+sys.path.insert(0, str(REPO / "tools"))
+import pack_dataset
 
 SIDE = 32
 STILL = AugmentConfig(flip=0, degrees=0, shear=0, color=[0, 0, 0], gray=0, frame_color=[0, 0, 0])
@@ -157,3 +162,11 @@ def test_videos_of_stills_move_the_ignored_pixels_with_the_photo(photos: Path) -
     assert set(masks) == {7}
     assert ignored is not None and 0.1 < ignored.mean() < 0.6
     assert not (ignored & masks[7]).all()
+
+
+def test_packed_photos_keep_their_ignored_pixels(photos: Path, tmp_path: Path) -> None:
+    output = tmp_path / "packed"
+    assert pack_dataset.main(["-o", str(output), "--kind", "palette_image", "--images", str(photos)]) == 0
+    plain, partial = (ignored_pixels(video.masks(0)) for video in build("palette", output / "JPEGImages"))
+    assert plain is None and partial is not None
+    assert torch.equal(torch.from_numpy(partial), OPEN[0])

@@ -8,9 +8,10 @@ Each source becomes `JPEGImages/<video>/00000.jpg` (or `.webp`, a third smaller)
 which the kind `palette` reads; with -c each source has a folder with its name. Still images become videos of one frame.
 Only annotated frames are packed. Frames are reduced in size, never enlarged.
 
-A palette mask gives each pixel to one object. Where objects overlap (SA-1B), the smaller one is painted over the
-larger one, which loses those pixels. Of each video, at most --max-objects objects are kept: those of earlier frames
-first, and of one frame the larger ones first. Items that cannot be read are left out and listed at the end.
+A palette mask gives each pixel to one object; pixels that are not labelled stay 255.
+Where objects overlap (SA-1B), the smaller one is painted over the larger one, which loses those pixels. Of each video,
+at most --max-objects objects are kept: those of earlier frames first, and of one frame the larger ones first. Items
+that cannot be read are left out and listed at the end.
 """
 
 from __future__ import annotations
@@ -33,13 +34,14 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `training` is no installed package
 
+from i2vpp.data.masks import BACKGROUND, IGNORED
 from i2vpp.errors import DataError, I2VPPError, NoDataError
 from i2vpp.utils.files import atomic_write, remove_leftovers
 from i2vpp.utils.parser import Parser, integer
 from i2vpp.utils.visualize import davis_palette
 from training.config import SourceConfig
 from training.dataset.build import FILE_SOURCES, build_source
-from training.dataset.clips import AnnotatedVideo, Source
+from training.dataset.clips import AnnotatedVideo, Source, ignored_pixels
 from training.dataset.errors import item_errors
 from training.dataset.file_source import name_of
 from training.recipes import load_recipe
@@ -195,8 +197,11 @@ def pack_video(video: AnnotatedVideo, packing: Packing) -> dict[str, bytes]:
         image = Image.fromarray(video.image(t))
         factor = min(1.0, packing.short_side / min(image.size))
         width, height = (max(1, round(side * factor)) for side in image.size)
-        index = values.paint(video.masks(t), (height, width))
+        masks = video.masks(t)
+        index = values.paint(masks, (height, width))
         seen = seen or bool(index.any())
+        if (ignored := ignored_pixels(masks)) is not None:
+            index[resize_mask(ignored, (height, width)) & (index == BACKGROUND)] = IGNORED
         if image.size != (width, height):
             image = image.resize((width, height), Image.Resampling.BICUBIC)
         files[f"{t:05d}{FORMATS[packing.format]}"] = _encode(image, packing.format, quality=packing.quality)

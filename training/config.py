@@ -212,6 +212,10 @@ class ValidationConfig:
     prompt: str = "gm"
     max_frames: int = 1000
 
+    def source(self) -> SourceConfig:
+        """Return the sequences as a source of data."""
+        return SourceConfig(kind="palette", images=self.images, annotations=self.annotations, include=self.include)
+
 
 @dataclass(kw_only=True)
 class RunConfig:

@@ -179,7 +179,8 @@ def _compose(path: Path, overrides: Sequence[str], added: set[str]) -> DictConfi
     schema = OmegaConf.structured(TrainConfig(data=DataConfig(sources={name: SourceConfig() for name in added})))
     for frozen in (schema.model, schema.model.selection):
         OmegaConf.set_readonly(frozen, None)  # nodes of frozen dataclasses are read-only, but have to be filled
-    folders = ",".join(_quote(f"file://{folder}") for folder in (RECIPES, MODEL_CONFIGS))
+    quoted = [str(folder).replace("'", "\\'") for folder in (RECIPES, MODEL_CONFIGS)]
+    folders = ",".join(f"'file://{folder}'" for folder in quoted)
     store = ConfigStore.instance()
     store.store(name=SCHEMA, node=schema, provider="i2vpp")
     try:
@@ -196,10 +197,6 @@ _NO_SCHEMA = (
     f"a recipe must begin with 'defaults: [{SCHEMA}, i2vpp-infer, _self_]' or build on another recipe, such as "
     "'defaults: [i2vpp-train, _self_]'"
 )
-
-
-def _quote(text: str) -> str:
-    return "'" + text.replace("'", "\\'") + "'"
 
 
 def _explain(error: Exception, path: Path, overrides: Sequence[str]) -> str:

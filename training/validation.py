@@ -19,7 +19,7 @@ from i2vpp.evaluation.protocol import GivenObject, PromptProtocol
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.utils.arrays import Mask
-from training.config import SourceConfig, ValidationConfig
+from training.config import ValidationConfig
 from training.dataset.build import build_source
 from training.dataset.clips import AnnotatedVideo, Source
 from training.dataset.errors import item_errors
@@ -71,10 +71,7 @@ class ReadSequence:
 
 def open_validation(config: ValidationConfig) -> Source | None:
     """Open the sequences to validate on; None where none are configured."""
-    if config.images is None:
-        return None
-    source = SourceConfig(kind="palette", images=config.images, annotations=config.annotations, include=config.include)
-    return build_source("validation", source)
+    return None if config.images is None else build_source("validation", config.source())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -44,7 +44,7 @@ def draw_clip(video: AnnotatedVideo, config: ClipConfig, seed: int) -> Clip:
     stride = fitting_stride(stride, config.num_frames, len(video))
     starts = _starts(rng, len(video), reach=stride * (config.num_frames - 1))
     start, ids = _first_with_object(video, starts, frame_at)
-    objects = _draw_objects(rng, ids, config.max_objects)
+    objects = [ids[i] for i in rng.permutation(len(ids))[: config.max_objects]]
     order = [frame_at(start + i * stride) for i in range(config.num_frames)]
     return _read_clip(video, order, objects, seed)
 
@@ -92,11 +92,6 @@ def _first_with_object(
     looked = min(len(starts), MAX_LOOKS)
     where = f"any of its {looked} frames" if looked == len(starts) else f"{looked} of its {len(starts)} frames"
     raise DataError(f"{video.name}: no object shows on {where}")
-
-
-def _draw_objects(rng: np.random.Generator, ids: list[int], count: int) -> list[int]:
-    """Return at most `count` objects in a random order."""
-    return [ids[i] for i in rng.permutation(len(ids))[:count]]
 
 
 def _read_clip(video: AnnotatedVideo, order: list[int], objects: list[int], seed: int) -> Clip:

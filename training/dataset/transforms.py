@@ -72,32 +72,20 @@ def _move(stacked: Tensor, augment: AugmentConfig, image_size: int, *, num_objec
         return stacked
     if min(stacked.shape[-2:]) > image_size:
         stacked = F.resize(stacked, [image_size], antialias=True)
+    height, width = stacked.shape[-2:]
+    ranges = ([-augment.degrees, augment.degrees], None, list(augment.scale), [-augment.shear, augment.shear])
     for _ in range(TRIES):
-        draw = _draw_affine(stacked, augment)
+        draw: _AffineDraw = v2.RandomAffine.get_params(*ranges, [width, height])
         if _keeps_objects(stacked[0, 3 : 3 + num_objects], draw):
             fill = [255 * mean for mean in MEAN] + [0.0] * (stacked.shape[1] - 3)
             return _affine(stacked, draw, fill)
     return stacked
 
 
-def _draw_affine(stacked: Tensor, augment: AugmentConfig) -> _AffineDraw:
-    height, width = stacked.shape[-2:]
-    ranges = ([-augment.degrees, augment.degrees], None, list(augment.scale), [-augment.shear, augment.shear])
-    draw: _AffineDraw = v2.RandomAffine.get_params(*ranges, [width, height])
-    return draw
-
-
 def _affine(stacked: Tensor, draw: _AffineDraw, fill: list[float]) -> Tensor:
     angle, translation, zoom, shear = draw
-    moved: Tensor = F.affine(
-        stacked,
-        angle,
-        list(translation),
-        zoom,
-        list(shear),
-        interpolation=v2.InterpolationMode.BILINEAR,
-        fill=fill,
-    )
+    bilinear = v2.InterpolationMode.BILINEAR
+    moved: Tensor = F.affine(stacked, angle, list(translation), zoom, list(shear), interpolation=bilinear, fill=fill)
     return moved
 
 

@@ -253,12 +253,8 @@ def _configs(arguments: argparse.Namespace) -> Mapping[str, SourceConfig]:
 def _of_recipe(recipe: TrainConfig) -> Iterator[tuple[str, SourceConfig]]:
     """Yield the sources that consist of files, and the sequences of the validation as one more."""
     yield from ((name, config) for name, config in recipe.data.sources.items() if config.kind != PROCEDURAL)
-    scored = recipe.validation
-    if scored.images:
-        yield (
-            "(validation)",
-            SourceConfig(kind="palette", images=scored.images, annotations=scored.annotations, include=scored.include),
-        )
+    if recipe.validation.images:
+        yield "(validation)", recipe.validation.source()
 
 
 def _validate(name: str, config: SourceConfig, workers: int) -> Report:
