@@ -7,7 +7,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
-EXTRAS ?= dev,download,eval,hub,train,web
+EXTRAS ?= dev,docs,download,eval,hub,train,web
 ARGS ?=
 
 BIN := $(VENV)/bin
@@ -22,7 +22,7 @@ help:  ## list the targets
 
 install: $(STAMP)  ## create the environment and install i2vpp into it, editable
 
-$(STAMP): pyproject.toml setup.py $(CONSTRAINTS)
+$(STAMP): pyproject.toml setup.py i2vpp/__init__.py $(CONSTRAINTS)
 	@echo "Installing i2vpp and PyTorch into $(VENV); the first time this takes a few minutes."
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
