@@ -15,7 +15,7 @@ STAMP := $(VENV)/.installed
 DEMO_OUT := outputs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format types check wheel check-wheel bench clean distclean
+.PHONY: help install demo test coverage lint format types docs check wheel check-wheel bench clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -35,6 +35,9 @@ demo: $(STAMP)  ## segment the shipped clip; results go to outputs/demo
 test: $(STAMP)  ## run the tests
 	@$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
+coverage: $(STAMP)  ## run the tests, and say which lines they ran; build/coverage shows them
+	@$(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-report=term --cov-report=html $(ARGS)
+
 lint: $(STAMP)  ## ruff: rules and formatting
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -45,6 +48,10 @@ format: $(STAMP)  ## let ruff fix what it can
 
 types: $(STAMP)  ## mypy
 	@$(BIN)/mypy
+
+docs: $(STAMP)  ## build the documentation's site into build/site; a warning is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict -f docs/mkdocs.yml
+	@echo build/site/index.html
 
 check: lint types test  ## lint, types and test
 
