@@ -428,7 +428,7 @@ def test_a_stream_holds_the_same_at_any_time(predictor: I2VPPVideoPredictor) -> 
 
 @pytest.mark.slow
 def test_a_stream_with_the_published_windows_holds_the_same_at_any_time() -> None:
-    early, first, late = held_by_stream(make_predictor(dtype="float32"), (250, 430, 600))
+    early, first, late = held_by_stream(make_predictor(dtype="float32"), (230, 280, 330))
     assert early[0] == first[0]
     assert first == late
 
