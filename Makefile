@@ -15,7 +15,7 @@ STAMP := $(VENV)/.installed
 DEMO_OUT := outputs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test coverage lint format types docs check wheel check-wheel bench clean distclean
+.PHONY: help install demo test coverage lint format types types-of-code types-of-tests docs check wheel check-wheel bench clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -46,8 +46,13 @@ format: $(STAMP)  ## let ruff fix what it can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-types: $(STAMP)  ## mypy
+types: types-of-code types-of-tests  ## mypy, strict for the code, less so for the tests
+
+types-of-code: $(STAMP)
 	@$(BIN)/mypy
+
+types-of-tests: $(STAMP)
+	@$(BIN)/mypy --config-file tests/mypy.ini
 
 docs: $(STAMP)  ## build the documentation's site into build/site; a warning is an error
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict -f docs/mkdocs.yml
@@ -56,7 +61,7 @@ docs: $(STAMP)  ## build the documentation's site into build/site; a warning is 
 check: lint types test  ## lint, types and test
 
 wheel: $(STAMP)  ## build the wheel into dist/
-	@rm -rf build dist
+	@rm -rf build/lib build/bdist* dist
 	@$(BIN)/python -m build --quiet --wheel .
 	@ls dist/*.whl
 

@@ -69,6 +69,7 @@ def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
             return text
         return f"{mark}[{text}]({places[meant]}{'#' + anchor if anchor else ''})"
 
-    kept: list[str] = []
-    code = CODE.sub(lambda found: kept.append(found[0]) or f"\0{len(kept) - 1}\0", markdown)
-    return re.sub(r"\0(\d+)\0", lambda found: kept[int(found[1])], LINK.sub(moved, code))
+    kept = CODE.findall(markdown)  # no links there; put aside, and back afterwards
+    places_of_code = iter(range(len(kept)))
+    text = LINK.sub(moved, CODE.sub(lambda _: f"\0{next(places_of_code)}\0", markdown))
+    return re.sub(r"\0(\d+)\0", lambda found: kept[int(found[1])], text)

@@ -151,7 +151,6 @@ def third_party_imports(folder: Path) -> set[str]:
             elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
                 names |= {arg.value for arg in node.args if isinstance(arg, ast.Constant)}
     ours = {"i2vpp", "training", "sav_dataset", "test_pvs", "tools", "__future__", "_typeshed"}
-    ours |= {file.stem for file in (REPO / "tools").iterdir()}  # commands of one folder import each other
     return {name.split(".")[0] for name in names} - ours - sys.stdlib_module_names
 
 

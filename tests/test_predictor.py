@@ -49,9 +49,9 @@ def assert_same(a: dict[int, FrameResult], b: dict[int, FrameResult]) -> None:
 
 def assert_alike(a: dict[int, torch.Tensor], b: dict[int, torch.Tensor]) -> None:
     """Masks of one object over a whole run: other batches round differently, no more."""
-    a, b = torch.stack([a[f] for f in sorted(a)]), torch.stack([b[f] for f in sorted(b)])
-    assert iou(a, b) >= 0.999
-    assert float(((a - b).abs() < 1e-3).float().mean()) > 0.99  # but for holes, filled or not
+    x, y = torch.stack([a[f] for f in sorted(a)]), torch.stack([b[f] for f in sorted(b)])
+    assert iou(x, y) >= 0.999
+    assert float(((x - y).abs() < 1e-3).float().mean()) > 0.99  # but for holes, filled or not
 
 
 def of_object(results: dict[int, FrameResult], index: int) -> dict[int, torch.Tensor]:
