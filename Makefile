@@ -7,7 +7,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
-EXTRAS ?= dev,download,eval,hub,train,web
+EXTRAS ?= dev,docs,download,eval,hub,train,web
 ARGS ?=
 
 BIN := $(VENV)/bin
@@ -15,14 +15,14 @@ STAMP := $(VENV)/.installed
 DEMO_OUT := outputs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format types check wheel check-wheel bench clean distclean
+.PHONY: help install demo test coverage lint format types types-of-code types-of-tests docs check wheel check-wheel bench clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 install: $(STAMP)  ## create the environment and install i2vpp into it, editable
 
-$(STAMP): pyproject.toml setup.py $(CONSTRAINTS)
+$(STAMP): pyproject.toml setup.py i2vpp/__init__.py $(CONSTRAINTS)
 	@echo "Installing i2vpp and PyTorch into $(VENV); the first time this takes a few minutes."
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
@@ -35,6 +35,9 @@ demo: $(STAMP)  ## segment the shipped clip; results go to outputs/demo
 test: $(STAMP)  ## run the tests
 	@$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
+coverage: $(STAMP)  ## run the tests, and say which lines they ran; build/coverage shows them
+	@$(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-report=term --cov-report=html $(ARGS)
+
 lint: $(STAMP)  ## ruff: rules and formatting
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -43,13 +46,22 @@ format: $(STAMP)  ## let ruff fix what it can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-types: $(STAMP)  ## mypy
+types: types-of-code types-of-tests  ## mypy, strict for the code, less so for the tests
+
+types-of-code: $(STAMP)
 	@$(BIN)/mypy
+
+types-of-tests: $(STAMP)
+	@$(BIN)/mypy --config-file tests/mypy.ini
+
+docs: $(STAMP)  ## build the documentation's site into build/site; a warning is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict -f docs/mkdocs.yml
+	@echo build/site/index.html
 
 check: lint types test  ## lint, types and test
 
 wheel: $(STAMP)  ## build the wheel into dist/
-	@rm -rf build dist
+	@rm -rf build/lib build/bdist* dist
 	@$(BIN)/python -m build --quiet --wheel .
 	@ls dist/*.whl
 

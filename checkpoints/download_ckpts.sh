@@ -1,3 +1,3 @@
 #!/bin/sh
-# Fetch all published checkpoints into this folder. Needs: pip install "i2vpp[download]"
+# Fetch all published checkpoints into this folder. Needs, in a clone: pip install ".[download]"
 cd "$(dirname "$0")/.." && exec i2vpp download all "$@"

@@ -9,10 +9,10 @@ import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from i2vpp import __version__
 from i2vpp.checkpoint_files import DEMO, DOWNLOADABLE, demo_checkpoint
 from i2vpp.commands import annotate as annotate_command
 from i2vpp.commands import prompts as prompt_args
@@ -20,6 +20,7 @@ from i2vpp.errors import CheckpointError, FrameDecodeError, I2VPPError
 from i2vpp.utils.notices import plain_warnings
 from i2vpp.utils.parser import Parser
 from i2vpp.utils.signals import Terminated, exit_status, sigterm_raises
+from i2vpp.utils.suggest import how_to_install
 
 if TYPE_CHECKING:
     from i2vpp.commands.track import ModelChoice, Summary
@@ -93,7 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="example:\n  i2vpp track dog.mp4 -o outputs/dog --point 420,310\n\n`i2vpp COMMAND --help` says more.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"i2vpp {_version()}")
+    parser.add_argument("--version", action="version", version=f"i2vpp {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_track(commands)
     _add_demo(commands)
@@ -101,13 +102,6 @@ def build_parser() -> argparse.ArgumentParser:
     _add_info(commands)
     _add_download(commands)
     return parser
-
-
-def _version() -> str:
-    try:
-        return version("i2vpp")
-    except PackageNotFoundError:
-        return "(not installed)"
 
 
 def _add_command(
@@ -167,7 +161,7 @@ def _add_track(commands: Any) -> None:
     outputs.add_argument("--masks", action=switch, default=True, help="indexed PNGs (on)")
     outputs.add_argument("--overlay", action=switch, default=True, help="a video of tinted objects (on)")
     outputs.add_argument("--scores", action=switch, default=True, help="a CSV table of scores (on)")
-    outputs.add_argument("--json", action="store_true", help='COCO RLE; needs pip install "i2vpp[coco]"')
+    outputs.add_argument("--json", action="store_true", help=f"COCO RLE; needs {how_to_install('coco')}")
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:

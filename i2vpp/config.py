@@ -16,7 +16,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+import yaml  # type: ignore[import-untyped]
 
 from i2vpp.errors import ConfigError
 from i2vpp.utils.brief import brief
@@ -160,7 +160,7 @@ def config_from_mapping(values: Mapping[str, Any], source: str = "mapping") -> C
 
 def to_yaml(config: Config) -> str:
     """Return the config with all its values as YAML, which can be read back as a config file."""
-    return OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
+    return yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True)
 
 
 def shipped_configs() -> list[str]:

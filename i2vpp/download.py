@@ -15,6 +15,7 @@ from tqdm import tqdm
 from i2vpp.checkpoint import inspect_checkpoint
 from i2vpp.errors import CheckpointError, I2VPPError
 from i2vpp.utils.files import file_sha256, move_into_place
+from i2vpp.utils.suggest import how_to_install
 
 _DRIVE = "https://drive.google.com/drive/folders/1oN16mGGndbX7a7Gj5wWWyFDN9QHxMMoU"
 _PLACES = (
@@ -184,7 +185,7 @@ def _fetch_from_drive(name: str, part: Path) -> None:
     try:
         gdown = importlib.import_module("gdown")
     except ImportError as error:
-        raise DownloadError('files on Google Drive need gdown: pip install "i2vpp[download]"') from error
+        raise DownloadError(f"files on Google Drive need gdown: {how_to_install('download')}") from error
     try:
         listed = gdown.download_folder(url=_DRIVE, skip_download=True, quiet=True, use_cookies=False)
         ids = {Path(entry.path).name: entry.id for entry in listed}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from i2vpp.checkpoint_files import PRETRAINED, SUFFIXES, find_checkpoint
 from i2vpp.errors import CheckpointError
+from i2vpp.utils.suggest import how_to_install
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")  # owner/name
 
@@ -39,7 +40,7 @@ def find_pretrained(path_or_hub_id: str | os.PathLike[str], revision: str | None
     except ImportError as error:
         raise CheckpointError(
             f"{name!r} is no checkpoint here (looked from {Path.cwd()}), and to fetch it from the Hugging Face Hub "
-            'huggingface_hub is needed: pip install "i2vpp[hub]"'
+            f"huggingface_hub is needed: {how_to_install('hub')}"
         ) from error
     try:
         return Path(hub.hf_hub_download(name, PRETRAINED, revision=revision))

@@ -261,3 +261,23 @@ class FrameResult(Sequence[Any]):
 
     def __getitem__(self, index: Any) -> Any:
         return (self.frame_idx, self.obj_ids, self.masks)[index]
+
+    def plot(self, frame: Any = None, *, alpha: float = 0.5, labels: bool = True) -> Any:
+        """Draw the masks, each in its object's colour; a notebook shows the picture that is returned.
+
+        Args:
+            frame: the picture below the masks: uint8 RGB [H, W, 3], as `state.frame(result.frame_idx)` returns it, or a
+                PIL image, of the masks' size; None for a dark background.
+            alpha: strength of the tint, 0 to 1.
+            labels: write its id into every object.
+
+        Returns:
+            A PIL image, RGB, W x H.
+
+        Raises:
+            ValueError: `frame` is no uint8 RGB picture of the masks' size.
+        """
+        from i2vpp.utils.visualize import plot  # noqa: PLC0415 - the values of this file need no Pillow
+
+        masks = (self.masks[:, 0] > 0).cpu().numpy()
+        return plot(frame, masks, self.obj_ids, alpha=alpha, labels=labels)

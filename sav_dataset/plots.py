@@ -1,6 +1,6 @@
 """Pictures of an evaluation: J and F over time, and the true and predicted masks of the worst objects.
 
-Needs matplotlib: `pip install "i2vpp[eval]"`.
+Needs matplotlib, which is in the extra `eval`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from PIL import Image
 from i2vpp.data.files import check_size, list_images, read_image
 from i2vpp.errors import DataError, I2VPPError
 from i2vpp.utils.files import atomic_write
+from i2vpp.utils.suggest import how_to_install
 from i2vpp.utils.visualize import contact_sheet, overlay
 from sav_dataset.layouts import pair
 from sav_dataset.results import Evaluation
@@ -38,7 +39,7 @@ def require_matplotlib() -> Any:
     try:
         return importlib.import_module("matplotlib.figure")
     except ImportError as error:
-        raise I2VPPError('plots need matplotlib: pip install "i2vpp[eval]"') from error
+        raise I2VPPError(f"plots need matplotlib: {how_to_install('eval')}") from error
 
 
 def draw_plots(

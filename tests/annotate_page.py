@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import httpx
 import numpy as np
@@ -19,8 +19,11 @@ from PIL import Image
 
 from annotator import decode_masks
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
-Browser, Page, expect = sync_api.Browser, sync_api.Page, sync_api.expect
+expect = sync_api.expect
 
 SIZE = {"width": 1100, "height": 760}
 PATIENCE_MS = 20_000.0
@@ -57,7 +60,7 @@ class Annotator:
     def __post_init__(self) -> None:
         self.page.set_default_timeout(PATIENCE_MS)
         self.page.on("pageerror", lambda error: self.troubles.append(str(error)))
-        self.page.on("console", lambda said: said.type == "error" and self.troubles.append(said.text))
+        self.page.on("console", lambda said: self.troubles.extend([said.text] if said.type == "error" else []))
 
     def open(self, video: str | None = None, *, place: str = "") -> Annotator:
         """Load the page and choose a video of the list, if one is named, or if there is only one."""

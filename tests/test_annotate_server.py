@@ -784,7 +784,7 @@ def test_missing_packages_are_named(videos, tmp_path, capsys, monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert run_cli(videos, "-o", tmp_path / "out") == 1
-    assert 'i2vpp annotate needs the package uvicorn: pip install "i2vpp[web]"' in capsys.readouterr().err
+    assert 'i2vpp annotate needs the package uvicorn: pip install ".[web]" in a clone' in capsys.readouterr().err
 
 
 def test_the_command_line_works_without_web_packages():

@@ -266,9 +266,9 @@ def test_one_step_is_undone_and_done_again(annotation: Annotation) -> None:
     for _ in range(2):
         for number in reversed(range(6)):
             assert annotation.undo_label == f"step {number}"
-            change = annotation.undo()
-            assert change is not None
-            assert change.label == f"step {number}"
+            undone = annotation.undo()
+            assert undone is not None
+            assert undone.label == f"step {number}"
             assert content(annotation) == states[number]
         assert annotation.undo() is None
         for number in range(6):

@@ -16,7 +16,7 @@ CODE_FOLDERS = ("i2vpp", "training", "tools", "test_pvs", "sav_dataset")
 # module that is listed itself goes by its own line: `data` reads videos by `session`, which needs but one module of it
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
-    "structures": set(),
+    "structures": {"utils.visualize"},  # for `FrameResult.plot`, when it is called
     "config": {"errors", "utils"},
     "memory": {"structures", "config", "errors"},
     "modeling": {"structures", "config", "errors"},

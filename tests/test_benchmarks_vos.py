@@ -50,9 +50,9 @@ def test_davis_2016_takes_all_objects_for_one(tmp_path, lists, values):
     write_list(tmp_path / lists, "dog", "cat 10", "cat 9")
     videos = named(tmp_path, "davis2016")
     assert list(videos.folders) == ["cat 9", "cat 10", "dog"]
-    video = videos.open("dog")
-    assert (video.length, list(video.written.values())) == (5, [f"{i:05d}" for i in range(5)])
-    (given,) = video.objects()
+    dog = videos.open("dog")
+    assert (dog.length, list(dog.written.values())) == (5, [f"{i:05d}" for i in range(5)])
+    (given,) = dog.objects()
     assert (given.obj_id, given.frame_idx) == (1, 1)
     np.testing.assert_array_equal(given.mask, SQUARE | OTHER)
 

@@ -604,7 +604,7 @@ def test_a_missing_pycocotools_is_said_before_the_slow_part(
 ) -> None:
     monkeypatch.setitem(sys.modules, "pycocotools.mask", None)
     assert run("--point", "1,1", "--json") == cli.EXIT_ERROR
-    assert 'pip install "i2vpp[coco]"' in capsys.readouterr().err
+    assert 'pip install ".[coco]" in a clone' in capsys.readouterr().err
     assert not predictor.built
 
 

@@ -288,7 +288,7 @@ class TestBatches:
             for obj_id in range(20):
                 predictor.add_new_mask(state, 0, obj_id, MASKS[0])
             list(predictor.propagate_in_video(state, progress=False))
-            assert predictor._tracker.runner.batches == batches
+            assert predictor._tracker.runner.batches == batches  # type: ignore[attr-defined]
             for track in state.tracks.values():  # an object that is removed frees what was found of it
                 memory, record = track.bank._non_conditioning[1], track.records[1]
                 for tensor in (memory.values, memory.foreground, memory.pointer, record.decoded, record.logits):
@@ -386,5 +386,5 @@ def test_cuda_graphs(dtype: torch.dtype) -> None:
         assert torch.equal(*seen.early)
     runner = predictor._tracker.runner
     assert isinstance(runner, CompiledRunner)
-    recordings = [len(part._run._recordings) for part in (runner._encode, runner._find)]
+    recordings = [len(part._run._recordings) for part in (runner._encode, runner._track_step)]
     assert recordings == [1, 5]  # objects x memories: 1 x 7, 8 x 7, 7 x 7, 1 x 8, 1 x 12

@@ -294,7 +294,7 @@ def test_incomplete_network_is_refused(drive, published, tmp_path) -> None:
 
 def test_gdown_is_missing(monkeypatch, tmp_path) -> None:
     monkeypatch.setitem(sys.modules, "gdown", None)
-    fails("sam-i2vpp_8gpu", tmp_path, r'files on Google Drive need gdown: pip install "i2vpp\[download\]"')
+    fails("sam-i2vpp_8gpu", tmp_path, r'files on Google Drive need gdown: pip install "\.\[download\]" in a clone')
 
 
 def test_gdown_has_what_we_call() -> None:

@@ -100,5 +100,5 @@ def test_without_matplotlib(monkeypatch, tmp_path):
         raise ImportError(name)
 
     monkeypatch.setattr(importlib, "import_module", missing)
-    with pytest.raises(I2VPPError, match=r'plots need matplotlib: pip install "i2vpp\[eval\]"'):
+    with pytest.raises(I2VPPError, match=r'plots need matplotlib: pip install "\.\[eval\]" in a clone'):
         draw_plots(Evaluation(objects=(result("a", (1.0,)),)), tmp_path)

@@ -10,7 +10,7 @@ import random
 import shutil
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -581,9 +581,8 @@ def test_command_lines(
 
 
 @pytest.fixture
-def short(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fuzz.SECONDS", 0.2)
-    return
 
 
 def forever() -> None:

@@ -340,8 +340,8 @@ def test_what_was_once_remembered_is_never_written_to(
 
     put, keep = MemoryBank.put, InferenceState.keep_features
 
-    def put_and_hold(self: MemoryBank, frame_idx: int, memory: Any, *, prompted: bool) -> None:
-        put(self, frame_idx, memory, prompted=prompted)
+    def put_and_hold(self: MemoryBank, frame_idx: int, memory: Any, *, conditioning: bool) -> None:
+        put(self, frame_idx, memory, conditioning=conditioning)
         hold(*self.tensors())
 
     def keep_and_hold(self: InferenceState, frame_idx: int, features: Any) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
+from PIL.Image import Resampling
 
 from i2vpp.data.mask_images import read_mask_image
 from i2vpp.data.masks import FrameSize, SoftEdgesError, VideoMasks, read_object, read_objects, resize_ids
@@ -139,7 +140,7 @@ def jpeg(image: Image.Image) -> Image.Image:
 SOFTENED: dict[str, Callable[[Image.Image], Image.Image]] = {
     "blur": lambda image: image.filter(ImageFilter.GaussianBlur(0.8)),
     "jpeg": jpeg,
-    "resized": lambda image: image.resize((48, 36), Image.Resampling.BILINEAR).resize((WIDTH, HEIGHT), Image.LANCZOS),
+    "resized": lambda image: image.resize((48, 36), Resampling.BILINEAR).resize((WIDTH, HEIGHT), Resampling.LANCZOS),
 }
 MODES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "grey": lambda image: image,
@@ -308,5 +309,5 @@ def test_resized_ids_stay_ids(size: tuple[int, int]) -> None:
     found = resize_ids(ids, *size)
     assert found.shape == size
     assert np.unique(found).tolist() == [0, 1, 2, 7, 40, 41]
-    whole = np.asarray(Image.fromarray((ids == 1).astype(np.float32)).resize(size[::-1], Image.Resampling.BOX))
+    whole = np.asarray(Image.fromarray((ids == 1).astype(np.float32)).resize(size[::-1], Resampling.BOX))
     assert np.mean((found == 1) == (whole > 0.5)) > 0.9

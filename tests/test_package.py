@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import json
 import os
@@ -18,6 +19,9 @@ from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+import i2vpp
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -68,15 +72,116 @@ def test_scripts_can_be_executed(script: Path) -> None:
     assert os.access(script, os.X_OK), f"chmod +x {script.relative_to(REPO)}"
 
 
-def test_versions_agree(pyproject: dict[str, Any]) -> None:
-    import i2vpp
+def test_the_version_stands_in_one_place(pyproject: dict[str, Any]) -> None:
+    """Metadata and command take it from the package, and the changelog begins with it or with what comes next."""
+    assert pyproject["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "i2vpp.__version__"}
+    assert metadata.version("i2vpp") == i2vpp.__version__, "installed metadata is stale: make install"
+    newest = re.search(r"^## \[(.+?)\]", (REPO / "docs" / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert newest
+    assert newest[1] == ("Unreleased" if Version(i2vpp.__version__).is_devrelease else i2vpp.__version__)
+    texts = {name: (REPO / name).read_text(encoding="utf-8") for name in ("pyproject.toml", "setup.py", "CITATION.cff")}
+    assert not [name for name, text in texts.items() if re.search(r"^version *[:=] *\S*\d", text, re.MULTILINE)]
 
-    declared = pyproject["project"]["version"]
-    assert metadata.version("i2vpp") == declared, "installed metadata is stale: make install"
-    assert getattr(i2vpp, "__version__", declared) == declared
-    cited = re.search(r"^version: *(\S+)$", (REPO / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE)
-    assert cited
-    assert cited[1] == declared
+
+def public_names() -> dict[str, str]:
+    """The names that `i2vpp/__init__.py` shows to type checkers, and the modules it takes them from."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    (shown,) = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    imports = [node for node in shown.body if isinstance(node, ast.ImportFrom)]
+    return {alias.name: str(node.module) for node in imports for alias in node.names}
+
+
+def test_public_names_are_the_same_for_users_and_type_checkers() -> None:
+    names = public_names()
+    assert {*names, "__version__"} == set(i2vpp.__all__)
+    for name, module in names.items():
+        assert getattr(i2vpp, name) is getattr(importlib.import_module(module), name)
+    assert set(i2vpp.__all__) <= set(dir(i2vpp))
+    with pytest.raises(AttributeError, match=r"module 'i2vpp' has no attribute 'build'"):
+        _ = i2vpp.build
+    with pytest.raises(ImportError, match=r"cannot import name 'Predictor' from 'i2vpp'"):
+        exec("from i2vpp import Predictor")
+
+
+def test_importing_the_package_imports_nothing_else() -> None:
+    loaded = run_python("""
+import sys
+before = set(sys.modules)
+import i2vpp
+i2vpp.__version__, dir(i2vpp)
+print(*sorted(set(sys.modules) - before))""")
+    assert loaded == "i2vpp"
+    errors = run_python("import sys, i2vpp; i2vpp.I2VPPError; print('torch' in sys.modules)")
+    assert errors == "False", "the classes to catch need no PyTorch"
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["info", "--help"]])
+def test_the_package_can_be_run(arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "i2vpp", *arguments]
+    done = subprocess.run(command, cwd=REPO / "tests", capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"i2vpp {i2vpp.__version__}" if "--version" in arguments else "usage: i2vpp info")
+
+
+# folder -> the extras whose packages it may import beside those of the library; the first part that fits counts
+EXTRAS_OF = {
+    "i2vpp/annotate": {"web"},
+    "i2vpp/evaluation": {"eval", "train"},
+    "i2vpp": set(),
+    "training": {"train"},
+    "sav_dataset": {"eval"},
+    "test_pvs": {"eval"},
+    "tools": {"train", "eval"},
+}
+ON_REQUEST = {"gdown": "download", "huggingface_hub": "hub", "pycocotools": "coco", "matplotlib": "eval"}
+IN_NO_EXTRA = {"onnxruntime"}  # runs the teacher of `training.distillation`; its message names it
+"""Packages that are imported when they are needed, with a message where they are missing."""
+IMPORTED_AS = {"pillow": "PIL", "pyyaml": "yaml", "hydra-core": "hydra"}
+
+
+def third_party_imports(folder: Path) -> set[str]:
+    """Packages that the files of a folder import, wherever in a file; those named to `import_module`, too."""
+    names = set()
+    for file in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names.add(str(node.module))
+            elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+                names |= {arg.value for arg in node.args if isinstance(arg, ast.Constant)}
+    ours = {"i2vpp", "training", "sav_dataset", "test_pvs", "tools", "__future__", "_typeshed"}
+    return {name.split(".")[0] for name in names} - ours - sys.stdlib_module_names
+
+
+def test_every_folder_finds_what_it_imports_and_no_package_is_idle(pyproject: dict[str, Any]) -> None:
+    def imported_as(texts: list[str]) -> set[str]:
+        names = [Requirement(text).name for text in texts]
+        return {IMPORTED_AS.get(name, name) for name in names}
+
+    project = pyproject["project"]
+    core = imported_as(project["dependencies"])
+    extras = {name: imported_as(texts) for name, texts in project["optional-dependencies"].items()}
+    for package, extra in ON_REQUEST.items():
+        assert package in extras[extra]
+    found = {folder: third_party_imports(REPO / folder) for folder in EXTRAS_OF}
+    found["i2vpp"] -= found["i2vpp/annotate"] | found["i2vpp/evaluation"]
+    for folder, names in found.items():
+        allowed = core.union(ON_REQUEST, IN_NO_EXTRA, *(extras[extra] for extra in EXTRAS_OF[folder]))
+        assert names <= allowed, f"{folder} imports {sorted(names - allowed)}, which its extras do not bring"
+    runtime = {name for extra, names in extras.items() if extra not in {"dev", "docs"} for name in names} | core
+    # tensorboard is imported by torch.utils.tensorboard
+    idle = runtime - set().union(*found.values()) - third_party_imports(PACKAGE) - {"tensorboard"}
+    assert not idle, f"declared and never imported: {sorted(idle)}"
+
+
+def test_what_is_installed_is_named_as_of_a_clone() -> None:
+    """The name is on no package index: to install by it would fetch nothing, or something else."""
+    files = [path for kind in ("py", "md", "sh", "ipynb", "toml", "js", "html") for path in REPO.rglob(f"*.{kind}")]
+    parts = {".venv", "build", "outputs", ".git", "site"}
+    texts = {path: path.read_text(encoding="utf-8") for path in files if not parts & {*path.relative_to(REPO).parts}}
+    wrong = re.compile(r"""pip install (-\S+ )*["'\\]*i2vp[p]""")
+    assert not [str(path) for path, text in texts.items() if wrong.search(text)]
 
 
 def test_the_command_is_declared_and_callable(pyproject: dict[str, Any]) -> None:
@@ -146,7 +251,7 @@ def test_the_lock_fits_the_ranges(pyproject: dict[str, Any]) -> None:
 # Third-party packages are imported first, so that what they do to global state is not blamed on i2vpp.
 BEFORE_AND_AFTER = """
 import importlib, json, logging, os, pkgutil, random, threading, warnings
-import av, numpy, omegaconf, PIL.Image, torch, torchvision, tqdm
+import av, numpy, PIL.Image, safetensors.torch, torch, tqdm, yaml
 
 def state():
     return {

@@ -38,7 +38,7 @@ class Encoders(nn.Module):
 
 @pytest.fixture(scope="module")
 def encoders() -> Encoders:
-    return fill(Encoders())
+    return fill(Encoders())  # type: ignore[return-value]
 
 
 @pytest.fixture(scope="module")

@@ -49,9 +49,9 @@ def assert_same(a: dict[int, FrameResult], b: dict[int, FrameResult]) -> None:
 
 def assert_alike(a: dict[int, torch.Tensor], b: dict[int, torch.Tensor]) -> None:
     """Masks of one object over a whole run: other batches round differently, no more."""
-    a, b = torch.stack([a[f] for f in sorted(a)]), torch.stack([b[f] for f in sorted(b)])
-    assert iou(a, b) >= 0.999
-    assert float(((a - b).abs() < 1e-3).float().mean()) > 0.99  # but for holes, filled or not
+    x, y = torch.stack([a[f] for f in sorted(a)]), torch.stack([b[f] for f in sorted(b)])
+    assert iou(x, y) >= 0.999
+    assert float(((x - y).abs() < 1e-3).float().mean()) > 0.99  # but for holes, filled or not
 
 
 def of_object(results: dict[int, FrameResult], index: int) -> dict[int, torch.Tensor]:
@@ -314,9 +314,9 @@ class TestCorrections:
 
     @pytest.mark.slow
     def test_of_a_frame_long_gone(self, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Frame 20 after 400: published windows; the frames that are read again are encoded again, no others."""
+        """Frame 20 after 260: published windows; the frames that are read again are encoded again, no others."""
         predictor = make_predictor(device=device, dtype="float32")
-        frames, masks = moving_disc(401, seed=7)
+        frames, masks = moving_disc(261, seed=7)
         runs = []
         for evict in (True, False):
             if not evict:
@@ -324,7 +324,7 @@ class TestCorrections:
             with predictor.init_state(frames) as state:
                 predictor.add_new_mask(state, 0, 1, masks[0])
                 track(predictor, state)
-                assert len(state.tracks[1].bank) == (1 + 211 if evict else 401)
+                assert len(state.tracks[1].bank) == (1 + 211 if evict else 261)
                 encoded = []
                 encode = predictor.model.encode
                 predictor.model.encode = lambda clip, encode=encode, to=encoded: to.append(1) or encode(clip)

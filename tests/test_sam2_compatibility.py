@@ -19,7 +19,7 @@ from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.session import sam2_keys
 from media import moving_disc, write_video
-from models import make_predictor, parity_weights
+from models import SIDE, make_predictor, parity_weights
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -92,28 +92,45 @@ def test_old_name_and_tuple_access(predictor: I2VPPVideoPredictor, video_dir: st
         assert result[2] is result.masks
 
 
-def readme_example() -> str:
-    """The first Python block of the README."""
-    blocks = re.findall(r"```python\n(.*?)```", (REPO / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    return blocks[0]
+def first_example(page: str) -> str:
+    """The first Python block of a page."""
+    return re.findall(r"```python\n(.*?)```", (REPO / page).read_text(encoding="utf-8"), re.DOTALL)[0]
+
+
+def run_example(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Run the first Python block of a page in a folder with a made-up clip, and return its variables."""
+    write_video(folder / "video.mp4", moving_disc(3, 400, 300)[0])
+    monkeypatch.chdir(folder)
+    code, scope = first_example(page), {}
+    exec(compile(code, page, "exec"), scope)
+    assert scope["frame_idx"] == 2
+    assert scope["object_ids"] == [1]
+    assert scope["masks"].shape == (1, 1, 400, 300)
+    return scope
 
 
 @pytest.mark.slow
 def test_the_readmes_example_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With made-up weights in the published form, and a made-up clip; from another folder."""
+    run_example("README.md", tmp_path, monkeypatch)
+    assert len(first_example("README.md").strip().splitlines()) < 10
+
+
+@pytest.mark.slow
+def test_the_published_example_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With made-up weights in the published form; from another folder."""
     model = I2VPP()
     model.load_state_dict(parity_weights())
     (tmp_path / "checkpoints").mkdir()
     torch.save({"model": model.state_dict()}, tmp_path / "checkpoints" / "sam-i2vpp_32gpu.pt")
-    write_video(tmp_path / "video.mp4", moving_disc(3, 400, 300)[0])
-    monkeypatch.chdir(tmp_path)
-    code = readme_example()
-    assert len(code.strip().splitlines()) < 15
-    scope: dict = {}
-    exec(compile(code, "README.md", "exec"), scope)
-    assert scope["frame_idx"] == 2
-    assert scope["object_ids"] == [1]
-    assert scope["masks"].shape == (1, 1, 400, 300)
+    assert run_example("docs/sam2.md", tmp_path, monkeypatch)["predictor"].image_size == 1024
+
+
+def test_the_guides_example_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    save_checkpoint(make_predictor().model, tmp_path / "checkpoints" / "sam-i2vpp_32gpu.pt", image_size=SIDE)
+    assert run_example("docs/python.md", tmp_path, monkeypatch)["predictor"].image_size == SIDE
+    with Image.open(tmp_path / "prompt.png") as picture:
+        assert picture.size == (300, 400)
 
 
 @pytest.mark.parametrize("config", [

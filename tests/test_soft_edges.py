@@ -8,10 +8,11 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL.Image import Resampling
 
 from i2vpp.data.soft_edges import has_soft_edges
 
-RESAMPLING = {"bilinear": Image.BILINEAR, "bicubic": Image.BICUBIC, "lanczos": Image.LANCZOS}
+RESAMPLING = {"bilinear": Resampling.BILINEAR, "bicubic": Resampling.BICUBIC, "lanczos": Resampling.LANCZOS}
 SIZES = [(48, 64), (130, 170)]
 
 
@@ -76,7 +77,9 @@ def test_the_blur_of_a_large_mask() -> None:
     y, x = np.mgrid[:1080, :1920]
     disc = Image.fromarray((np.hypot(y - 540, x - 960) < 300).astype(np.uint8) * 255)
     assert has_soft_edges(np.asarray(disc.filter(ImageFilter.GaussianBlur(60))))
-    assert has_soft_edges(np.asarray(disc.resize((64, 36), Image.NEAREST).resize((1920, 1080), Image.BILINEAR)))
+    assert has_soft_edges(
+        np.asarray(disc.resize((64, 36), Resampling.NEAREST).resize((1920, 1080), Resampling.BILINEAR))
+    )
 
 
 # ---- maps of ids

@@ -85,10 +85,13 @@ def test_mistakes(predictor: I2VPPVideoPredictor) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_a_long_stream_at_256_pixels_grows_by_less_than_50_mb() -> None:
-    """From frame 250 on, when all windows are full, to frame 2,000."""
-    predictor = make_predictor(image_size=256)
+def test_a_long_stream_grows_by_less_than_a_frame_per_frame() -> None:
+    """From frame 50 on, when all windows are full: 250 kept frames would be 14 MB, their masks 19 MB.
+
+    What the session itself keeps is counted exactly, with the published windows, in `test_efficiency.py`.
+    """
+    windows = ("model.selection.global_window=30", "model.selection.local_window=5")
+    predictor = make_predictor(*windows, image_size=128)
     process = psutil.Process()
 
     def camera() -> Iterator[np.ndarray]:
@@ -97,12 +100,12 @@ def test_a_long_stream_at_256_pixels_grows_by_less_than_50_mb() -> None:
             yield np.roll(base[0], i % 160, axis=1)
 
     with predictor.init_stream() as stream:
-        for i, frame in zip(range(2000), camera(), strict=False):
+        for i, frame in zip(range(300), camera(), strict=False):
             stream.step(frame)
             if i == 0:
                 stream.add_new_points_or_box(1, points=[[27, 60]], labels=[1])
-            if i == 250:
+            if i == 50:
                 gc.collect()
                 before = process.memory_info().rss
         grown = process.memory_info().rss - before
-    assert grown < 50e6, f"grew by {grown / 1e6:.0f} MB"
+    assert grown < 12e6, f"grew by {grown / 1e6:.0f} MB"

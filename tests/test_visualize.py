@@ -6,8 +6,10 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from i2vpp.structures import FrameResult
 from i2vpp.utils.visualize import (
     NEGATIVE,
     POSITIVE,
@@ -140,3 +142,20 @@ def test_contact_sheet_scales_and_captions() -> None:
         contact_sheet([], 3)
     with pytest.raises(ValueError, match="1 images but 2 captions"):
         contact_sheet([grey(0)], 1, captions=["a", "b"])
+
+
+def test_a_result_is_plotted_on_its_frame() -> None:
+    masks = torch.full((2, 1, 40, 60), -1.0)
+    masks[0, :, 10:30, 10:25] = 1
+    result = FrameResult(3, [1, 7], masks, torch.zeros(2), torch.zeros(2))
+    frame = np.full((40, 60, 3), 90, np.uint8)
+    picture = result.plot(frame, alpha=0.5, labels=False)
+    assert isinstance(picture, Image.Image)
+    assert np.array_equal(picture, overlay(frame, masks[:, 0].numpy() > 0, [1, 7]))
+    assert (frame == 90).all(), "the frame is left as it is"
+    assert np.array_equal(result.plot(Image.fromarray(frame[..., 0]), labels=False), picture), "grey pictures are taken"
+    alone = np.asarray(result.plot())
+    assert alone.shape == (40, 60, 3)
+    assert alone[20, 17].max() > 80 > alone[0, 0].max()
+    with pytest.raises(ValueError, match=r"masks must be \[O, H, W\] or \[H, W\] with H, W = \(20, 60\)"):
+        result.plot(frame[:20])

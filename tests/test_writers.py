@@ -162,7 +162,7 @@ def test_rle_leaves_out_what_is_not_known_yet_but_keeps_absence(tmp_path: Path) 
 
 def test_rle_without_pycocotools_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pycocotools.mask", None)
-    with pytest.raises(I2VPPError, match=r'pip install "i2vpp\[coco\]"'):
+    with pytest.raises(I2VPPError, match=r'pip install "\.\[coco\]" in a clone'):
         RleWriter(tmp_path / "masks.json", VIDEO)
 
 

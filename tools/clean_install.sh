@@ -57,12 +57,14 @@ python - "$work/venv" <<'PYTHON'
 import sys
 import time
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
 started = time.perf_counter()
-import i2vpp.build_i2vpp
+import i2vpp
+from i2vpp import build_i2vpp_video_predictor
 
 seconds = time.perf_counter() - started
 from i2vpp.checkpoint_files import find_checkpoint
@@ -73,6 +75,9 @@ package = Path(i2vpp.__file__).resolve().parent
 assert package.is_relative_to(Path(sys.argv[1]).resolve()), f"i2vpp came from {package}, not from the wheel"
 assert (package / "py.typed").is_file(), "the wheel lacks py.typed"
 names = sorted(path.stem for path in (package / "configs").glob("*.yaml"))
+there = [name for name in ("hydra", "omegaconf", "torchvision", "pycocotools", "scipy", "submitit") if find_spec(name)]
+assert not there, f"what only extras need is installed: {there}"
+assert i2vpp.__version__ == version("i2vpp")
 assert "i2vpp-256" in names, f"the wheel's configs are {names}"
 for name in names:
     load_config(name)
@@ -89,4 +94,8 @@ PYTHON
     { echo "clean_install.sh: the demo ran without weights" >&2; exit 1; }
 i2vpp demo --untrained --frames 3 -o "$work/demo"
 [[ -n $(find "$work/demo" -type f | head -n 1) ]] || { echo "clean_install.sh: the demo wrote nothing" >&2; exit 1; }
+clip=$(python -c 'import i2vpp; print(i2vpp.__path__[0])')/assets/bunny.mp4
+python -m i2vpp track "$clip" -o "$work/track" --point 72,228 --untrained --config i2vpp-256 --max-frames 2 --quiet
+[[ $(find "$work/track/masks" -name '*.png' | wc -l) -eq 3 ]] ||
+    { echo "clean_install.sh: tracking without extras did not write three masks" >&2; exit 1; }
 echo "$(basename "$wheel"): installs and works from a clean environment"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from i2vpp.errors import I2VPPError
 from i2vpp.utils.signals import Terminated, exit_status
+from i2vpp.utils.suggest import how_to_install
 
 if TYPE_CHECKING:
     from i2vpp.annotate.server import Server
@@ -104,7 +105,7 @@ def _server(arguments: argparse.Namespace, choice: ModelChoice, video: Path) -> 
     except ModuleNotFoundError as error:
         if error.name not in WEB_PACKAGES:
             raise
-        raise I2VPPError(f'i2vpp annotate needs the package {error.name}: pip install "i2vpp[web]"') from error
+        raise I2VPPError(f"i2vpp annotate needs the package {error.name}: {how_to_install('web')}") from error
     from i2vpp.annotate.library import open_library  # noqa: PLC0415
     from i2vpp.annotate.model import Model  # noqa: PLC0415
     from i2vpp.annotate.workspace import Workspace  # noqa: PLC0415

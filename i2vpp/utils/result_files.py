@@ -26,6 +26,7 @@ from PIL.PngImagePlugin import PngInfo
 from i2vpp.errors import I2VPPError
 from i2vpp.structures import FrameResult
 from i2vpp.utils.files import atomic_write
+from i2vpp.utils.suggest import how_to_install
 from i2vpp.utils.visualize import davis_palette
 
 UInt8 = NDArray[np.uint8]
@@ -60,7 +61,7 @@ def require_coco() -> Any:
     try:
         return importlib.import_module("pycocotools.mask")
     except ImportError as error:
-        raise I2VPPError('COCO RLE needs pycocotools: pip install "i2vpp[coco]"') from error
+        raise I2VPPError(f"COCO RLE needs pycocotools: {how_to_install('coco')}") from error
 
 
 def index_map(result: FrameResult) -> UInt8:

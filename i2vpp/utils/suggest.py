@@ -1,4 +1,4 @@
-"""Hints for words that are not known: the nearest valid one."""
+"""Hints for words that are not known, the nearest valid one, and for packages that are missing, how to install them."""
 
 from __future__ import annotations
 
@@ -60,3 +60,8 @@ def nearest_word(word: object, allowed: Iterable[str], *, cutoff: float = 0.5) -
     meant = SYNONYMS.get(text)
     near = [meant] if meant in words else get_close_matches(text, words, 1, cutoff)
     return words[near[0]] if near else None
+
+
+def how_to_install(extra: str) -> str:
+    """Return what to type for an extra of pyproject.toml; i2vpp is on no package index, but installed from a clone."""
+    return f'pip install ".[{extra}]" in a clone of i2vpp'

@@ -90,6 +90,28 @@ def overlay(
     return _draw_labels(image, drawn, painted) if labels else image
 
 
+def plot(
+    frame: UInt8 | Image.Image | None, masks: NDArray[np.bool_], obj_ids: Sequence[int], *, alpha: float, labels: bool
+) -> Image.Image:
+    """Return the overlay of masks on a frame as a PIL image.
+
+    Args:
+        frame: uint8 RGB [H, W, 3], a PIL image of that size, or None for a dark background.
+        masks: [O, H, W].
+        obj_ids: ids of the O masks.
+        alpha: strength of the tint, 0 to 1.
+        labels: write the id into every object.
+
+    Raises:
+        ValueError: shapes or the number of ids that do not fit together.
+    """
+    if frame is None:
+        frame = np.full((*masks.shape[1:], 3), INK, np.uint8)
+    elif isinstance(frame, Image.Image):
+        frame = np.array(frame.convert("RGB"))
+    return Image.fromarray(overlay(frame, masks, obj_ids, alpha=alpha, labels=labels))
+
+
 def _rgb(image: UInt8) -> UInt8:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"image must be uint8 [H, W, 3], got {image.dtype} {image.shape}")
