@@ -83,6 +83,8 @@ class FakeState:
 class FakePredictor:
     """Finds a moving disc for every object, see `disc`; raises at a frame if it is told to."""
 
+    device, image_size = torch.device("cpu"), 64
+
     def __init__(self, raises: dict[int, BaseException] | None = None) -> None:
         self.raises = raises or {}
         self.calls: list[dict[str, Any]] = []
@@ -690,6 +692,7 @@ def test_without_weights_nothing_is_tracked(
 
 
 def test_untrained_weights_are_the_same_in_every_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(track, "tune_allocator", lambda _: False)
     monkeypatch.setattr(track, "build_i2vpp_video_predictor", lambda **_: torch.rand(3))
     before = torch.random.get_rng_state()
     first, second = (track.build_predictor(track.ModelChoice(config="i2vpp-256")) for _ in range(2))
