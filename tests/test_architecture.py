@@ -50,8 +50,6 @@ BROAD = {"Exception", "BaseException"}
 INNER_STATE = {"_tracker", "tracks", "visited", "bank", "clicks"}
 # parts of i2vpp that make up the predictor
 CORE = {"i2vpp_video_predictor", "part_times", "prompts", "sam2_module", "session", "stream", "tracking"}
-# files that are about to be replaced
-REPLACED = {"tools/benchmarking/frame_cost.py", "tools/benchmarking/meters.py"}
 # names of things that have such attributes and are no session
 OWN = {"self", "arguments", "i2vpp"}
 
@@ -149,7 +147,7 @@ def hands_on(handler: ast.ExceptHandler) -> bool:
 
 
 def only_the_core_knows_how_objects_are_kept(path: PurePosixPath, source: str) -> Iterator[str]:
-    if part_of(path) in CORE or path.as_posix() in REPLACED:
+    if part_of(path) in CORE:
         return
     for node in ast.walk(ast.parse(source, str(path))):
         if isinstance(node, ast.Attribute) and node.attr in INNER_STATE:
