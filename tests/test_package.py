@@ -133,7 +133,13 @@ EXTRAS_OF = {
     "test_pvs": {"eval"},
     "tools": {"train", "eval"},
 }
-ON_REQUEST = {"gdown": "download", "huggingface_hub": "hub", "pycocotools": "coco", "matplotlib": "eval"}
+ON_REQUEST = {
+    "gdown": "download",
+    "huggingface_hub": "hub",
+    "matplotlib": "eval",
+    "pycocotools": "coco",
+    "submitit": "train",
+}
 IN_NO_EXTRA = {"onnxruntime"}  # runs the teacher of `training.distillation`; its message names it
 """Packages that are imported when they are needed, with a message where they are missing."""
 IMPORTED_AS = {"pillow": "PIL", "pyyaml": "yaml", "hydra-core": "hydra"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from conftest import REPO
 from data_files import build, write_image, write_mask
 from i2vpp.structures import MaskPrediction
+from tools import pack_dataset
 from training.config import AugmentConfig, ClipConfig, DataConfig, LossConfig, SourceConfig, UserConfig
 from training.dataset.clips import ClipBatch, ignored_pixels
 from training.dataset.loader import ClipDataset, LoadedBatch, collate
@@ -22,9 +21,6 @@ from training.dataset.sampling import draw_clip
 from training.loss_fns import LossTerms, StepOutput, clip_loss
 from training.model.simulated_user import correction_click, first_click, object_generators
 from training.synthetic.moving_stills import MovingStills
-
-sys.path.insert(0, str(REPO / "tools"))
-import pack_dataset
 
 SIDE = 32
 STILL = AugmentConfig(flip=0, degrees=0, shear=0, color=[0, 0, 0], gray=0, frame_color=[0, 0, 0])
