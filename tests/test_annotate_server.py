@@ -336,7 +336,7 @@ def test_a_stale_request_is_told_the_present_state(page):
         ("PUT", "objects/1/prompts/0", {"points": [[1, 1, True]]}, 400, "points[0] must be 3 finite numbers"),
         ("PUT", "objects/1/prompts/99999999999999999999", CLICK, 404, "there is no frame 99999999999999999999"),
         ("PUT", "objects/99999999999999999999/prompts/0", CLICK, 404, "there is no object 99999999999999999999"),
-        ("POST", "propagate", {"start": True}, 400, "start must be an integer of 0 or more; got True"),
+        ("POST", "propagate", {"start": True}, 400, "start must be an integer of 0 or more; got true"),
         ("PUT", "objects/1/prompts/0", {"mask": "x"}, 400, "unknown key 'mask'"),
         ("PUT", "objects/1/prompts/9", CLICK, 404, "there is no frame 9"),
         ("PUT", "objects/8/prompts/0", CLICK, 404, "there is no object 8"),

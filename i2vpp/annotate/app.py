@@ -29,6 +29,7 @@ from i2vpp.annotate.transfers import start_export, start_import
 from i2vpp.annotate.values import Prompts
 from i2vpp.annotate.workers import Workers
 from i2vpp.annotate.workspace import Workspace
+from i2vpp.utils.json_values import json_flag, json_integer, json_object
 
 T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[Response]]
@@ -230,8 +231,7 @@ class Routes:
         body = await read(request, {"revision", "name", "color", "hidden", "locked"})
         changes = {key: body[key] for key in ("name", "color", "hidden", "locked") if body.get(key) is not None}
         for flag in ("hidden", "locked"):
-            if not isinstance(changes.get(flag, False), bool):
-                raise RequestError(f"{flag} must be true or false")
+            json_flag(flag, changes.get(flag, False))
         workers = session.store_worker
         if "locked" in changes:
             session.jobs.stop(PROPAGATE)
@@ -281,9 +281,9 @@ class Routes:
             session.store_worker,
             session.start_propagation,
             revision(body),
-            start=number(body, "start"),
+            start=json_integer("start", body.get("start")),
             direction=body.get("direction", "forward"),
-            stop=None if stop is None else number(body, "stop"),
+            stop=None if stop is None else json_integer("stop", stop),
             obj_ids=objects,
         )
         return await answer_state(session)
@@ -291,7 +291,7 @@ class Routes:
     async def export(self, request: Request, session: VideoSession) -> Response:
         """Begin to write masks to files."""
         body = await read(request, {"kind", "every", "revision"})
-        every = 1 if body.get("every") is None else number(body, "every")
+        every = 1 if body.get("every") is None else json_integer("every", body["every"])
         await run(session.store_worker, start_export, session, body.get("kind"), every)
         return await answer_state(session)
 
@@ -349,11 +349,7 @@ async def read(request: Request, allowed: set[str]) -> dict[str, Any]:
         body = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise RequestError("the body is not JSON") from error
-    if not isinstance(body, dict):
-        raise RequestError("the body must be a JSON object")
-    if unknown := sorted(set(body) - allowed):
-        raise RequestError(f"unknown key {unknown[0]!r:.40}; allowed: {', '.join(sorted(allowed))}")
-    return body
+    return json_object("the body", body, allowed)
 
 
 def _refuse_constant(name: str) -> float:
@@ -362,15 +358,7 @@ def _refuse_constant(name: str) -> float:
 
 def revision(body: dict[str, Any]) -> int:
     """Return the revision that a request was made in view of."""
-    return number(body, "revision")
-
-
-def number(body: dict[str, Any], key: str) -> int:
-    """Return an integer of 0 or more from a request."""
-    value = body.get(key)
-    if type(value) is not int or not 0 <= value < 2**53:
-        raise RequestError(f"{key} must be an integer of 0 or more; got {value!r:.40}")
-    return value
+    return json_integer("revision", body.get("revision"))
 
 
 def whole(text: str, key: str, low: int, high: int = 2**53) -> int:

@@ -17,8 +17,8 @@ import torch
 from tqdm import tqdm
 
 from i2vpp.build_i2vpp import build_i2vpp_video_predictor, choose_device, tune_allocator
-from i2vpp.commands.prompts import ObjectPrompt
 from i2vpp.errors import I2VPPError, UntrainedWarning
+from i2vpp.prompts import ObjectPrompt
 from i2vpp.utils.signals import Terminated
 from i2vpp.utils.writers import (
     FrameAccess,
