@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from i2vpp.commands.track import ModelChoice
 from i2vpp.data.files import check_size
 from i2vpp.data.masks import Mask
 from i2vpp.errors import I2VPPError, NoDataError
 from i2vpp.evaluation.protocol import GivenObject, PromptProtocol
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
+from i2vpp.model_choice import ModelChoice
 from i2vpp.utils.parser import Parser, integer
 from sav_dataset.layouts import ANNOTATIONS
 from test_pvs.options import (

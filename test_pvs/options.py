@@ -14,10 +14,10 @@ import torch
 
 from i2vpp.build_i2vpp import DTYPES, best_device, build_i2vpp, choose_device, choose_dtype
 from i2vpp.checkpoint_files import DEMO, find_checkpoint
-from i2vpp.commands.track import ModelChoice, build_predictor
 from i2vpp.errors import I2VPPError, RunError
 from i2vpp.evaluation.protocol import PromptProtocol
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
+from i2vpp.model_choice import ModelChoice, build_predictor
 from i2vpp.utils.cluster import CLUSTERS, Cluster, Requeued, submit
 from i2vpp.utils.files import file_sha256
 from i2vpp.utils.notices import plain_warnings

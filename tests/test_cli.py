@@ -22,8 +22,8 @@ from PIL import Image, ImageFilter
 
 import i2vpp.checkpoint
 import i2vpp.download
-from i2vpp import cli
-from i2vpp.commands import demo, track
+from i2vpp import cli, model_choice
+from i2vpp.commands import demo
 from i2vpp.commands.prompts import (
     MaskFile,
     box,
@@ -83,6 +83,8 @@ class FakeState:
 class FakePredictor:
     """Finds a moving disc for every object, see `disc`; raises at a frame if it is told to."""
 
+    device, image_size = torch.device("cpu"), 64
+
     def __init__(self, raises: dict[int, BaseException] | None = None) -> None:
         self.raises = raises or {}
         self.calls: list[dict[str, Any]] = []
@@ -141,8 +143,8 @@ WEIGHTS = Path("checkpoints/i2vpp-demo.pt")
 @pytest.fixture
 def predictor(monkeypatch: pytest.MonkeyPatch) -> FakePredictor:
     fake = FakePredictor()
-    monkeypatch.setattr(track, "build_i2vpp_video_predictor", fake.build)
-    monkeypatch.setattr(cli, "demo_checkpoint", lambda: WEIGHTS)
+    monkeypatch.setattr("i2vpp.build_i2vpp.build_i2vpp_video_predictor", fake.build)
+    monkeypatch.setattr(model_choice, "demo_checkpoint", lambda: WEIGHTS)
     return fake
 
 
@@ -657,7 +659,7 @@ def test_the_demo_takes_the_checkpoint_that_is_there_and_its_config(
     predictor: FakePredictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     there = tmp_path / "checkpoints/i2vpp-demo.pt"
-    monkeypatch.setattr(cli, "demo_checkpoint", lambda: there)
+    monkeypatch.setattr(model_choice, "demo_checkpoint", lambda: there)
     assert cli.main(["demo", "-o", str(tmp_path / "demo"), "--frames", "1", "--quiet"]) == 0
     assert (predictor.built["ckpt_path"], predictor.built["config_file"]) == (str(there), None)
     assert capsys.readouterr().err == f"i2vpp: weights: {there}\n"
@@ -683,7 +685,7 @@ def test_without_weights_nothing_is_tracked(
 ) -> None:
     """The message says where weights come from; weights are drawn at random only where --untrained asks for it."""
     fake = FakePredictor()
-    monkeypatch.setattr(track, "build_i2vpp_video_predictor", fake.build)
+    monkeypatch.setattr("i2vpp.build_i2vpp.build_i2vpp_video_predictor", fake.build)
     monkeypatch.setattr("i2vpp.checkpoint_files.checkpoint_folders", lambda: [tmp_path / "checkpoints"])
     what = {"track": ["a folder", "--point", "1,1"], "demo": ["--frames", "1"]}[command]
     arguments = [command, *what, "-o", str(tmp_path / "out"), "--quiet"]
@@ -700,10 +702,13 @@ def test_without_weights_nothing_is_tracked(
 
 
 def test_untrained_weights_are_the_same_in_every_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(track, "build_i2vpp_video_predictor", lambda **_: torch.rand(3))
+    def build(**_: Any) -> Any:
+        return SimpleNamespace(device=torch.device("cpu"), image_size=64, weights=torch.rand(3))
+
+    monkeypatch.setattr("i2vpp.build_i2vpp.build_i2vpp_video_predictor", build)
     before = torch.random.get_rng_state()
-    first, second = (track.build_predictor(track.ModelChoice(config="i2vpp-256")) for _ in range(2))
-    assert torch.equal(first, second)
+    first, second = (model_choice.build_predictor(model_choice.ModelChoice(config="i2vpp-256")) for _ in range(2))
+    assert torch.equal(first.weights, second.weights)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 

@@ -127,7 +127,7 @@ def test_single_times_out_of_order_are_moved_after_the_frame_before(tmp_path: Pa
 @pytest.fixture
 def predictor(monkeypatch: pytest.MonkeyPatch) -> FakePredictor:
     fake = SignalledPredictor()
-    monkeypatch.setattr(track, "build_i2vpp_video_predictor", fake.build)
+    monkeypatch.setattr("i2vpp.build_i2vpp.build_i2vpp_video_predictor", fake.build)
     return fake
 
 

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from i2vpp.errors import I2VPPError
+from i2vpp.model_choice import ModelChoice, build_predictor
+from i2vpp.utils.parser import integer
 from i2vpp.utils.signals import Terminated, exit_status
 from i2vpp.utils.suggest import how_to_install
 
 if TYPE_CHECKING:
     from i2vpp.annotate.server import Server
-    from i2vpp.commands.track import ModelChoice
 
 DEFAULT_FOLDER = Path("outputs/annotations")
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 5000
@@ -54,15 +55,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--masks", metavar="DIR", type=Path, help="folder from which the page may import masks")
     where = parser.add_argument_group("server")
     where.add_argument("--host", default=DEFAULT_HOST, help="address to listen on (%(default)s)")
-    where.add_argument("--port", type=_port, default=DEFAULT_PORT, help="0 for any that is free (%(default)s)")
+    where.add_argument(
+        "--port", type=integer(0, 65535), default=DEFAULT_PORT, help="0 for any that is free (%(default)s)"
+    )
     where.add_argument("--token", help="what the address has to carry; a random one with another --host")
     where.add_argument("--no-browser", action="store_true", help="do not open a browser")
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"expected a port from 0 to 65535, got {text!r}")
-    return int(text)
 
 
 def run(arguments: argparse.Namespace, choice: ModelChoice) -> int:
@@ -109,7 +106,6 @@ def _server(arguments: argparse.Namespace, choice: ModelChoice, video: Path) -> 
     from i2vpp.annotate.library import open_library  # noqa: PLC0415
     from i2vpp.annotate.model import Model  # noqa: PLC0415
     from i2vpp.annotate.workspace import Workspace  # noqa: PLC0415
-    from i2vpp.commands.track import build_predictor  # noqa: PLC0415
 
     library = open_library(video)
     if arguments.masks is not None and not arguments.masks.is_dir():

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-import sys
 import time
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
-from i2vpp.build_i2vpp import build_i2vpp_video_predictor, choose_device, tune_allocator
-from i2vpp.errors import I2VPPError, UntrainedWarning
+from i2vpp.errors import I2VPPError
 from i2vpp.prompts import ObjectPrompt
 from i2vpp.utils.signals import Terminated
 from i2vpp.utils.writers import (
@@ -31,30 +26,8 @@ from i2vpp.utils.writers import (
     require_coco,
 )
 
-UNTRAINED_SEED = 0
 TERMINATED_SECONDS = 4.0
 """Time for an overlay that is made after SIGTERM; docker kills ten seconds after it, SLURM 30."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelChoice:
-    """Which network runs, and how.
-
-    Args:
-        config: name or path of a model config; None for the one that fits the checkpoint.
-        checkpoint: path or name; None for untrained weights, which are the same in every run.
-        device: None for the best there is.
-        dtype: `float32`, `bfloat16`, `float16`, or None for the predictor's own choice.
-        overrides: `key=value` on top of the config.
-        compile: see `vos_optimized` of `build_i2vpp_video_predictor`.
-    """
-
-    config: str | None = None
-    checkpoint: Path | None = None
-    device: str | None = None
-    dtype: str | None = None
-    overrides: tuple[str, ...] = ()
-    compile: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,43 +59,6 @@ class Summary:
     paths: list[Path]
     stopped: BaseException | None = None
     problems: tuple[str, ...] = ()
-
-
-def build_predictor(model: ModelChoice) -> Any:
-    """Build the predictor; without a checkpoint its weights are drawn from a fixed seed."""
-    choose_device(model.device)
-    if model.compile:
-        _show_compilation()
-    with torch.random.fork_rng(devices=[]), ExitStack() as stack:
-        torch.manual_seed(UNTRAINED_SEED)
-        if model.checkpoint is None:  # on purpose
-            stack.enter_context(warnings.catch_warnings())
-            warnings.simplefilter("ignore", UntrainedWarning)
-        predictor = build_i2vpp_video_predictor(
-            config_file=model.config,
-            ckpt_path=None if model.checkpoint is None else str(model.checkpoint),
-            device=model.device,
-            hydra_overrides_extra=model.overrides,
-            vos_optimized=model.compile,
-            dtype=model.dtype,
-        )
-    tune_allocator(predictor)
-    return predictor
-
-
-class _Notices(logging.Handler):
-    """Shows log records on stderr, above a progress bar."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(f"i2vpp: {record.getMessage()}", file=sys.stderr)
-
-
-def _show_compilation() -> None:
-    """Say what is being compiled: nothing else moves meanwhile."""
-    log = logging.getLogger("i2vpp.compilation")
-    log.setLevel(logging.INFO)
-    if not any(isinstance(handler, _Notices) for handler in log.handlers):
-        log.addHandler(_Notices())
 
 
 def check_folder(folder: Path, *, overwrite: bool) -> None:
