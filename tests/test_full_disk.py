@@ -21,7 +21,8 @@ from i2vpp import cli
 from i2vpp.errors import I2VPPError
 from i2vpp.structures import FrameResult
 from i2vpp.utils.overlay_video import OverlayWriter
-from i2vpp.utils.writers import FrameAccess, OutputChoice, ResultWriter, VideoInfo
+from i2vpp.utils.result_files import VideoInfo
+from i2vpp.utils.writers import FrameAccess, OutputChoice, ResultWriter
 from media import write_video
 from test_cli import FakePredictor
 

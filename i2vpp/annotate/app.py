@@ -9,6 +9,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -106,8 +107,8 @@ class Routes:
             Route(obj, self._with(self.change_object), methods=["PATCH"]),
             Route(obj, self._with(self.delete_object), methods=["DELETE"]),
             Route(f"{obj}/prompts/{{t:int}}", self._with(self.set_prompts), methods=["PUT"]),
-            Route(f"{video}/undo", self._with(self.undo), methods=["POST"]),
-            Route(f"{video}/redo", self._with(self.redo), methods=["POST"]),
+            Route(f"{video}/undo", self._with(partial(self.travel, "undo")), methods=["POST"]),
+            Route(f"{video}/redo", self._with(partial(self.travel, "redo")), methods=["POST"]),
             Route(f"{video}/propagate", self._with(self.propagate), methods=["POST"]),
             Route(f"{video}/export", self._with(self.export), methods=["POST"]),
             Route(f"{video}/import", self._with(self.import_masks), methods=["POST"]),
@@ -257,18 +258,11 @@ class Routes:
         await run(session.model_worker, session.set_prompts, *where, expected, prompts)
         return await answer_state(session)
 
-    async def undo(self, request: Request, session: VideoSession) -> Response:
-        """Take the last step back."""
+    async def travel(self, move: str, request: Request, session: VideoSession) -> Response:
+        """Take the last step back, or do the step again that was undone last: `move` is `undo` or `redo`."""
         body = await read(request, {"revision"})
         session.jobs.stop(PROPAGATE)
-        await run(session.model_worker, session.undo, revision(body))
-        return await answer_state(session)
-
-    async def redo(self, request: Request, session: VideoSession) -> Response:
-        """Do the step again that was undone last."""
-        body = await read(request, {"revision"})
-        session.jobs.stop(PROPAGATE)
-        await run(session.model_worker, session.redo, revision(body))
+        await run(session.model_worker, session.travel, move, revision(body))
         return await answer_state(session)
 
     async def propagate(self, request: Request, session: VideoSession) -> Response:

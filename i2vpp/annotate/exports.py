@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import av
 import numpy as np
@@ -35,8 +36,9 @@ from i2vpp.errors import I2VPPError
 from i2vpp.structures import FrameResult
 from i2vpp.utils.files import atomic_write, sync_folder
 from i2vpp.utils.json_files import read_json
+from i2vpp.utils.overlay_video import OverlayWriter
+from i2vpp.utils.result_files import MaskWriter, RleWriter, VideoInfo, write_png
 from i2vpp.utils.visualize import overlay
-from i2vpp.utils.writers import MaskWriter, OverlayWriter, RleWriter, VideoInfo, write_png
 
 UInt8 = NDArray[np.uint8]
 Kind: TypeAlias = Literal["sav", "davis", "coco", "overlay"]
@@ -125,10 +127,22 @@ def export(
     return folder
 
 
-class _Writer(Protocol):
-    def add(self, frame: int, masks: Mapping[int, StoredMask]) -> None: ...
+class _Writer(ABC):
+    """Writes the masks of an annotation, frame by frame, into a folder."""
 
-    def close(self) -> None: ...
+    def __init__(self, folder: Path, annotation: Annotation, footage: Footage, every: int) -> None:
+        self._folder, self._footage = folder, footage
+        self._size = annotation.height, annotation.width
+        self._file: Any = None  # the only file that has to be closed, where there is one
+
+    @abstractmethod
+    def add(self, frame: int, masks: Mapping[int, StoredMask]) -> None:
+        """Write the masks of a frame, by object id."""
+
+    def close(self) -> None:
+        """Finish the files."""
+        if self._file is not None:
+            self._file.close()
 
 
 @contextmanager
@@ -143,38 +157,28 @@ def _finished(writer: _Writer) -> Iterator[_Writer]:
     writer.close()
 
 
-class _SavWriter:
-    def __init__(self, folder: Path, annotation: Annotation, footage: Footage, every: int) -> None:
-        self._folder, self._name = folder, footage.name
-        self._size = annotation.height, annotation.width
-
+class _SavWriter(_Writer):
     def add(self, frame: int, masks: Mapping[int, StoredMask]) -> None:
         for obj_id, mask in masks.items():
             folder = self._folder / f"{obj_id:03d}"
             folder.mkdir(exist_ok=True)
             image = Image.fromarray(mask.decode(*self._size).astype(np.uint8) * 255)
-            write_png(folder / f"{self._name(frame)}.png", image)
-
-    def close(self) -> None:
-        pass
+            write_png(folder / f"{self._footage.name(frame)}.png", image)
 
 
-class _DavisWriter:
+class _DavisWriter(_Writer):
     def __init__(self, folder: Path, annotation: Annotation, footage: Footage, every: int) -> None:
+        super().__init__(folder, annotation, footage, every)
         self._files = MaskWriter(folder, footage.name)
-        self._size = annotation.height, annotation.width
 
     def add(self, frame: int, masks: Mapping[int, StoredMask]) -> None:
         if masks:
             self._files.add(frame, resolve_overlaps(masks, self._size))
 
-    def close(self) -> None:
-        pass
 
-
-class _CocoWriter:
+class _CocoWriter(_Writer):
     def __init__(self, folder: Path, annotation: Annotation, footage: Footage, every: int) -> None:
-        self._size = annotation.height, annotation.width
+        super().__init__(folder, annotation, footage, every)
         video = VideoInfo(height=self._size[0], width=self._size[1], fps=footage.fps, num_frames=footage.frames)
         self._file = RleWriter(folder / "masks.json", video)
 
@@ -185,14 +189,10 @@ class _CocoWriter:
             ious = torch.tensor([mask.iou for mask in masks.values()], dtype=torch.float32)
             self._file.add(FrameResult(frame, list(masks), stack[:, None], scores, ious))
 
-    def close(self) -> None:
-        self._file.close()
 
-
-class _OverlayFile:
+class _OverlayFile(_Writer):
     def __init__(self, folder: Path, annotation: Annotation, footage: Footage, every: int) -> None:
-        self._size = annotation.height, annotation.width
-        self._footage = footage
+        super().__init__(folder, annotation, footage, every)
         self._file = OverlayWriter(folder / "overlay.mp4", None if footage.fps is None else footage.fps / every)
         self._colors = {info.id: _rgb(info.color) for info in annotation.objects() if not info.hidden}
 
@@ -201,9 +201,6 @@ class _OverlayFile:
         index, labels = resolve_overlaps(shown, self._size), len(self._colors) > 1
         picture = overlay(self._footage.read_frame(frame), index, list(shown), labels=labels, colors=self._colors)
         self._file.add(picture, self._footage.time(frame))
-
-    def close(self) -> None:
-        self._file.close()
 
 
 _WRITERS: Mapping[Kind, Callable[[Path, Annotation, Footage, int], _Writer]] = {

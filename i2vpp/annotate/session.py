@@ -234,18 +234,20 @@ class VideoSession:
             raise
         self.tell()
 
-    def undo(self, revision: int) -> None:
-        """Take the last step back."""
-        self._travel(self.store.undo, revision)
+    def travel(self, move: str, revision: int) -> None:
+        """Take the last step back, or do the step again that was undone last.
 
-    def redo(self, revision: int) -> None:
-        """Do the step again that was undone last."""
-        self._travel(self.store.redo, revision)
+        Args:
+            move: `undo` or `redo`.
+            revision: of the store that the wish was made in view of.
 
-    def _travel(self, move: Callable[..., Any], revision: int) -> None:
-        change = move(expected=revision)
+        Raises:
+            StaleRevisionError: the store was changed since that revision.
+        """
+        change = {"undo": self.store.undo, "redo": self.store.redo}[move](expected=revision)
         if change is not None:
-            unprompted = {obj_id for obj_id, _ in change.masks - change.prompts}  # what was tracked is not so any more
+            # Masks that changed without their prompts came from tracking; the network must not go on from them.
+            unprompted = {obj_id for obj_id, _ in change.masks - change.prompts}
             self._forget(unprompted | change.objects)
         self.tell()
 

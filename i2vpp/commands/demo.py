@@ -14,8 +14,9 @@ from i2vpp.build_i2vpp import choose_device
 from i2vpp.commands.track import Span, Summary, track
 from i2vpp.model_choice import ModelChoice, build_predictor
 from i2vpp.prompts import ObjectPrompt
+from i2vpp.utils.result_files import MaskWriter, write_png
 from i2vpp.utils.visualize import contact_sheet, draw_prompt, overlay
-from i2vpp.utils.writers import MaskWriter, OutputChoice, write_png
+from i2vpp.utils.writers import OutputChoice
 
 CLIP = "bunny.mp4"
 UNTRAINED_CONFIG = "i2vpp-256"  # untrained weights find nothing at any size; this one is quick

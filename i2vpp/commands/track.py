@@ -14,17 +14,9 @@ from tqdm import tqdm
 
 from i2vpp.errors import I2VPPError
 from i2vpp.prompts import ObjectPrompt
+from i2vpp.utils.result_files import VideoInfo, check_object_ids, index_name, require_coco
 from i2vpp.utils.signals import Terminated
-from i2vpp.utils.writers import (
-    FrameAccess,
-    OutputChoice,
-    ResultWriter,
-    VideoInfo,
-    check_object_ids,
-    index_name,
-    remove_results,
-    require_coco,
-)
+from i2vpp.utils.writers import FrameAccess, OutputChoice, ResultWriter, remove_results
 
 TERMINATED_SECONDS = 4.0
 """Time for an overlay that is made after SIGTERM; docker kills ten seconds after it, SLURM 30."""

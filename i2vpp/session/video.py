@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from i2vpp.data.frame_folders import IMAGE_SUFFIXES, holds_image, list_frames, natural_key
+from i2vpp.data.frame_folders import IMAGE_SUFFIXES, holds_image, list_frames
 from i2vpp.errors import VideoError
 from i2vpp.session.animation import HEAD_BYTES, AnimatedImage, is_animated_webp, may_be_animated
 from i2vpp.session.decoder import VideoFile
 from i2vpp.session.sources import FrameIterator, FrameLike, FrameList, FrameSource, LiveSource
 
-__all__ = ["IMAGE_SUFFIXES", "FrameLike", "FrameSource", "LiveSource", "VideoLike", "natural_key", "open_source"]
+__all__ = ["FrameLike", "FrameSource", "LiveSource", "VideoLike", "open_source"]
 
 VideoLike: TypeAlias = (
     "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | np.ndarray | torch.Tensor"

@@ -76,18 +76,18 @@ def file_sha256(path: Path) -> str:
 
 def sync_file(path: Path) -> None:
     """Flush a closed file to the disk; this is where some file systems first say that it is full."""
-    descriptor = os.open(path, os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    _sync(path, os.O_RDWR)
 
 
 def sync_folder(folder: Path) -> None:
     """Flush a folder's entries to the disk, where the system can do that, so that a rename survives a power failure."""
     with suppress(OSError):  # Windows cannot open folders, some network file systems cannot sync them
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _sync(folder, os.O_RDONLY)
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

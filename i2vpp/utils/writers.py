@@ -26,28 +26,9 @@ from i2vpp.utils.result_files import (
     index_map,
     index_name,
     is_written_here,
-    require_coco,
-    write_png,
 )
 from i2vpp.utils.signals import uninterrupted
 from i2vpp.utils.visualize import overlay
-
-__all__ = [
-    "FrameAccess",
-    "MaskWriter",
-    "OutputChoice",
-    "OverlayWriter",
-    "ResultWriter",
-    "RleWriter",
-    "ScoreWriter",
-    "VideoInfo",
-    "check_object_ids",
-    "index_map",
-    "index_name",
-    "remove_results",
-    "require_coco",
-    "write_png",
-]
 
 _MASK_NAME = re.compile(r"\d{5,}\.png")
 _SPOOL_PREFIX = ".masks-"
