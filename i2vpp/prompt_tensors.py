@@ -31,8 +31,11 @@ def parse_clicks(
         image_size: side of the network's input.
         normalize_coords: True for coordinates in pixels of the video; False for fractions of its width and height.
 
+    Returns:
+        The clicks in pixels of the network's input, corners of the box first.
+
     Raises:
-        PromptError: a field is wrong, see `prompts`, or there is neither a point nor a box.
+        PromptError: a field is wrong, see `i2vpp.prompts`, or there is neither a point nor a box.
     """
     if (points is None) != (labels is None):
         raise PromptError("points and labels go together: pass both or neither.")
@@ -55,17 +58,28 @@ def parse_clicks(
 
 
 def merge_clicks(old: Clicks, new: Clicks) -> Clicks:
-    """Add clicks to earlier ones."""
+    """Join the clicks of one object on one frame.
+
+    Args:
+        old: the earlier ones, which may begin with a box.
+        new: are added behind them; without a box.
+
+    Returns:
+        All of them.
+    """
     return Clicks(coords=torch.cat([old.coords, new.coords]), labels=torch.cat([old.labels, new.labels]))
 
 
 def parse_mask(mask: Any, *, height: int, width: int) -> Tensor:
-    """Check a mask and return it as float32 [1, 1, H, W] of 0 and 1; all zero declares the object absent.
+    """Check a mask of an object on a frame; one without any pixel says that the object is absent.
 
     Args:
         mask: see `parse_mask_array`.
         height: of the video.
         width: of the video.
+
+    Returns:
+        float32 [1, 1, H, W] of 0 and 1.
 
     Raises:
         PromptError: it does not fit.

@@ -1,4 +1,4 @@
-"""The routes: what the page asks for, in JSON; every blocking call runs in the workers of its video."""
+"""The HTTP interface of the page, in JSON. Every blocking call runs in a worker thread of its video."""
 
 from __future__ import annotations
 
@@ -40,14 +40,19 @@ MEDIA_TYPES = {
     ".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml", ".png": "image/png",
     ".json": "application/json", ".woff2": "font/woff2", ".ico": "image/x-icon",
 }  # fmt: skip
-FRAME_SECONDS = 3600  # a browser keeps a frame for so long
-GONE = 499  # nobody waits for this answer any more
+FRAME_SECONDS = 3600  # for which a browser may keep a frame
+GONE = 499  # status of an answer whose browser has closed the connection; nginx's number for that
 
 log = logging.getLogger(__name__)
 
 
 def make_app(workspace: Workspace, guard: Guard) -> ASGIApp:
-    """Return the application, behind its gate."""
+    """Return the application behind the checks of `Gate`.
+
+    Args:
+        workspace: the videos; started and stopped with the application.
+        guard: which requests are let in.
+    """
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -62,22 +67,22 @@ def make_app(workspace: Workspace, guard: Guard) -> ASGIApp:
 
 
 async def answer_refused(_: Request, refused: Refused) -> Response:
-    """Answer a body that turned out too large while it was read."""
+    """Answer a request whose body turned out too large while it was read."""
     return JSONResponse({"error": refused.reason}, refused.status)
 
 
 async def answer_unknown(_: Request, error: HTTPException) -> Response:
-    """Answer a path or method that there is not."""
+    """Answer a request for a path or method that does not exist."""
     return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
 
 
 async def answer_bug(_: Request, __: Exception) -> Response:
-    """Answer what should not happen; Starlette raises the exception again, for the log."""
+    """Answer after an unexpected exception; Starlette raises it again, so that it gets into the log."""
     return JSONResponse({"error": "an error in the program; the server's log tells more"}, 500)
 
 
 class Routes:
-    """Answers to requests.
+    """The handlers of all requests. Each takes the request, and the session of the video where that has to be open.
 
     Args:
         workspace: the videos.
@@ -116,7 +121,7 @@ class Routes:
         ]
 
     def _with(self, handler: SessionHandler) -> Handler:
-        """Hand the open video to a handler; a stale request is answered with the present state."""
+        """Return a handler that opens the video first, and that answers stale requests with the present state."""
 
         async def handle(request: Request) -> Response:
             async with self._workspace.use(request.path_params["id"]) as session:
@@ -129,7 +134,7 @@ class Routes:
         return handle
 
     async def answer_problem(self, _: Request, error: Exception) -> Response:
-        """Answer with the words for an expected error."""
+        """Answer with the status and the message of an expected error."""
         status = self._workspace.problems.status(error)
         if status >= 500:
             log.warning("%s", error, exc_info=error)
@@ -142,7 +147,7 @@ class Routes:
         return self._file("index.html")
 
     async def static(self, request: Request) -> Response:
-        """Answer with a file of the page: one of those there were at the start, under exactly its name."""
+        """Answer with a file of the page; only those found at the start are served, so no path can lead elsewhere."""
         return self._file(request.path_params["name"])
 
     def _file(self, name: str) -> Response:
@@ -161,7 +166,7 @@ class Routes:
         return picture(await unless_gone(request, self._workspace.thumbnail(request.path_params["id"])))
 
     async def events(self, _: Request) -> Response:
-        """Send news until the page is closed."""
+        """Send events until the page is closed."""
         if self._workspace.events.full:
             raise RequestError("too many pages are open", 503)
         stream = self._workspace.events.listen()
@@ -175,7 +180,7 @@ class Routes:
     # ---- looking at a video
 
     async def state(self, _: Request, session: VideoSession) -> Response:
-        """Tell the state of a video."""
+        """Answer with the state of a video."""
         return await answer_state(session)
 
     async def open(self, _: Request, session: VideoSession) -> Response:
@@ -184,7 +189,7 @@ class Routes:
         return await answer_state(session)
 
     async def timeline(self, _: Request, session: VideoSession) -> Response:
-        """Tell where objects are, and how sure the network is."""
+        """Answer with areas and scores of all masks."""
         return JSONResponse(await run(session.store_worker, session.timeline))
 
     async def frame(self, request: Request, session: VideoSession) -> Response:
@@ -213,7 +218,7 @@ class Routes:
         return Response(body, media_type="application/octet-stream", headers=headers)
 
     async def doubtful(self, request: Request, session: VideoSession) -> Response:
-        """Tell the next frame that should be looked at."""
+        """Answer with the next frame that a person should look at."""
         after = whole(request.query_params.get("after", "-1"), "after", -1)
         return JSONResponse({"frame": await run(session.store_worker, session.doubtful, after)})
 
@@ -266,7 +271,7 @@ class Routes:
         return await answer_state(session)
 
     async def propagate(self, request: Request, session: VideoSession) -> Response:
-        """Begin to track objects."""
+        """Start a job that tracks objects."""
         body = await read(request, {"revision", "start", "direction", "stop", "objects"})
         objects, stop = body.get("objects"), body.get("stop")
         if objects is not None and not (isinstance(objects, list) and all(type(i) is int for i in objects)):
@@ -283,31 +288,49 @@ class Routes:
         return await answer_state(session)
 
     async def export(self, request: Request, session: VideoSession) -> Response:
-        """Begin to write masks to files."""
+        """Start a job that writes masks to files."""
         body = await read(request, {"kind", "every", "revision"})
         every = 1 if body.get("every") is None else json_integer("every", body["every"])
         await run(session.store_worker, start_export, session, body.get("kind"), every)
         return await answer_state(session)
 
     async def import_masks(self, request: Request, session: VideoSession) -> Response:
-        """Begin to read masks from files."""
+        """Start a job that reads masks from files."""
         body = await read(request, {"folder", "prompts", "revision"})
         await run(session.store_worker, start_import, session, body.get("folder"), body.get("prompts", "first"))
         return await answer_state(session)
 
     async def cancel(self, _: Request, session: VideoSession) -> Response:
-        """Ask what runs to end."""
+        """Ask the running job to end."""
         session.jobs.stop()
         return await answer_state(session)
 
 
 async def run(workers: Workers, task: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """Wait for a call in a thread without blocking the event loop."""
+    """Run a call in a worker thread and wait for its result without blocking the event loop.
+
+    Args:
+        workers: the thread.
+        task: what is called.
+        args: its arguments.
+        kwargs: its keyword arguments.
+
+    Returns:
+        Its result; an exception is raised again.
+    """
     return await asyncio.wrap_future(workers.submit(task, *args, **kwargs))
 
 
 async def unless_gone(request: Request, future: Future[Any]) -> Any:
-    """Wait for a result; if the browser goes away first, as in scrubbing, the work is not begun. None then."""
+    """Wait for a result, or until the browser has closed the connection, as it does for frames that are scrubbed over.
+
+    Args:
+        request: whose connection is watched.
+        future: of the work; it is cancelled if it has not begun when the browser leaves.
+
+    Returns:
+        The result, or None if the browser left first.
+    """
     result: asyncio.Future[Any] = asyncio.wrap_future(future)
     gone: asyncio.Future[Any] = asyncio.ensure_future(left(request))
     try:
@@ -319,7 +342,7 @@ async def unless_gone(request: Request, future: Future[Any]) -> Any:
 
 
 def picture(jpeg: bytes | None) -> Response:
-    """Answer with a JPEG, or to nobody if there is none."""
+    """Answer with a JPEG; None means that nobody waits for the answer any more."""
     if jpeg is None:
         return Response(status_code=GONE)
     return Response(jpeg, media_type="image/jpeg", headers={"cache-control": f"private, max-age={FRAME_SECONDS}"})
@@ -337,7 +360,16 @@ async def answer_state(session: VideoSession, **more: Any) -> Response:
 
 
 async def read(request: Request, allowed: set[str]) -> dict[str, Any]:
-    """Read a JSON object with no other keys than the allowed ones."""
+    """Read the body of a request: a JSON object.
+
+    Args:
+        request: its body may be limited, see `Gate`.
+        allowed: the keys that the object may have.
+
+    Raises:
+        RequestError: the body is not JSON.
+        PromptError: it is no object, or has another key.
+    """
     text = await request.body()
     try:
         body = json.loads(text, parse_constant=_refuse_constant)
@@ -351,12 +383,22 @@ def _refuse_constant(name: str) -> float:
 
 
 def revision(body: dict[str, Any]) -> int:
-    """Return the revision that a request was made in view of."""
+    """Return the revision of the store that the page knew when it made the request."""
     return json_integer("revision", body.get("revision"))
 
 
 def whole(text: str, key: str, low: int, high: int = 2**53) -> int:
-    """Return an integer of a query."""
+    """Return an integer from the query of a URL.
+
+    Args:
+        text: its digits, with a minus sign where `low` is negative.
+        key: its name, for the message.
+        low: smallest number allowed.
+        high: largest number allowed.
+
+    Raises:
+        RequestError: it is no such integer.
+    """
     digits = text.removeprefix("-")
     if not (digits.isascii() and digits.isdecimal() and len(digits) < 17 and low <= int(text) <= high):
         raise RequestError(f"{key} must be an integer from {low} to {high}; got {text!r:.40}")

@@ -147,7 +147,7 @@ class _Writer(ABC):
 
 @contextmanager
 def _finished(writer: _Writer) -> Iterator[_Writer]:
-    """Close a writer after the block; if that failed, its files are going to be deleted, and only its error counts."""
+    """Close a writer after the block. After an error its files get deleted, so that errors of `close` do not matter."""
     try:
         yield writer
     except BaseException:
@@ -212,7 +212,15 @@ _WRITERS: Mapping[Kind, Callable[[Path, Annotation, Footage, int], _Writer]] = {
 
 
 def resolve_overlaps(masks: Mapping[int, StoredMask], size: tuple[int, int]) -> UInt8:
-    """Return an index mask [H, W] of object ids, 0 for background: smaller masks on top, of equal ones higher ids."""
+    """Return an index mask, in which a smaller mask covers a larger one, and of equal ones the higher id the lower.
+
+    Args:
+        masks: by object id.
+        size: height and width in pixels.
+
+    Returns:
+        [H, W] object ids; 0 is the background.
+    """
     index = np.zeros(size, np.uint8)
     for obj_id in sorted(masks, key=lambda one: (-masks[one].area, one)):
         index[masks[obj_id].decode(*size)] = obj_id
@@ -240,11 +248,11 @@ def _write_objects(path: Path, annotation: Annotation, footage: Footage, choice:
 
 @contextmanager
 def _new_folder(folder: Path) -> Iterator[Path]:
-    """Yield a folder that takes the place of `folder` if the block ends well, and is deleted otherwise."""
+    """Yield a new folder that replaces `folder` if the block ends without an error, and is deleted otherwise."""
     if folder.exists() and not _replaceable(folder):
         raise MaskFolderError(f"{folder} is no earlier export and is not overwritten; choose another folder")
     partial, old = (folder.with_name(f".{folder.name}.{word}") for word in ("partial", "old"))
-    for left in (partial, old):  # by a process that was killed
+    for left in (partial, old):  # left over from a process that was killed
         if left.exists():
             shutil.rmtree(left)
     try:

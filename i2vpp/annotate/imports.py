@@ -73,6 +73,9 @@ def import_masks(
         progress: told files read and files in all.
         cancelled: asked before each file.
 
+    Returns:
+        The new objects and the number of their masks.
+
     Raises:
         MaskFolderError: there are no masks, or one does not fit; the message names the file. Nothing is changed.
         CancelledError: `cancelled` said so; nothing is changed.
@@ -98,7 +101,8 @@ def import_masks(
         _complete(read, [file.frame for file in files], annotation)
     added = []
     with annotation.edit("Import masks", expected=expected) as edit:
-        for number in sorted(read, key=lambda obj_id: (obj_id == 0, obj_id)):  # 0 takes what is left
+        # Object 0 of a file cannot keep its id, so it comes last and takes one that is left.
+        for number in sorted(read, key=lambda obj_id: (obj_id == 0, obj_id)):
             name, color = looks.get(number, (f"Object {number}", None))
             info = edit.add_object(name, color, obj_id=number)
             added.append(info)
@@ -185,7 +189,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _is_mask(path: Path) -> bool:
-    """Whether a file is a PNG; other images are refused, anything else is left alone."""
+    """Whether a file is a PNG. Other images raise MaskFolderError, and files that are no images are ignored."""
     suffix = path.suffix.lower()
     if path.is_dir() or suffix not in IMAGE_SUFFIXES:
         return False

@@ -1,4 +1,4 @@
-"""What was opened: a video, or a folder of videos and folders of frames. Nothing is decoded to list it."""
+"""The videos that can be annotated: one, or those of a folder. Nothing is decoded to list them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ class Video:
     """A video that can be annotated.
 
     Args:
-        id: what URLs call it. It survives a restart, but not a change of the video: browsers keep frames for a while.
+        id: its name in URLs. It stays the same after a restart, but is another one once the file has changed, because
+            browsers keep frames by it for a while.
         name: of the file or folder.
         path: where it lies.
     """
@@ -107,7 +108,12 @@ def open_library(path: Path) -> Library:
 
 
 def is_below(root: Path, path: Path) -> bool:
-    """Whether a path lies in a folder, links and `..` followed; the root is resolved already."""
+    """Whether a path lies in a folder, after links and `..` are followed.
+
+    Args:
+        root: the folder, resolved already.
+        path: any path; one that cannot be resolved does not lie there.
+    """
     try:
         return path.resolve().is_relative_to(root)
     except (OSError, RuntimeError, ValueError):  # a loop of links, a name that no file can have
@@ -115,7 +121,15 @@ def is_below(root: Path, path: Path) -> bool:
 
 
 def check_below(root: Path, path: Path) -> None:
-    """Raise VideoError if a path does not lie in a folder, links followed."""
+    """Refuse a path that does not lie in a folder, after links are followed.
+
+    Args:
+        root: the folder, resolved already.
+        path: any path.
+
+    Raises:
+        VideoError: it lies elsewhere.
+    """
     if not is_below(root, path):
         raise VideoError(f"{path.name} leads out of the opened folder")
 

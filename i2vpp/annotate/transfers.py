@@ -19,7 +19,9 @@ PROMPTED = ("first", "all")
 
 
 def start_export(session: VideoSession, kind: Any, every: int) -> None:
-    """Write a video's masks into `exports/<video>/<kind>` of the output folder, which replaces an earlier export.
+    """Start the job that writes a video's masks to `exports/<video>/<kind>` of the output folder.
+
+    An earlier export there is replaced.
 
     Args:
         session: the video.
@@ -63,7 +65,7 @@ def _export(job: Job, session: VideoSession, kind: Kind, every: int) -> dict[str
 
 
 def start_import(session: VideoSession, name: Any, prompted: Any) -> None:
-    """Add the objects of a folder of masks.
+    """Start the job that adds the objects of a folder of masks.
 
     Args:
         session: the video.
@@ -72,7 +74,7 @@ def start_import(session: VideoSession, name: Any, prompted: Any) -> None:
 
     Raises:
         NotFoundError: there is no such folder there.
-        RequestError: it is outside.
+        RequestError: the folder lies elsewhere, or an argument has a wrong type or value.
         BusyError: another job is running.
     """
     if not isinstance(name, str):

@@ -22,13 +22,13 @@ _COLOR = re.compile(r"#[0-9a-f]{6}")
 
 @dataclass(frozen=True, kw_only=True)
 class Prompts:
-    """All that a person said of one object on one frame, in pixels of the video; false if that is nothing.
+    """All prompts of one object on one frame, in pixels of the video; false if there are none.
 
     Args:
         points: x, y, label (1 belongs to the object, 0 does not).
         box: x0, y0, x1, y1.
         strokes: painted in their order onto the mask that the rest gives.
-        imported: the mask came from a file and is taken as it is.
+        imported: the mask comes from a file and is a prompt as it is.
     """
 
     points: tuple[tuple[float, float, int], ...] = ()
@@ -68,9 +68,13 @@ class Prompts:
         )
 
     def inside(self, height: int, width: int) -> Prompts:
-        """Return the prompts with points and box in a frame of that size in pixels.
+        """Return the prompts with points and box inside the frame.
 
-        What leaves it by up to `OVERSHOOT` pixels is moved to its edge.
+        Those that leave the frame by up to `OVERSHOOT` pixels are moved to its edge.
+
+        Args:
+            height: of the video in pixels.
+            width: of the video in pixels.
 
         Raises:
             PromptError: something is further out.
@@ -119,16 +123,35 @@ class StoredMask:
 
     @classmethod
     def of(cls, mask: Mask, *, score: float = NAN, iou: float = NAN) -> StoredMask:
-        """Make one of a bool mask [H, W]."""
+        """Encode a mask.
+
+        Args:
+            mask: bool [H, W].
+            score: object score, a logit; NaN if unknown.
+            iou: predicted IoU; NaN if unknown.
+        """
         runs = encode_runs(mask)
         return cls(runs=runs, area=runs_area(runs), score=score, iou=iou)
 
     def decode(self, height: int, width: int) -> Mask:
-        """Return the bool mask [H, W]."""
+        """Return the bool mask [H, W].
+
+        Args:
+            height: in pixels.
+            width: in pixels.
+        """
         return decode_runs(self.runs, (height, width))
 
     def check_size(self, height: int, width: int) -> None:
-        """Raise ValueError if this is no mask of that size."""
+        """Check that the run lengths are those of a mask of the given size and of `area` pixels.
+
+        Args:
+            height: in pixels.
+            width: in pixels.
+
+        Raises:
+            ValueError: they are not.
+        """
         if covered(self.runs) != height * width or runs_area(self.runs) != self.area:
             raise ValueError(f"the runs are no mask of {width} x {height} pixels with an area of {self.area}")
 
@@ -152,7 +175,7 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What a list of videos tells of an annotation.
+    """What the list of videos shows of an annotation.
 
     Args:
         objects: how many.

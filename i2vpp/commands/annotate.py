@@ -65,6 +65,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, choice: ModelChoice) -> int:
     """Serve the annotator until Ctrl-C or SIGTERM and return the exit status, which is 143 after SIGTERM.
 
+    Args:
+        arguments: the options of `add_options`.
+        choice: the network.
+
     Raises:
         I2VPPError: before the server starts: no video, a folder that cannot be written, a port in use.
     """
@@ -80,7 +84,7 @@ def run(arguments: argparse.Namespace, choice: ModelChoice) -> int:
             print()
     print(f"stopped; annotations are in {arguments.output}", flush=True)
     if any(thread.name.startswith("i2vpp-") for thread in threading.enumerate()):
-        # A step of the network or a decoder, which nothing can interrupt; all that is finished is stored.
+        # A step of the network or of a decoder cannot be interrupted; everything that is finished is stored already.
         sys.stderr.flush()
         os._exit(status)
     return status

@@ -19,7 +19,7 @@ from i2vpp.utils.signals import Terminated
 from i2vpp.utils.writers import FrameAccess, OutputChoice, ResultWriter, remove_results
 
 TERMINATED_SECONDS = 4.0
-"""Time for an overlay that is made after SIGTERM; docker kills ten seconds after it, SLURM 30."""
+"""Time for an overlay that is made after SIGTERM: docker kills the process ten seconds after it, SLURM after 30."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,15 @@ class Summary:
 
 
 def check_folder(folder: Path, *, overwrite: bool) -> None:
-    """Raise I2VPPError unless results can go to the folder without mixing with what is there."""
+    """Check that results in a folder will not mix with other files.
+
+    Args:
+        folder: it may be missing.
+        overwrite: files in it are allowed.
+
+    Raises:
+        I2VPPError: it is a file, or files are in it.
+    """
     if folder.exists() and not folder.is_dir():
         raise I2VPPError(f"{folder} is a file, not a folder")
     if not overwrite and folder.exists() and any(folder.iterdir()):
@@ -62,7 +70,15 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
 
 
 def check_outputs(choice: OutputChoice, prompts: Sequence[ObjectPrompt]) -> None:
-    """Raise I2VPPError for outputs that could not be written, before anything slow begins."""
+    """Check, before anything slow begins, that the chosen outputs can be written.
+
+    Args:
+        choice: the outputs.
+        prompts: their object ids must fit into the outputs.
+
+    Raises:
+        I2VPPError: a package is missing, or an id is too large for a PNG.
+    """
     if choice.rle:
         require_coco()
     if choice.masks or choice.overlay:
@@ -70,7 +86,16 @@ def check_outputs(choice: OutputChoice, prompts: Sequence[ObjectPrompt]) -> None
 
 
 def add_prompts(predictor: Any, state: Any, prompts: Sequence[ObjectPrompt]) -> None:
-    """Hand all prompts to the predictor."""
+    """Add all prompts to a session.
+
+    Args:
+        predictor: whose session it is.
+        state: the session.
+        prompts: what to add.
+
+    Raises:
+        PromptError: a prompt does not fit the video.
+    """
     for prompt in prompts:
         where = {"frame_idx": prompt.frame_idx, "obj_id": prompt.obj_id}
         if prompt.mask is not None:
@@ -96,6 +121,18 @@ def track(
 
     Masks are called like the frames' files where the video is a folder. Ctrl-C, SIGTERM (as `Terminated`) and errors
     on the way end the run early: the finished frames stay, and the summary says why it stopped.
+
+    Args:
+        predictor: whose session it is.
+        state: the session, without prompts.
+        prompts: what to track.
+        folder: of the results.
+        choice: which files are written.
+        span: which frames are tracked.
+        quiet: no progress bar.
+
+    Returns:
+        What was written, and why it ended early where it did.
 
     Raises:
         I2VPPError: the prompts are not right; nothing is deleted or written then.

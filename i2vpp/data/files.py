@@ -74,7 +74,15 @@ def read_items(path: Path) -> frozenset[str]:
 
 
 def require_folder(path: Path, what: str) -> Path:
-    """Return `path`, or raise NoDataError if it is no folder; `what` says what it was to hold."""
+    """Return a path if it is a folder.
+
+    Args:
+        path: of the folder.
+        what: is expected in it, for the message.
+
+    Raises:
+        NoDataError: it is no folder.
+    """
     if not path.is_dir():
         raise NoDataError(f"the folder of {what}, {path}, {'is no folder' if path.exists() else 'does not exist'}")
     return path
@@ -89,6 +97,10 @@ def list_folders(folder: Path) -> list[str]:
 
 def list_images(folder: Path, *, recursive: bool = False) -> dict[str, Path]:
     """Find the images in a folder, but not the masks beside them; see `i2vpp.data.frame_folders.list_frames`.
+
+    Args:
+        folder: where to look.
+        recursive: look into subfolders, too.
 
     Raises:
         DataError: the folder cannot be read, or two images have one name.
@@ -127,7 +139,17 @@ def list_files(folder: Path, suffixes: tuple[str, ...], *, recursive: bool = Fal
 
 
 def check_size(size: Size, *, of: str, image: Path, image_size: Size) -> None:
-    """Raise DataError if an annotation, called `of` in the message, has another size than its image."""
+    """Check that an annotation has the size of its image.
+
+    Args:
+        size: height and width of the annotation.
+        of: what the message calls the annotation.
+        image: file of the image, for the message.
+        image_size: height and width of the image.
+
+    Raises:
+        DataError: the sizes differ.
+    """
     if size != image_size:
         height, width = image_size
         raise DataError(f"{of} is {size[1]} x {size[0]} pixels, but its image {image} is {width} x {height}")

@@ -56,7 +56,16 @@ class FrameSize:
     resize: bool = False
 
     def check(self, what: str, height: int, width: int) -> None:
-        """Raise DataError for a mask, called `what` in the message, whose size is neither this nor may be changed."""
+        """Check that a mask has this size, or may be resized to it.
+
+        Args:
+            what: what the message calls the mask.
+            height: of the mask in pixels.
+            width: of the mask in pixels.
+
+        Raises:
+            DataError: it has another size and may not be resized.
+        """
         if (height, width) == (self.height, self.width):
             return
         sizes = f"{what} is {width} x {height} pixels, but {self.of} is {self.width} x {self.height}"
@@ -74,6 +83,14 @@ def resize_ids(ids: Values, height: int, width: int) -> Values:
     """Resize object ids [H, W]: each pixel gets the id that covers most of it, and no object disappears.
 
     An object that covers most of no pixel, because it is thin or small, gets the pixels that it covers most.
+
+    Args:
+        ids: [H, W].
+        height: of the result in pixels.
+        width: of the result in pixels.
+
+    Returns:
+        The ids [height, width], of the same dtype.
     """
     found = np.zeros((height, width), ids.dtype)
     most = np.zeros((height, width), np.float32)
@@ -210,6 +227,9 @@ def mask_image(image: Image.Image, name: str) -> MaskImage:
     Args:
         image: of any mode.
         name: of the image, for messages.
+
+    Returns:
+        Its values or colours.
 
     Raises:
         DataError: it holds numbers that are no values of a mask.

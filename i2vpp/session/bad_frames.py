@@ -1,4 +1,4 @@
-"""Going on in spite of frames that cannot be decoded."""
+"""Videos with frames that cannot be decoded: raising an error, repeating the frame before, or skipping them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ON_BAD_FRAME: tuple[str, ...] = get_args(OnBadFrame)
 
 
 def tolerate(source: FrameSource, on_bad_frame: str) -> FrameSource:
-    """Return a source that does at bad frames what was chosen.
+    """Return a source that treats frames which cannot be decoded as chosen.
 
     Args:
         source: the video.

@@ -36,10 +36,10 @@ FROM_THE_START = ("mov", "matroska", "avi")
 """Formats of files that begin with a keyframe; a broadcast may be recorded from between two keyframes on."""
 
 WITH_DURATIONS = ("mpegts", "mpeg")
-"""Formats of broadcasts: packets tell how long their frames are shown, whatever comes next, and when to decode them."""
+"""Formats of broadcasts, whose packets tell when to decode their frames, and how long to show them whatever follows."""
 
 KEYS_TO_TRY = 4
-"""Keyframes from which it is told whether a stream as a whole is not quite standard, or damaged in places."""
+"""Keyframes that are decoded to find out whether a whole stream is not quite standard, or is damaged in places."""
 
 STREAMING = ("rtsp", "rtsps", "rtmp", "rtmps", "rtp", "srt", "udp", "tcp", "mms", "mmsh")
 
@@ -190,7 +190,7 @@ class VideoFile(FrameSource):
         return frame
 
     def _read_on_to(self, i: int) -> av.VideoFrame | None:
-        """Decode on up to frame i if that is the short way."""
+        """Decode on up to frame i, if it is near enough; see `_is_near`."""
         if i < self._next or not self._is_near(i):
             return None
         is_step = i < self._next + RECENT_FRAMES
@@ -262,7 +262,7 @@ class VideoFile(FrameSource):
     # ---- reading the file
 
     def _open(self) -> None:
-        """Stand at the start of the file, with a decoder that has seen nothing."""
+        """Open the file at its start, with a new decoder."""
         if self._container is not None:
             if not self.seekable:
                 raise VideoError(f"{self.name} is a live stream: frames that have passed cannot be read again")
@@ -318,7 +318,7 @@ class VideoFile(FrameSource):
         return until_it_breaks(PacketReader(self._container, self._stream, self._numbers, self._lost), self._timeline)
 
     def _seek(self, key: int) -> bool:
-        """Stand at the keyframe that is shown at time `key`; False if the format does not get there."""
+        """Seek to the keyframe that is shown at time `key`; False if the format cannot find it."""
         for target in dict.fromkeys((key, self._timeline.key_dts[key])):  # formats differ in which of them they look up
             try:
                 self._container.seek(target, stream=self._stream)

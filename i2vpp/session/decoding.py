@@ -1,4 +1,4 @@
-"""From packets to frames with their indices; frames that are not what was written are left out and remembered."""
+"""From packets to frames with their indices; frames that are damaged are left out, and the timeline records them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DECODE_ERRORS = (av.error.FFmpegError, ValueError, MemoryError)
 """What PyAV raises for data that it cannot decode; UnicodeError is a ValueError."""
 
 MOST_WAITING = 512
-"""Packets whose frames have not come; of interlaced video, the second field of each frame brings none."""
+"""Most packets that wait for their frames. Of interlaced video, the second field of each frame never brings one."""
 
 
 def open_decoder(stream: Any, *, is_strict: bool) -> Any:
@@ -54,14 +54,14 @@ class _Sent:
 
 
 class _Places:
-    """Gives decoded frames their indices, and sorts out those that are not what was written.
+    """Gives decoded frames their indices, and leaves out those that are not what was written.
 
     In a stream without usable times, frames are counted in the order in which the decoder hands them out. Those that
     are lost are counted at the next keyframe, which is shown after everything that was sent before it. After a hole in
     a raw stream, their number is unknown, so the index of every later frame is uncertain.
 
     Args:
-        timeline: of the stream; its `bad` takes down what is sorted out.
+        timeline: of the stream; its `bad` records what is left out.
         trust: judges the packets.
         since: time of the keyframe that was jumped to; None for the start of the file.
     """
@@ -80,7 +80,7 @@ class _Places:
         self._is_count_uncertain = False  # a hole in a raw stream hides where its packets begin
 
     def sent(self, number: int, packet: Packet, problem: str | None) -> None:
-        """Take note of a packet, and why its frame is not what was written."""
+        """Record a packet that was sent, and why its frame is not what was written, if that is known."""
         self._waiting[number] = _Sent(time=packet.time, is_key=packet.is_key, problem=problem)
         self._lost += packet.lost
         self._saw_problem = self._saw_problem or problem is not None
@@ -199,8 +199,8 @@ class _Sender:
         return frames
 
 
-# Functions rather than methods: a generator that refers to its source would keep it, and all its frames, until the
-# garbage collector comes by.
+# Functions rather than methods: a generator that refers to its source would keep the source and all its frames in
+# memory until the next garbage collection.
 
 
 def decode(
@@ -213,7 +213,7 @@ def decode(
     Args:
         packets: from the start of the file, or from a keyframe on.
         decoder: see `open_decoder`.
-        timeline: is filled by reading on from the start of the file, if it is not complete. Its `bad` takes down why
+        timeline: is filled by reading on from the start of the file, if it is not complete. Its `bad` records why
             frames are left out, as far as that does not come from having begun at `since`.
         since: time of that keyframe; None for the start of the file.
     """
@@ -241,7 +241,12 @@ def decode(
 
 
 def until_it_breaks(packets: Iterable[Packet], timeline: Timeline) -> Iterator[Packet]:
-    """Yield packets; where the file breaks off, the timeline takes that down, and the end of the stream follows."""
+    """Yield packets; where the file breaks off, the timeline records that, and the end of the stream follows.
+
+    Args:
+        packets: of the stream; may raise an error of FFmpeg.
+        timeline: its `broken_by` is set.
+    """
     try:
         yield from packets
     except (*DECODE_ERRORS, OSError) as error:

@@ -1,4 +1,4 @@
-"""The packets of a video stream, with what shows that some of them are damaged or missing."""
+"""The packets of a video stream, and how damaged and missing ones are recognised."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from fractions import Fraction
 from typing import Any
 
 OVERHEAD = 64
-"""Bytes that a container may put between two packets. More than that between them were packets that are lost."""
+"""Bytes that a container may put between two packets. A larger gap means that packets are lost there."""
 
 ACCOUNTED = ("matroska", "avi")
-"""Formats whose packets follow each other closely, so that bytes between them that belong to no packet tell of loss."""
+"""Formats without gaps between packets, so that bytes which belong to no packet mean that packets are lost."""
 
 NEVER_ZERO = frozenset({"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vp8", "vp9"})
 ZERO_RUN = re.compile(rb"\0{16}\0*[^\0\x01]")
 ZERO_END = bytes(16)
-"""Bytes that no encoder of `NEVER_ZERO` writes, but for padding before a start code or at the end: those of a lost
-sector, or of a download with holes."""
-
+"""Runs of zeros that no encoder of `NEVER_ZERO` writes, except as padding before a start code or at the end. They come
+from a lost sector of a disk, or from a download with holes."""
 
 TRANSPORT_PACKETS = (188, 192, 204)
 """Lengths of the packets of an MPEG transport stream, in bytes; a whole file holds whole packets."""
@@ -179,7 +178,7 @@ def avi_numbers(container: Any, stream: Any) -> dict[int, int]:
     """Return which frame of an AVI file lies where in the file, or nothing if there is no index.
 
     Args:
-        container: the file, just opened: later, FFmpeg takes what it has read for an index.
+        container: the file, just opened: once packets have been read, FFmpeg lists them as if they were an index.
         stream: its video stream.
     """
     if "avi" not in container.format.name.split(","):
@@ -189,7 +188,12 @@ def avi_numbers(container: Any, stream: Any) -> dict[int, int]:
 
 
 def announced(container: Any, stream: Any) -> Announced:
-    """Return what the header of a file says of its video."""
+    """Return what the header of a file says of its video.
+
+    Args:
+        container: the file.
+        stream: its video stream.
+    """
     formats = container.format.name.split(",")
     if "mov" in formats:
         return Announced(packets=stream.frames)

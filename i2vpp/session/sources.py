@@ -1,4 +1,4 @@
-"""Videos as `len` and `[i]`: the interface of all frame sources, and the sources that hold images."""
+"""The interface of all videos, `len` and `[i]`, and the sources whose frames are images in memory or in files."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class FrameSource(abc.ABC):
     def __getitem__(self, i: int) -> np.ndarray: ...
 
     def check(self, i: int) -> None:
-        """Raise IndexError if there is no frame i; does no more than it takes to know that."""
+        """Raise IndexError if there is no frame i; sources that can tell without decoding it override this."""
         self[i]
 
     def time(self, index: int) -> float | None:
@@ -148,6 +148,9 @@ def to_rgb(frame: FrameLike, name: str, grey: GreyScale | None = None) -> np.nda
         frame: see `FrameLike`.
         name: what error messages call the frame.
         grey: how grey images of more than 8 bits are scaled; None: each by its own range.
+
+    Returns:
+        A contiguous array.
 
     Raises:
         VideoError: of another type, dtype or shape.

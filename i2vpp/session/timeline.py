@@ -1,4 +1,4 @@
-"""When the frames of a video are shown, as its packets tell, and which of them are lost."""
+"""The presentation times of a video's frames, as its packets tell them, and which frames are lost."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from statistics import median
 from i2vpp.session.packets import Announced, Packet
 
 PATIENCE = 64
-"""A jump of at most so many frames ahead decodes on rather than list all packets of the file."""
+"""A jump ahead by at most this many frames decodes on, instead of listing all packets of the file."""
 
 STEADY = 0.9
-"""Share of equal distances from which on a video counts as one of constant frame rate."""
+"""Smallest share of equal distances between frames in a video of constant frame rate."""
 
 REORDERED = 16
-"""A frame is decoded at most so many frames before it is shown."""
+"""A frame is decoded at most this many frames before it is shown."""
 
 LONGEST_HOLE = 12
 """A longer stretch without frames at a constant rate is a pause, unless the file shows that data are missing there."""
@@ -59,9 +59,8 @@ class Timeline:
         self._has_durations = has_durations
         self._is_listable = is_listable
         self._announced = announced or Announced()
-        self._windows: list[
-            tuple[int, int, bool]
-        ] = []  # in decoding time: where frames may be missing; is that certain
+        # Intervals of decoding time in which frames may be missing, and whether that is certain.
+        self._windows: list[tuple[int, int, bool]] = []
         self._delay = 0  # the most by which a frame is decoded before it is shown
         self._last: Packet | None = None
 
@@ -70,7 +69,7 @@ class Timeline:
         return (len(self.times) if self.timed else self.counted) + (self.broken_by is not None)
 
     def add(self, packet: Packet) -> None:
-        """Take note of the next packet in file order."""
+        """Add the next packet, in the order of the file."""
         if packet.raw is None:
             if self.is_cut and self._is_listable and self._last is not None and self._last.dts is not None:
                 self._windows.append((self._last.dts, self._last.dts + 1, True))
@@ -180,7 +179,12 @@ class Timeline:
         return self.key_times[max(end - 2, 0) : end][::-1]
 
     def key_between(self, start: int, i: int) -> bool:
-        """Tell whether decoding frame i may begin after frame `start`."""
+        """Tell whether there is a keyframe between two frames, so that decoding may begin after the first one.
+
+        Args:
+            start: index of the first frame.
+            i: index of the later frame, which may itself be the keyframe.
+        """
         return bisect_right(self.key_times, self.times[i]) > bisect_right(self.key_times, self.times[start])
 
 
@@ -233,7 +237,7 @@ class Trust:
         return self._reason or (self._reason_before_key if self._is_leading(packet) else None)
 
     def fail(self, packet: Packet) -> None:
-        """Take note that a packet cannot be decoded."""
+        """Record that a packet cannot be decoded."""
         if self._is_leading(packet):
             self._reason_before_key = "frames before it are damaged"
         else:

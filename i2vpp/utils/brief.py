@@ -1,4 +1,4 @@
-"""Values in error messages: short, on one line, and never an error of their own."""
+"""Values in error messages: short and on one line; showing a value never fails."""
 
 from __future__ import annotations
 

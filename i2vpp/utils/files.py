@@ -1,4 +1,4 @@
-"""Result files that are either complete or not there."""
+"""Writing files so that they are either complete or not there."""
 
 from __future__ import annotations
 

@@ -37,14 +37,30 @@ def json_object(name: str, value: Any, allowed: Collection[str]) -> dict[str, An
 
 
 def json_list(name: str, value: Any) -> list[Any]:
-    """Return a JSON list; raise PromptError, which calls it `name`, for anything else."""
+    """Return a JSON list.
+
+    Args:
+        name: of the value, for messages.
+        value: what `json.loads` returned.
+
+    Raises:
+        PromptError: it is anything else.
+    """
     if not isinstance(value, list):
         raise PromptError(f"{name} must be a list; got {shown_json(value)}")
     return value
 
 
 def json_flag(name: str, value: Any) -> bool:
-    """Return a JSON boolean; raise PromptError, which calls it `name`, for anything else."""
+    """Return a JSON boolean.
+
+    Args:
+        name: of the value, for messages.
+        value: what `json.loads` returned.
+
+    Raises:
+        PromptError: it is anything else.
+    """
     if not isinstance(value, bool):
         raise PromptError(f"{name} must be true or false; got {shown_json(value)}")
     return value

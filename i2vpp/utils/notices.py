@@ -1,4 +1,4 @@
-"""Warnings of this project: from the user's own line in Python, one plain sentence in commands."""
+"""Warnings of this project: in Python they name the user's line, and commands show them as plain sentences."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def warn_user(message: str, category: type[Warning] = I2VPPWarning) -> None:
 
 @contextmanager
 def plain_warnings(prefix: str = "", *, silent: bool = False) -> Iterator[None]:
-    """Show this project's warnings as sentences, without the line of code that they come from: for commands.
+    """Show this project's warnings as sentences, without the line of code that they come from, as commands do.
 
     Args:
         prefix: what stands before `warning: `.

@@ -1,7 +1,7 @@
 """Files of one kind that tracking leaves behind: index masks, RLE masks and scores.
 
-Every writer appends as frames come and keeps memory flat. A file that cannot be written stays as it was after the
-frame before.
+Every writer appends as frames come, in constant memory. A file that cannot be written stays as it was after the frame
+before.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ UInt8 = NDArray[np.uint8]
 
 MAX_OBJECT_ID = 255
 _SOFTWARE = "i2vpp"
-"""Marks mask PNGs in their header, so that a later run may replace them whatever they are called."""
+"""Text in the header of mask PNGs by which a later run recognises them, whatever their names, and replaces them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +114,12 @@ class MaskWriter:
         self._mark.add_text("Software", _SOFTWARE)
 
     def add(self, frame_idx: int, index: UInt8) -> None:
-        """Write one frame; its file appears only when it is complete."""
+        """Write the mask of one frame; its file appears only when it is complete.
+
+        Args:
+            frame_idx: index of the frame.
+            index: [H, W] object ids.
+        """
         image = Image.fromarray(index).convert("P")
         image.putpalette(self._palette)
         write_png(self.path(frame_idx), image, pnginfo=self._mark)
@@ -189,7 +194,7 @@ class RleWriter:
         self._closed = False
 
     def add(self, result: FrameResult) -> None:
-        """Append a frame; objects of which nothing is known there yet are left out."""
+        """Append a frame; objects without a mask and a score there are left out, as their tracking has not begun."""
         masks = (result.masks[:, 0] > 0).cpu().numpy()
         scores = result.object_scores.tolist()
         lines: list[bytes] = []
@@ -241,7 +246,7 @@ def _write_object(file: IO[str], lines: IO[bytes], offsets: dict[int, int]) -> N
 
 
 class ScoreWriter:
-    """A CSV table, one row per frame and object in the order of tracking; what is not known is left empty."""
+    """A CSV table with one row per frame and object, in the order of tracking; unknown numbers are left empty."""
 
     COLUMNS = ("frame", "time", "object", "object_score", "predicted_iou", "area", "bad_frame")
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: held back while a file is written, and turned into exceptions that end a command in order."""
+"""Ctrl-C and SIGTERM: delayed while a file is written, and turned into exceptions that end a command in order."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def sigterm_raises() -> Iterator[None]:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold back Ctrl-C and SIGTERM until the block is done, so that no file is left half written."""
+    """Delay Ctrl-C and SIGTERM until the block is done, so that no file is left half written."""
     held: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:

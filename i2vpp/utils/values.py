@@ -19,14 +19,17 @@ Array: TypeAlias = "NDArray[Any]"
 def whole_number(
     name: str, value: Any, *, least: int | None = None, instead: str = "", error: type[I2VPPError] = PromptError
 ) -> int:
-    """Return a whole number as Python's int, so that ids are equal when they look equal, and numbers do not wrap.
+    """Return a whole number as Python's int, so that equal ids are equal keys, and sums do not overflow as NumPy's do.
 
     Args:
         name: of the argument, for the message.
         value: an int, or a NumPy or torch scalar of integers; bool, float and text are refused.
         least: the smallest number allowed; None for any.
         instead: what to suggest for a number below `least`; by default `least` itself.
-        error: what is raised.
+        error: class of the error that is raised.
+
+    Raises:
+        PromptError: or `error`: it is no whole number, or is below `least`; the message suggests the nearest one.
     """
     is_flag = isinstance(value, bool) or str(getattr(value, "dtype", "")) in ("bool", "torch.bool")
     with suppress(TypeError, ValueError, RuntimeError):
@@ -89,5 +92,5 @@ def to_numbers(name: str, value: Any) -> Array:
 
 
 def shown(number: Any) -> str:
-    """Return a number with as many digits as its type needs to be told from its neighbours, and no more."""
+    """Return a number in the fewest digits that identify it in its type; 3.0 is shown as 3."""
     return str(number).removesuffix(".0")

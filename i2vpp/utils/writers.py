@@ -1,7 +1,7 @@
 """All files that a tracking run leaves behind: index masks, overlay video, RLE masks and scores.
 
-Every writer appends as frames come, keeps memory flat and leaves valid files when it is closed early. A finished frame
-survives whatever happens to a later one.
+Every writer appends as frames come, in constant memory, and leaves valid files when it is closed early. An error at a
+later frame leaves the finished frames as they are.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class OutputChoice:
 
 @dataclass(frozen=True, kw_only=True)
 class FrameAccess:
-    """What writers ask of the frames of a video.
+    """What writers need of the frames of a video.
 
     Args:
         read: returns a frame as uint8 RGB [H, W, 3]; used for the overlay.
@@ -142,9 +142,9 @@ class ResultWriter:
         writer.add(picture, self._source.time(frame_idx))
 
     def close(self, progress: Callable[[list[int]], Iterable[int]] = iter) -> None:
-        """Finish all files with the frames there are, each even if another one cannot be finished.
+        """Finish all files with the frames written so far, each of them even if another one cannot be finished.
 
-        Ctrl-C cuts an overlay that is made now short.
+        Ctrl-C ends an overlay that is made now early.
 
         Args:
             progress: wraps the frames of an overlay that is made now, `tqdm` for example.
