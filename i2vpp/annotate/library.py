@@ -41,6 +41,7 @@ class Video:
         return f"{raw[: MAX_FILE_NAME - ID_LENGTH - 1].decode('utf-8', 'ignore')}-{_digest(self.name)}"
 
 
+@dataclass(frozen=True)
 class Library:
     """The videos below one folder, as it was when they were listed.
 
@@ -50,15 +51,13 @@ class Library:
         left_out: names of links that lead out of the folder.
     """
 
-    def __init__(self, root: Path, videos: list[Video], left_out: list[str]) -> None:
-        self.root = root
-        self.videos = videos
-        self.left_out = left_out
-        self._by_id = {video.id: video for video in videos}
+    root: Path
+    videos: list[Video]
+    left_out: list[str]
 
     def get(self, video_id: str) -> Video | None:
         """Return the video with that id, or None."""
-        return self._by_id.get(video_id)
+        return next((video for video in self.videos if video.id == video_id), None)
 
     def open(self, video: Video) -> FrameSource:
         """Open a video's frames; every call opens it anew.
