@@ -35,7 +35,7 @@ class ModelChoice:
         device: None for the best there is.
         dtype: `float32`, `bfloat16`, `float16`, or None for the predictor's own choice.
         overrides: `key=value` on top of the config.
-        compile: see `vos_optimized` of `build_i2vpp_video_predictor`.
+        compile: whether to compile it, see `vos_optimized` of `build_i2vpp_video_predictor`.
     """
 
     config: str | None = None

@@ -26,8 +26,8 @@ def parse_clicks(
         points: [P, 2] or [1, P, 2] x, y; None without clicks.
         labels: [P] or [1, P], 1 positive, 0 negative, 2 and 3 the corners of a box, -1 padding, which is left out.
         box: x0, y0, x1, y1 or None.
-        height: of the video in pixels.
-        width: of the video in pixels.
+        height: video height in pixels.
+        width: video width in pixels.
         image_size: side of the network's input.
         normalize_coords: True for coordinates in pixels of the video; False for fractions of its width and height.
 
@@ -61,8 +61,8 @@ def merge_clicks(old: Clicks, new: Clicks) -> Clicks:
     """Join the clicks of one object on one frame.
 
     Args:
-        old: the earlier ones, which may begin with a box.
-        new: are added behind them; without a box.
+        old: earlier clicks, which may begin with a box.
+        new: clicks that are added behind them, without a box.
 
     Returns:
         All of them.
@@ -74,9 +74,9 @@ def parse_mask(mask: Any, *, height: int, width: int) -> Tensor:
     """Check a mask of an object on a frame; one without any pixel says that the object is absent.
 
     Args:
-        mask: see `parse_mask_array`.
-        height: of the video.
-        width: of the video.
+        mask: mask, see `parse_mask_array`.
+        height: video height in pixels.
+        width: video width in pixels.
 
     Returns:
         float32 [1, 1, H, W] of 0 and 1.

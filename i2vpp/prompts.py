@@ -43,10 +43,10 @@ class ObjectPrompt:
         frame_idx: index of the frame.
         obj_id: 1 or more; 0 is the background.
         points: (x, y) in pixels.
-        labels: of the points, 1 positive, 0 negative.
+        labels: labels of the points, 1 positive, 0 negative.
         box: x0, y0, x1, y1 in pixels.
         mask: [H, W] bool.
-        file: that the mask was read from.
+        file: file that the mask was read from.
 
     Raises:
         PromptError: a value that is wrong whatever the video; the message names the field.
@@ -124,10 +124,10 @@ def clip_to_frame(name: str, places: Array, *, width: int, height: int, normaliz
     """Return places in a frame; those that leave it by no more than `OVERSHOOT` are moved to its edge.
 
     Args:
-        name: of the field, for the message.
+        name: name of the field, for the message.
         places: [N, 2] x, y.
-        width: of the frame in pixels.
-        height: of the frame in pixels.
+        width: frame width in pixels.
+        height: frame height in pixels.
         normalized: the places are fractions of the frame's width and height.
 
     Returns:
@@ -156,8 +156,8 @@ def clip_box_to_frame(box: Any, *, width: int, height: int, normalized: bool = F
 
     Args:
         box: four numbers x0, y0, x1, y1.
-        width: of the frame in pixels.
-        height: of the frame in pixels.
+        width: frame width in pixels.
+        height: frame height in pixels.
         normalized: the corners are fractions of the frame's width and height.
 
     Raises:

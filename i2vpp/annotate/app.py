@@ -326,7 +326,7 @@ async def unless_gone(request: Request, future: Future[Any]) -> Any:
 
     Args:
         request: whose connection is watched.
-        future: of the work; it is cancelled if it has not begun when the browser leaves.
+        future: result of the work; it is cancelled if it has not begun when the browser leaves.
 
     Returns:
         The result, or None if the browser left first.

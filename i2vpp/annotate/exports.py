@@ -94,13 +94,13 @@ def export(
     """Write an annotation into a folder, which appears only when it is whole and replaces an earlier export.
 
     Args:
-        annotation: it may be changed meanwhile; each frame is written as it is when it is reached.
+        annotation: annotation that is written; it may change meanwhile, and each frame is written as it is then.
         folder: missing, empty, or an earlier export.
-        kind: see the module.
+        kind: kind of the files, see the module.
         footage: the video.
         every: only frames 0, n, 2n, ...; an overlay then runs at the n-th part of its rate.
-        progress: told frames written and frames in all.
-        cancelled: asked before each frame.
+        progress: function that is given the number of frames written, and of all.
+        cancelled: function that says, before each frame, whether to stop.
 
     Returns:
         The folder.
@@ -215,7 +215,7 @@ def resolve_overlaps(masks: Mapping[int, StoredMask], size: tuple[int, int]) -> 
     """Return an index mask, in which a smaller mask covers a larger one, and of equal ones the higher id the lower.
 
     Args:
-        masks: by object id.
+        masks: masks by object id.
         size: height and width in pixels.
 
     Returns:

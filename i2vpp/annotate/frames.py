@@ -58,7 +58,7 @@ def to_jpeg(frame: np.ndarray, width: int) -> bytes:
 
     Args:
         frame: uint8 RGB [H, W, 3].
-        width: in pixels; a wider frame is scaled down to it.
+        width: largest width in pixels; a wider frame is scaled down to it.
 
     Returns:
         The content of the JPEG file.
@@ -99,7 +99,7 @@ class FrameReader:
 
         Args:
             t: index of the frame.
-            width: in pixels, exactly.
+            width: exact width in pixels.
         """
         return self._cache.get((self._id, t, width))
 
@@ -108,7 +108,7 @@ class FrameReader:
 
         Args:
             t: index of the frame.
-            width: in pixels, at most.
+            width: largest width in pixels.
 
         Raises:
             IndexError: there is no such frame.

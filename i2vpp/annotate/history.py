@@ -56,7 +56,7 @@ class History:
     """Steps that can be undone and done again; call it inside a transaction only.
 
     Args:
-        connection: to a file with the tables of `create_tables`.
+        connection: connection to a file with the tables of `create_tables`.
     """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -70,7 +70,7 @@ class History:
         """Delete the undone steps and return the number of the step that changes belong to.
 
         Args:
-            label: of the step, for people.
+            label: label of the step, for people.
             joint: if the last step has this name, it is continued; otherwise, or if it is None, a new step begins.
 
         Returns:
@@ -91,8 +91,8 @@ class History:
         Args:
             step: number of the step, see `begin`.
             table: one of `COLUMNS`.
-            obj_id: of the row's key.
-            frame: of the row's key.
+            obj_id: object id in the key of the row.
+            frame: frame in the key of the row.
         """
         row = f"FROM {table} WHERE object = ? AND frame = ?"
         kept = self._sql(

@@ -36,7 +36,7 @@ class Imported:
     """What an import has added.
 
     Args:
-        objects: in the order of their ids.
+        objects: the new objects in the order of their ids.
         masks: how many, empty ones included.
     """
 
@@ -65,13 +65,13 @@ def import_masks(
 
     Args:
         annotation: gets the objects.
-        folder: in one of the layouts above.
+        folder: folder in one of the layouts above.
         frame_names: names of the video's frames without suffix; None: PNGs are named by index.
         prompts: on which frames a mask also becomes a prompt, which propagation starts from: the first one of each
             object where it is visible, all, or those frames of the given ones where it is visible.
         expected: revision, see `Annotation.edit`.
-        progress: told files read and files in all.
-        cancelled: asked before each file.
+        progress: function that is given the number of files read, and of all.
+        cancelled: function that says, before each file, whether to stop.
 
     Returns:
         The new objects and the number of their masks.

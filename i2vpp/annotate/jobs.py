@@ -75,7 +75,7 @@ class Job:
         Args:
             state: `done`, `cancelled` or `failed`.
             error: message for pages, of a failed job.
-            result: of a job that is done.
+            result: result of a job that is done.
         """
         self.error, self.result = error, result
         self.state = state
@@ -107,8 +107,8 @@ class JobRunner:
     each other, and ignores those with an older revision. Revisions only grow, also when the video is opened again.
 
     Args:
-        tell: called with the job's state whenever it changes.
-        ended: called when a job has ended.
+        tell: function that is called with the job's state whenever it changes.
+        ended: function that is called when a job has ended.
         problems: finds the messages for errors.
     """
 
@@ -136,7 +136,7 @@ class JobRunner:
         Args:
             job: what pages are shown.
             workers: the thread that the task runs in.
-            task: is given the job, and returns the job's result.
+            task: function that is given the job, and returns its result.
 
         Raises:
             BusyError: another job is running.

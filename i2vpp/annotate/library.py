@@ -24,8 +24,8 @@ class Video:
     Args:
         id: its name in URLs. It stays the same after a restart, but is another one once the file has changed, because
             browsers keep frames by it for a while.
-        name: of the file or folder.
-        path: where it lies.
+        name: name of the file or folder.
+        path: path of the file or folder.
     """
 
     id: str
@@ -47,7 +47,7 @@ class Library:
 
     Args:
         root: the opened folder; nothing outside it is ever read as a video.
-        videos: in natural order.
+        videos: the videos in natural order.
         left_out: names of links that lead out of the folder.
     """
 

@@ -24,7 +24,7 @@ class Stroke:
 
     Args:
         points: x, y; a single point is a dab.
-        radius: of the brush.
+        radius: radius of the brush.
         erase: whether it takes away.
     """
 
@@ -89,7 +89,7 @@ def paint(mask: Mask, strokes: Sequence[Stroke]) -> Mask:
 
     Args:
         mask: bool [H, W].
-        strokes: in pixels of the mask.
+        strokes: strokes in pixels of the mask.
     """
     painted = mask.copy()
     for stroke in strokes:

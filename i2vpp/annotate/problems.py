@@ -28,8 +28,8 @@ class RequestError(I2VPPError):
     """A request that makes no sense.
 
     Args:
-        message: for the page.
-        status: of HTTP.
+        message: message for the page.
+        status: HTTP status.
     """
 
     def __init__(self, message: str, status: int = 400) -> None:

@@ -35,7 +35,7 @@ class Key:
         Args:
             obj_id: the object.
             frame: index of the frame.
-            prompts: of the object on that frame.
+            prompts: prompts of the object on that frame.
         """
         return cls(obj_id=obj_id, frame=frame, points=prompts.points, box=prompts.box, imported=prompts.imported)
 

@@ -67,7 +67,7 @@ def guard_for(host: str, token: str | None) -> Guard:
     """Return the guard of a server.
 
     Args:
-        host: that the server listens on.
+        host: host name or address that the server listens on.
         token: chosen by the user. Where other machines can reach the host, None becomes a random one.
     """
     if is_local(host):
@@ -92,7 +92,7 @@ class Refused(Exception):
     """A request that is not let in.
 
     Args:
-        status: of HTTP.
+        status: HTTP status.
         reason: message for the browser.
     """
 

@@ -40,7 +40,7 @@ class Server:
 
     Args:
         workspace: the videos.
-        address: where to listen.
+        address: host and port to listen on.
 
     Raises:
         I2VPPError: the address or the token cannot be used.

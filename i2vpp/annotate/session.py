@@ -34,11 +34,11 @@ class ServerContext:
     """What all videos of a server share.
 
     Args:
-        library: where the videos come from.
+        library: the videos.
         output: folder of the stores and exports.
         masks: another folder that masks may be imported from.
         model: the network.
-        cache: of JPEGs.
+        cache: cache of JPEGs.
         problems: finds the messages for errors.
         send: sends an event to all pages, see `Events.send`.
     """
@@ -191,9 +191,9 @@ class VideoSession:
         """Add an object and return its id.
 
         Args:
-            revision: of the store that the wish was made in view of.
-            name: see `Edit.add_object`.
-            color: see `Edit.add_object`.
+            revision: revision of the store that the wish was made in view of.
+            name: name, see `Edit.add_object`.
+            color: colour, see `Edit.add_object`.
         """
         with self.store.edit("Add object", expected=revision) as edit:
             info = edit.add_object(name, color)
@@ -205,7 +205,7 @@ class VideoSession:
 
         Args:
             obj_id: the object.
-            revision: of the store that the wish was made in view of.
+            revision: revision of the store that the wish was made in view of.
             changes: any of `name`, `color`, `hidden` and `locked`.
         """
         info = self._object(obj_id)
@@ -218,7 +218,7 @@ class VideoSession:
 
         Args:
             obj_id: the object.
-            revision: of the store that the wish was made in view of.
+            revision: revision of the store that the wish was made in view of.
         """
         info = self._object(obj_id)
         with self.store.edit(f"Delete {info.name}", expected=revision) as edit:
@@ -234,7 +234,7 @@ class VideoSession:
         Args:
             obj_id: the object.
             frame: index of the frame.
-            revision: of the store that the wish was made in view of.
+            revision: revision of the store that the wish was made in view of.
             prompts: replace all earlier ones there.
 
         Raises:
@@ -268,7 +268,7 @@ class VideoSession:
 
         Args:
             move: `undo` or `redo`.
-            revision: of the store that the wish was made in view of.
+            revision: revision of the store that the wish was made in view of.
 
         Raises:
             StaleRevisionError: the store was changed since that revision.
@@ -288,7 +288,7 @@ class VideoSession:
         """Track objects through the video as a job; in `store_worker`.
 
         Args:
-            revision: of the store that the wish was made in view of.
+            revision: revision of the store that the wish was made in view of.
             start: the first frame.
             direction: `forward`, `backward` or `both`.
             stop: the last frame, None for the end of the video.

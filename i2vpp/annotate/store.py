@@ -32,9 +32,9 @@ class Annotation:
     A step is what one undo takes back. The last 200 steps are kept.
 
     Args:
-        path: of the file; it is made, with its folder, if it does not exist.
-        height: of the video in pixels.
-        width: of the video in pixels.
+        path: path of the file; it is made, with its folder, if it does not exist.
+        height: video height in pixels.
+        width: video width in pixels.
         frames: how many the video has, if that is known.
         video: name of the video; None: any.
 
@@ -150,7 +150,7 @@ class Annotation:
         An exception in the block takes all its changes back. A block that changes nothing is no step.
 
         Args:
-            label: of the step, for people, such as "Add object".
+            label: label of the step, for people, such as "Add object".
             expected: the revision that the change was made in view of; None: any. Joint steps (below) since then are
                 no conflict.
             joint: name of a step that consists of several transactions, such as the frames of one propagation. The

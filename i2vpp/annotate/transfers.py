@@ -25,7 +25,7 @@ def start_export(session: VideoSession, kind: Any, every: int) -> None:
 
     Args:
         session: the video.
-        kind: see `export`.
+        kind: kind of the files, see `export`.
         every: only every n-th frame.
 
     Raises:
@@ -69,8 +69,8 @@ def start_import(session: VideoSession, name: Any, prompted: Any) -> None:
 
     Args:
         session: the video.
-        name: of the folder, below the opened folder or that of `--masks`.
-        prompted: on which frames the masks are prompts, too: `first` of each object, or `all`.
+        name: name of the folder, below the opened folder or that of `--masks`.
+        prompted: frames whose masks are prompts, too: `first` of each object, or `all`.
 
     Raises:
         NotFoundError: there is no such folder there.

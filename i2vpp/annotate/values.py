@@ -73,8 +73,8 @@ class Prompts:
         Those that leave the frame by up to `OVERSHOOT` pixels are moved to its edge.
 
         Args:
-            height: of the video in pixels.
-            width: of the video in pixels.
+            height: video height in pixels.
+            width: video width in pixels.
 
         Raises:
             PromptError: something is further out.
@@ -92,7 +92,7 @@ class ObjectInfo:
 
     Args:
         id: 1 to 255, as in the mask files.
-        name: for people.
+        name: name for people.
         color: `#rrggbb`.
         hidden: not drawn.
         locked: its prompts and masks are not to be changed; the store only keeps this flag.
@@ -137,8 +137,8 @@ class StoredMask:
         """Return the bool mask [H, W].
 
         Args:
-            height: in pixels.
-            width: in pixels.
+            height: height in pixels.
+            width: width in pixels.
         """
         return decode_runs(self.runs, (height, width))
 
@@ -146,8 +146,8 @@ class StoredMask:
         """Check that the run lengths are those of a mask of the given size and of `area` pixels.
 
         Args:
-            height: in pixels.
-            width: in pixels.
+            height: height in pixels.
+            width: width in pixels.
 
         Raises:
             ValueError: they are not.
@@ -161,7 +161,7 @@ class Change:
     """What undo or redo has changed.
 
     Args:
-        label: of the step.
+        label: label of the step.
         objects: ids that were added, deleted or changed.
         prompts: (object, frame) whose prompts changed.
         masks: (object, frame) whose mask changed.

@@ -17,7 +17,7 @@ class Workers:
     They are daemon threads, unlike those of a ThreadPoolExecutor, so that the server can end while the network runs.
 
     Args:
-        name: of the threads.
+        name: name of the threads.
         count: how many.
     """
 

@@ -38,9 +38,9 @@ def run_demo(model: ModelChoice, folder: Path, *, num_frames: int | None = None,
 
     Args:
         model: the network.
-        folder: of the results.
+        folder: folder of the results.
         num_frames: None for all frames of the clip.
-        quiet: no progress bar.
+        quiet: whether to show no progress bar.
 
     Returns:
         What was written.

@@ -160,8 +160,8 @@ def fit_masks(prompts: Iterable[ObjectPrompt], height: int, width: int, *, resiz
 
     Args:
         prompts: masks may have any size.
-        height: of the video in pixels.
-        width: of the video in pixels.
+        height: video height in pixels.
+        width: video width in pixels.
         resize: masks of another size, but of the same aspect ratio, are resized; otherwise they are refused.
 
     Raises:

@@ -39,7 +39,7 @@ class Summary:
     Args:
         frames: the frames, in the order of the video.
         obj_ids: the objects.
-        seconds: of tracking and writing.
+        seconds: duration of tracking and writing.
         paths: files and folders.
         stopped: what ended the run early, if anything did.
         problems: what is wrong with files that do not hold all these frames, one sentence each.
@@ -57,7 +57,7 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
     """Check that results in a folder will not mix with other files.
 
     Args:
-        folder: it may be missing.
+        folder: folder of the results, which may be missing.
         overwrite: files in it are allowed.
 
     Raises:
@@ -89,7 +89,7 @@ def add_prompts(predictor: Any, state: Any, prompts: Sequence[ObjectPrompt]) -> 
     """Add all prompts to a session.
 
     Args:
-        predictor: whose session it is.
+        predictor: predictor that the session belongs to.
         state: the session.
         prompts: what to add.
 
@@ -123,13 +123,13 @@ def track(
     on the way end the run early: the finished frames stay, and the summary says why it stopped.
 
     Args:
-        predictor: whose session it is.
+        predictor: predictor that the session belongs to.
         state: the session, without prompts.
         prompts: what to track.
-        folder: of the results.
-        choice: which files are written.
-        span: which frames are tracked.
-        quiet: no progress bar.
+        folder: folder of the results.
+        choice: choice of the files that are written.
+        span: frames that are tracked.
+        quiet: whether to show no progress bar.
 
     Returns:
         What was written, and why it ended early where it did.
@@ -193,8 +193,8 @@ def describe_bad_frames(frames: Sequence[int], on_bad_frame: str) -> str:
     """Say in a line which frames could not be decoded, and what became of them.
 
     Args:
-        frames: in order.
-        on_bad_frame: see `init_state`.
+        frames: indices of the frames, in order.
+        on_bad_frame: choice of the user, see `init_state`.
     """
     runs: list[list[int]] = []
     for frame in frames:

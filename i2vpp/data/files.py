@@ -78,8 +78,8 @@ def require_folder(path: Path, what: str) -> Path:
     """Return a path if it is a folder.
 
     Args:
-        path: of the folder.
-        what: is expected in it, for the message.
+        path: path of the folder.
+        what: what is expected in it, for the message.
 
     Raises:
         NoDataError: it is no folder.
@@ -102,8 +102,8 @@ def list_images(folder: Path, *, recursive: bool = False) -> dict[str, Path]:
     """Find the images in a folder, but not the masks beside them; see `i2vpp.data.frame_folders.list_frames`.
 
     Args:
-        folder: where to look.
-        recursive: look into subfolders, too.
+        folder: folder that is searched.
+        recursive: whether to look into subfolders, too.
 
     Raises:
         DataError: the folder cannot be read, or two images have one name.
@@ -118,9 +118,9 @@ def list_files(folder: Path, suffixes: tuple[str, ...], *, recursive: bool = Fal
     """Find the files with one of some suffixes, by name without suffix, in natural order; hidden ones are left out.
 
     Args:
-        folder: where to look.
-        suffixes: in lower case, with the dot.
-        recursive: look into subfolders too; names are then relative to `folder`, such as `part1/photo7`.
+        folder: folder that is searched.
+        suffixes: suffixes in lower case, with the dot.
+        recursive: whether to look into subfolders too; names are then relative to `folder`, such as `part1/photo7`.
 
     Raises:
         DataError: the folder cannot be read, or two files have one name.

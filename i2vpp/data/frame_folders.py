@@ -65,7 +65,7 @@ def list_frames(folder: Path, *, recursive: bool = False) -> dict[str, Path]:
     """Find the frames in a folder, see the rules above.
 
     Args:
-        folder: where to look.
+        folder: folder that is searched.
         recursive: look into subfolders, too; the rules are applied to each of them. Hidden folders are left out.
 
     Returns:
@@ -92,9 +92,9 @@ def walk_files(folder: Path, matches: Callable[[Path], bool], *, recursive: bool
     """Yield the matching files of a folder, then of each of its subfolders that is not hidden.
 
     Args:
-        folder: where to look.
-        matches: which files are wanted, by their path.
-        recursive: look into subfolders, too.
+        folder: folder that is searched.
+        matches: function that says by a path whether the file is wanted.
+        recursive: whether to look into subfolders, too.
 
     Raises:
         VideoError: a folder cannot be listed.
@@ -112,7 +112,7 @@ def by_name(folder: Path, paths: Iterable[Path]) -> dict[str, Path]:
     """Return files by their name without suffix, relative to a folder, in natural order of these names.
 
     Args:
-        folder: that all files lie in.
+        folder: folder that all files lie in.
         paths: the files.
 
     Raises:

@@ -44,9 +44,9 @@ class FrameSize:
     """The size that masks must have.
 
     Args:
-        height: in pixels.
-        width: in pixels.
-        of: whose size it is, for messages.
+        height: height in pixels.
+        width: width in pixels.
+        of: what the size belongs to, for messages.
         resize: masks of another size, but of the same aspect ratio, are resized; otherwise they are refused.
     """
 
@@ -60,8 +60,8 @@ class FrameSize:
 
         Args:
             what: what the message calls the mask.
-            height: of the mask in pixels.
-            width: of the mask in pixels.
+            height: mask height in pixels.
+            width: mask width in pixels.
 
         Raises:
             DataError: it has another size and may not be resized.
@@ -86,8 +86,8 @@ def resize_ids(ids: Values, height: int, width: int) -> Values:
 
     Args:
         ids: [H, W].
-        height: of the result in pixels.
-        width: of the result in pixels.
+        height: height of the result in pixels.
+        width: width of the result in pixels.
 
     Returns:
         The ids [height, width], of the same dtype.
@@ -113,7 +113,7 @@ class MaskImage:
     """What is in a mask image, before its values are given a meaning.
 
     Args:
-        name: of the image, for messages.
+        name: name of the image, for messages.
         pixels: integer values [H, W], or RGB [H, W, 3] of an image that is not grey all over; 0 where transparent.
         indexed: the values are those of a palette, or of black and white.
         rgb: the image has red, green and blue; a grey one is kept as values all the same.
@@ -187,7 +187,7 @@ def read_mask_image(path: Path, size: FrameSize | None = None) -> MaskImage:
 
     Args:
         path: the file.
-        size: that it must have, which is checked before it is decoded; None for any.
+        size: size that it must have, which is checked before it is decoded; None for any.
 
     Raises:
         DataError: it cannot be read, is no image, or has another size; the message names the file.
@@ -225,8 +225,8 @@ def mask_image(image: Image.Image, name: str) -> MaskImage:
     """Take a mask out of an image that Pillow has opened.
 
     Args:
-        image: of any mode.
-        name: of the image, for messages.
+        image: image of any mode.
+        name: name of the image, for messages.
 
     Returns:
         Its values or colours.

@@ -24,7 +24,7 @@ def tolerate(source: FrameSource, on_bad_frame: str) -> FrameSource:
 
     Args:
         source: the video.
-        on_bad_frame: see `OnBadFrame`.
+        on_bad_frame: choice of the user, see `OnBadFrame`.
 
     Raises:
         I2VPPError: `on_bad_frame` is none of the choices.

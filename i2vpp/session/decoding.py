@@ -43,8 +43,8 @@ class _Sent:
     """A packet that was sent to the decoder and whose frame has not come yet.
 
     Args:
-        time: when the frame is shown.
-        is_key: it is a keyframe.
+        time: time at which the frame is shown.
+        is_key: whether it is a keyframe.
         problem: why the frame is not what was written, or None.
     """
 
@@ -61,7 +61,7 @@ class _Places:
     a raw stream, their number is unknown, so the index of every later frame is uncertain.
 
     Args:
-        timeline: of the stream; its `bad` records what is left out.
+        timeline: timeline of the stream; its `bad` records what is left out.
         trust: judges the packets.
         since: time of the keyframe that was jumped to; None for the start of the file.
     """
@@ -150,7 +150,7 @@ class _Sender:
     frames have to be counted as they come, all is sent but what has holes.
 
     Args:
-        decoder: see `open_decoder`.
+        decoder: decoder of the stream, see `open_decoder`.
         trust: judges the packets.
         timeline: theirs.
         since: time of the keyframe that was jumped to; earlier frames lack what they refer to, and their errors do not
@@ -211,8 +211,8 @@ def decode(
     Ends early, without having completed the timeline, where frames may be missing: then all packets have to be listed.
 
     Args:
-        packets: from the start of the file, or from a keyframe on.
-        decoder: see `open_decoder`.
+        packets: packets from the start of the file, or from a keyframe on.
+        decoder: decoder of the stream, see `open_decoder`.
         timeline: is filled by reading on from the start of the file, if it is not complete. Its `bad` records why
             frames are left out, as far as that does not come from having begun at `since`.
         since: time of that keyframe; None for the start of the file.
@@ -244,7 +244,7 @@ def until_it_breaks(packets: Iterable[Packet], timeline: Timeline) -> Iterator[P
     """Yield packets; where the file breaks off, the timeline records that, and the end of the stream follows.
 
     Args:
-        packets: of the stream; may raise an error of FFmpeg.
+        packets: packets of the stream; reading them may raise an error of FFmpeg.
         timeline: its `broken_by` is set.
     """
     try:

@@ -31,13 +31,13 @@ class Packet:
 
     Args:
         raw: PyAV's packet; None at the end of the stream, where the decoder hands out the frames it holds back.
-        time: when its frame is shown, in the stream's time base; None if the file does not say.
-        dts: when it is decoded; None if the file does not say.
+        time: time at which its frame is shown, in the stream's time base; None if the file does not say.
+        dts: time at which it is decoded; None if the file does not say.
         duration: how long its frame is shown; 0 if the file does not say.
         is_key: decoding may begin here.
         is_shown: False for a frame that an edit list cuts off.
         is_damaged: its data are known not to be those that were written.
-        position: where it lies in the file, in bytes; None if that is unknown.
+        position: place in the file, in bytes; None if that is unknown.
         lost_bytes: bytes before it that belong to no packet, where they tell of lost packets; else 0.
         lost: number of packets right before it that are known to be lost.
     """
@@ -60,8 +60,8 @@ class Announced:
 
     Args:
         packets: how many there are; 0 if it does not say.
-        end: of the last frame, in the stream's time base; 0 if it does not say.
-        slack: by how much the last frame may end before that.
+        end: end of the last frame, in the stream's time base; 0 if it does not say.
+        slack: time by which the last frame may end earlier.
         is_ragged: the file is not made of whole blocks, as its format demands.
     """
 
@@ -80,7 +80,7 @@ class PacketReader:
     Args:
         container: the opened file.
         stream: its video stream.
-        numbers: of the frames of an AVI file, see `avi_numbers`.
+        numbers: numbers of the frames of an AVI file, see `avi_numbers`.
         lost: how many packets are missing before the one at a position in the file, where that is known.
     """
 
@@ -162,7 +162,7 @@ def count_lost(gaps: Mapping[int, int], missing: int) -> dict[int, int]:
     """Return how many packets of an AVI file without index are lost before each of its gaps, by position in the file.
 
     Args:
-        gaps: by position of the packet that follows, how many bytes belong to no packet.
+        gaps: number of bytes that belong to no packet, by the position of the packet that follows.
         missing: how many packets are lost in all, as the header says.
     """
     if not gaps or missing <= 0:

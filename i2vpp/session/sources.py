@@ -145,7 +145,7 @@ def to_rgb(frame: FrameLike, name: str, grey: GreyScale | None = None) -> np.nda
     as the masks of the datasets assume.
 
     Args:
-        frame: see `FrameLike`.
+        frame: one frame, see `FrameLike`.
         name: what error messages call the frame.
         grey: how grey images of more than 8 bits are scaled; None: each by its own range.
 
@@ -153,8 +153,8 @@ def to_rgb(frame: FrameLike, name: str, grey: GreyScale | None = None) -> np.nda
         A contiguous array.
 
     Raises:
-        VideoError: of another type, dtype or shape.
-        FrameDecodeError: an image file that cannot be read.
+        VideoError: it has another type, dtype or shape.
+        FrameDecodeError: its image file cannot be read.
     """
     if isinstance(frame, (str, os.PathLike)):
         return _read_image(Path(frame), name, grey)
@@ -210,9 +210,9 @@ class FrameList(FrameSource):
     """Frames that are at hand: a list of frames of any kind, an array [T, H, W, 3] or a tensor [T, 3, H, W].
 
     Args:
-        frames: see `FrameLike`; image files are read when their frame is asked for.
+        frames: the frames, see `FrameLike`; image files are read when their frame is asked for.
         name: what error messages call the source.
-        names: of the frames, see `FrameSource.names`.
+        names: names of the frames, see `FrameSource.names`.
     """
 
     def __init__(

@@ -197,7 +197,7 @@ class Trust:
     """Judges packets in the order of decoding: from a damaged or lost one on, none is good up to the next keyframe.
 
     Args:
-        timeline: of the packets.
+        timeline: timeline of the packets.
         since: time of the keyframe that was jumped to; None for the start of the file.
     """
 

@@ -21,7 +21,7 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb", **open_argument
 
     Args:
         path: final name; its folder is created if it is missing.
-        mode: as for `open`: "wb", or "w" for text, which is UTF-8.
+        mode: mode of `open`: "wb", or "w" for text, which is UTF-8.
         open_arguments: further arguments of `open`, for example `newline`.
 
     Yields:
@@ -54,7 +54,7 @@ def move_into_place(finished: Path, path: Path) -> None:
     """Give a finished file its final name in one step, once its bytes are on the disk.
 
     Args:
-        finished: in the folder of `path`, and closed.
+        finished: closed file in the folder of `path`.
         path: final name; an earlier file is replaced.
 
     Raises:

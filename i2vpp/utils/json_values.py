@@ -20,7 +20,7 @@ def json_object(name: str, value: Any, allowed: Collection[str]) -> dict[str, An
     """Return a JSON object that has no other keys than the allowed ones.
 
     Args:
-        name: of the value, for messages.
+        name: name of the value, for messages.
         value: what `json.loads` returned.
         allowed: all keys; any of them may be missing.
 
@@ -40,7 +40,7 @@ def json_list(name: str, value: Any) -> list[Any]:
     """Return a JSON list.
 
     Args:
-        name: of the value, for messages.
+        name: name of the value, for messages.
         value: what `json.loads` returned.
 
     Raises:
@@ -55,7 +55,7 @@ def json_flag(name: str, value: Any) -> bool:
     """Return a JSON boolean.
 
     Args:
-        name: of the value, for messages.
+        name: name of the value, for messages.
         value: what `json.loads` returned.
 
     Raises:
@@ -70,7 +70,7 @@ def json_integer(name: str, value: Any, *, least: int = 0) -> int:
     """Return a JSON integer that JavaScript can hold, which is one below 2^53.
 
     Args:
-        name: of the value, for messages.
+        name: name of the value, for messages.
         value: what `json.loads` returned; booleans and floats such as 1.0 are refused.
         least: smallest number allowed.
 
@@ -86,7 +86,7 @@ def json_numbers(name: str, value: Any, form: str) -> list[float]:
     """Return a JSON list of as many finite numbers as `form` names.
 
     Args:
-        name: of the value, for messages.
+        name: name of the value, for messages.
         value: what `json.loads` returned.
         form: what the numbers are, such as `x, y`; a single one stands by itself, not in a list.
 

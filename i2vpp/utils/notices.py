@@ -21,7 +21,7 @@ def warn_user(message: str, category: type[Warning] = I2VPPWarning) -> None:
 
     Args:
         message: one sentence.
-        category: of the warning.
+        category: category of the warning.
     """
     level, frame = 1, sys._getframe()  # the only way to know the caller before Python 3.12
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):

@@ -39,7 +39,7 @@ class OverlayWriter:
     `fps` after the frame before. The file is made with the first frame.
 
     Args:
-        path: of the mp4 file.
+        path: path of the mp4 file.
         fps: frames per second of the source; None, 0 and rates over 1000 become 24.
 
     Attributes:
@@ -64,7 +64,7 @@ class OverlayWriter:
 
         Args:
             image: uint8.
-            time: when it is shown, in seconds from any moment; None where the source has no clock.
+            time: time at which it is shown, in seconds from any moment; None where the source has no clock.
 
         Raises:
             OSError: the file cannot be written. The writer takes no more frames then, but must be closed.

@@ -79,9 +79,9 @@ def write_png(path: Path, image: Image.Image, **options: Any) -> None:
     """Write an image as a PNG that appears only when it is complete.
 
     Args:
-        path: of the file.
-        image: to write.
-        options: of Pillow's PNG writer.
+        path: path of the file.
+        image: image to write.
+        options: options of Pillow's PNG writer.
 
     Raises:
         OSError: it cannot be written; an earlier file stays.
@@ -138,7 +138,7 @@ class _Appended:
     """A file that grows by whole records: one that cannot be written leaves the file as it was before.
 
     Args:
-        path: of the file, which is begun anew.
+        path: path of the file, whose earlier content is dropped.
     """
 
     def __init__(self, path: Path) -> None:
@@ -217,7 +217,7 @@ class RleWriter:
         """Write the JSON file; further calls do nothing.
 
         Raises:
-            OSError: it cannot be written; the lines that it was to be made of are kept then.
+            OSError: it cannot be written; its lines are kept in the partial file.
         """
         if self._closed:
             return
@@ -261,8 +261,8 @@ class ScoreWriter:
         decoded and the one before was tracked in its place, else 0.
 
         Args:
-            result: of the frame.
-            time: when it is shown, in seconds from the start of the video; None where that is not known.
+            result: result of the frame.
+            time: time at which it is shown, in seconds from the start of the video; None where that is not known.
         """
         areas = (result.masks[:, 0] > 0).sum((1, 2)).tolist()
         scores, ious = result.object_scores.tolist(), result.predicted_ious.tolist()

@@ -28,7 +28,7 @@ def handled(handler: Callable[[int, FrameType | None], object], *numbers: int) -
     Outside of the main thread, where Python forbids it, nothing changes.
 
     Args:
-        handler: called with the number of the signal and the interrupted frame.
+        handler: function that is called with the number of the signal and the interrupted frame.
         numbers: the signals, such as `signal.SIGTERM`.
     """
     if threading.current_thread() is not threading.main_thread():

@@ -22,7 +22,7 @@ def whole_number(
     """Return a whole number as Python's int, so that equal ids are equal keys, and sums do not overflow as NumPy's do.
 
     Args:
-        name: of the argument, for the message.
+        name: name of the argument, for the message.
         value: an int, or a NumPy or torch scalar of integers; bool, float and text are refused.
         least: the smallest number allowed; None for any.
         instead: what to suggest for a number below `least`; by default `least` itself.
@@ -74,7 +74,7 @@ def to_numbers(name: str, value: Any) -> Array:
     """Return numbers of any kind as an array of booleans, integers or floats in this machine's byte order.
 
     Args:
-        name: of the argument, for the message.
+        name: name of the argument, for the message.
         value: nested lists, arrays with any strides and byte order, tensors of any device and dtype.
 
     Raises:

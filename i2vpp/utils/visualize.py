@@ -76,7 +76,7 @@ def overlay(
         alpha: strength of the tint, 0 to 1.
         contour: outline every object, light inside and dark outside, so that it shows on any background.
         labels: write the id into every object.
-        colors: of the objects by id; others have `object_color`.
+        colors: colours of the objects by id; others have `object_color`.
 
     Raises:
         ValueError: shapes or the number of ids that do not fit together.
@@ -206,9 +206,9 @@ def draw_prompt(
     Args:
         image: RGB.
         points: x, y in pixels.
-        labels: of the points, 1 positive, 0 negative.
+        labels: labels of the points, 1 positive, 0 negative.
         box: x0, y0, x1, y1 in pixels.
-        color: of the outline.
+        color: colour of the outline.
 
     Raises:
         ValueError: the image is no uint8 RGB image, or there is not one label per point.
@@ -269,10 +269,10 @@ def contact_sheet(
 
     Args:
         images: uint8 RGB [H, W, 3], or PIL images.
-        columns: of the grid, at most.
-        captions: one per image.
-        cell_width: that images are scaled to, in pixels.
-        gap: between images, in pixels.
+        columns: largest number of columns.
+        captions: captions, one per image.
+        cell_width: width that images are scaled to, in pixels.
+        gap: distance between images, in pixels.
 
     Raises:
         ValueError: there is no image or column, or not one caption per image.

@@ -74,7 +74,7 @@ class ResultWriter:
 
     Args:
         folder: made if need be.
-        choice: which files.
+        choice: choice of the files.
         video: size and rate.
         frames: pictures, names and times of the frames.
         in_order: frames will come in the order of the video, so that the overlay can be written at once. Otherwise
