@@ -18,6 +18,7 @@ from i2vpp.commands import annotate as annotate_command
 from i2vpp.commands import prompts as prompt_args
 from i2vpp.errors import CheckpointError, FrameDecodeError, I2VPPError
 from i2vpp.model_choice import ModelChoice, add_model_options, build_predictor, chosen_model
+from i2vpp.utils.brief import counted
 from i2vpp.utils.notices import plain_warnings
 from i2vpp.utils.parser import Parser, integer
 from i2vpp.utils.signals import Terminated, exit_status, sigterm_raises
@@ -303,17 +304,17 @@ def _model(arguments: argparse.Namespace) -> ModelChoice:
 
 def _report(summary: Summary, folder: Path) -> int:
     """Print what was written and return the exit status."""
-    count, objects = len(summary.frames), len(summary.obj_ids)
+    count = len(summary.frames)
+    frames = counted(count, "frame")
     if summary.stopped is None:
         rate = count / summary.seconds if summary.seconds else 0.0
         print(
-            f"wrote {count} frame{_s(count)} of {objects} object{_s(objects)} in {summary.seconds:.1f} s "
+            f"wrote {frames} of {counted(len(summary.obj_ids), 'object')} in {summary.seconds:.1f} s "
             f"({rate:.1f} frames/s)"
         )
         for path in summary.paths:
             print(f"  {path}")
         return 0
-    frames = f"{count} frame{_s(count)}"
     left = f"{frames} written to {folder}"
     if summary.problems:
         others = [path for path in summary.paths if not any(text.startswith(path.name) for text in summary.problems)]
@@ -327,10 +328,6 @@ def _stopped_by(stop: BaseException) -> str:
     if isinstance(stop, KeyboardInterrupt):
         return "terminated" if isinstance(stop, Terminated) else "interrupted"
     return f"error: {stop}"
-
-
-def _s(count: int) -> str:
-    return "" if count == 1 else "s"
 
 
 def run_info(arguments: argparse.Namespace) -> int:

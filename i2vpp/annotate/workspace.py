@@ -66,8 +66,8 @@ class Workspace:
         self._opening = 0
         self._users: dict[str, int] = {}
         self._locks: dict[str, asyncio.Lock] = {}
-        self._errors: dict[str, str] = {}  # of videos that could not be opened
-        self._sizes: dict[str, dict[str, Any]] = {}  # of videos that have been open
+        self._errors: dict[str, str] = {}  # messages, by id, of videos that could not be opened
+        self._sizes: dict[str, dict[str, Any]] = {}  # what the list shows, by id, of videos that have been open
         self._summaries: dict[str, tuple[tuple[int, ...], Summary]] = {}
         self._library_workers = Workers("i2vpp-library", 2)
         self._thumbnail_workers = Workers("i2vpp-thumbnails", 2)

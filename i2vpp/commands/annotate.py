@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from i2vpp.errors import I2VPPError
 from i2vpp.model_choice import ModelChoice, build_predictor
+from i2vpp.utils.brief import counted
 from i2vpp.utils.parser import integer
 from i2vpp.utils.signals import Terminated, exit_status
 from i2vpp.utils.suggest import how_to_install
@@ -119,8 +120,7 @@ def _server(arguments: argparse.Namespace, choice: ModelChoice, video: Path) -> 
     model = Model(lambda: build_predictor(choice), checkpoint=weights)
     address = Address(host=arguments.host, port=arguments.port, token=arguments.token)
     server = Server(Workspace(library, arguments.output, model, masks=arguments.masks), address)
-    count = len(library.videos)
-    print(f"{count} video{'' if count == 1 else 's'} in {video}; annotations are kept in {arguments.output}")
+    print(f"{counted(len(library.videos), 'video')} in {video}; annotations are kept in {arguments.output}")
     if library.left_out:
         print(f"left out, as they lead out of the folder: {', '.join(library.left_out)}")
     print(f"open {server.url} in a browser; Ctrl-C ends", flush=True)

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from i2vpp.errors import I2VPPError
 from i2vpp.prompts import ObjectPrompt
+from i2vpp.utils.brief import counted
 from i2vpp.utils.result_files import VideoInfo, check_object_ids, index_name, require_coco
 from i2vpp.utils.signals import Terminated
 from i2vpp.utils.writers import FrameAccess, OutputChoice, ResultWriter, remove_results
@@ -204,4 +205,4 @@ def describe_bad_frames(frames: Sequence[int], on_bad_frame: str) -> str:
             runs.append([frame, frame])
     which = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
     outcome = "the frame before was tracked instead" if on_bad_frame == "repeat" else "no results there"
-    return f"{len(frames)} frame{'' if len(frames) == 1 else 's'} could not be decoded ({which}): {outcome}"
+    return f"{counted(len(frames), 'frame')} could not be decoded ({which}): {outcome}"

@@ -52,7 +52,7 @@ _NAMED = 3
 def natural_key(path_or_name: str | os.PathLike[str]) -> tuple[list[str | int], str]:
     """Key for sorting file names so that `frame_2` comes before `frame_10`; upper and lower case are alike."""
     name = os.fspath(path_or_name)
-    parts = re.split(r"(\d+)", name.lower())  # text and digits take turns, so that like compares with like
+    parts = re.split(r"(\d+)", name.lower())  # text and digits alternate, so that only like types are compared
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
 

@@ -135,7 +135,7 @@ class MaskImage:
     def values(self) -> list[int]:
         """All values but 0, in order; of a colour image red * 65536 + green * 256 + blue."""
         codes = self.codes
-        found = np.flatnonzero(np.bincount(codes.ravel())) if codes.dtype == np.uint8 else np.unique(codes)  # quicker
+        found = np.flatnonzero(np.bincount(codes.ravel())) if codes.dtype == np.uint8 else np.unique(codes)  # faster
         return [value for value in found.tolist() if value]
 
     @property
