@@ -802,7 +802,7 @@ def test_the_command_line_works_without_web_packages():
 @pytest.mark.parametrize("port", ["-1", "x", "65536"])
 def test_a_port_is_a_port(port, capsys):
     assert cli.main(["annotate", f"--port={port}"]) == 2
-    assert "expected an integer from 0 to 65535" in capsys.readouterr().err
+    assert "must be an integer, 0 to 65535" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])

@@ -202,7 +202,7 @@ def test_boxes_and_masks_have_an_optional_frame_and_object() -> None:
         ("--mask", "m.png,0,0", "FILE[,frame[,object]]"),
         ("--override", "model.image_size", "KEY=VALUE"),
         ("--seed", "one", "integer of 0 or more"),
-        ("--max-frames", "-3", "expected"),
+        ("--max-frames", "-3", "must be an integer of 0 or more; got '-3'"),
         ("--dtype", "int8", "float32"),
     ],
 )
