@@ -224,13 +224,16 @@ def _add_download(commands: Any) -> None:
         commands,
         "download",
         run_download,
-        usage="NAME [--folder FOLDER]",
+        usage="NAME [-o OUT]",
         brief="fetch the published checkpoints",
         text=f"Fetch a published checkpoint and check it. NAME is {DOWNLOADS}.",
         examples="example:\n  i2vpp download sam-i2vpp_32gpu",
     )
     parser.add_argument("name", metavar="NAME", help=DOWNLOADS)
-    parser.add_argument("--folder", type=Path, default=Path("checkpoints"), help="where to (%(default)s)")
+    parser.add_argument("-o", "--output", metavar="OUT", type=Path, default=Path("checkpoints"),
+                        help="folder for the checkpoints (%(default)s)")  # fmt: skip
+    # The option was called --folder when the command was published.
+    parser.add_argument("--folder", dest="output", type=Path, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
 def run_track(arguments: argparse.Namespace) -> int:
@@ -372,9 +375,9 @@ def run_download(arguments: argparse.Namespace) -> int:
     from i2vpp.download import SOURCES, describe_check, download, download_all  # noqa: PLC0415 - imports PyTorch
 
     if arguments.name == "all":
-        names, paths = list(SOURCES), download_all(arguments.folder)
+        names, paths = list(SOURCES), download_all(arguments.output)
     else:
-        names, paths = [arguments.name], [download(arguments.name, arguments.folder)]
+        names, paths = [arguments.name], [download(arguments.name, arguments.output)]
     for path in paths:
         print(path)
     for name in names:

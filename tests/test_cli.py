@@ -747,10 +747,11 @@ def test_download(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytes
     printed = capsys.readouterr()
     assert printed.out == "checkpoints/sam-i2vpp_32gpu.pt\n"
     assert printed.err.startswith("i2vpp: sam-i2vpp_32gpu.pt: no SHA-256 is known to compare it with")
-    assert cli.main(["download", "all", "--folder", str(tmp_path)]) == 0
-    printed = capsys.readouterr()
-    assert printed.out == f"{tmp_path / 'a.pt'}\n{tmp_path / 'b.pt'}\n"
-    assert "i2vpp: tinysam.pth: no SHA-256 is known to compare it with" in printed.err
+    for option in ("-o", "--output", "--folder"):  # the last one is the published spelling
+        assert cli.main(["download", "all", option, str(tmp_path)]) == 0
+        printed = capsys.readouterr()
+        assert printed.out == f"{tmp_path / 'a.pt'}\n{tmp_path / 'b.pt'}\n"
+        assert "i2vpp: tinysam.pth: no SHA-256 is known to compare it with" in printed.err
 
 
 def test_an_unknown_download(capsys: pytest.CaptureFixture[str]) -> None:
