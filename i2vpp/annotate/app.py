@@ -342,7 +342,7 @@ async def unless_gone(request: Request, future: Future[Any]) -> Any:
 
 
 def picture(jpeg: bytes | None) -> Response:
-    """Answer with a JPEG; None means that nobody waits for the answer any more."""
+    """Answer with a JPEG; None means that the browser has closed the connection."""
     if jpeg is None:
         return Response(status_code=GONE)
     return Response(jpeg, media_type="image/jpeg", headers={"cache-control": f"private, max-age={FRAME_SECONDS}"})

@@ -117,12 +117,12 @@ class History:
                 return
 
     def undo(self) -> Change | None:
-        """Take the last step back and say what that has changed; None if there is none."""
+        """Take the last step back and return what that has changed; None if there is no step."""
         position = self._position()
         return self._exchange(position, position - 1)
 
     def redo(self) -> Change | None:
-        """Do the next undone step again and say what that has changed; None if there is none."""
+        """Do the next undone step again and return what that has changed; None if there is no such step."""
         position = self._position()
         return self._exchange(position + 1, position + 1)
 

@@ -47,7 +47,7 @@ class Job:
 
     @property
     def stopping(self) -> bool:
-        """Whether somebody asked it to stop."""
+        """Whether the job was asked to stop."""
         return self._stop.is_set()
 
     def begin(self) -> None:

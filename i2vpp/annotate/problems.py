@@ -1,4 +1,4 @@
-"""Errors as pages are told them: a status of HTTP, and a message without paths beyond the opened folder."""
+"""Errors for pages: an HTTP status, and a message without paths outside of the opened folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One video that is being annotated: its store, its frames, and what the network knows of it."""
+"""One open video: its store, its frames, and the memory of the network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Track prompted objects through a video and write what was asked for."""
+"""`i2vpp track`: track prompted objects through a video and write the chosen files."""
 
 from __future__ import annotations
 

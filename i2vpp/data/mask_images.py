@@ -23,7 +23,7 @@ Values: TypeAlias = "NDArray[np.integer[Any]]"
 BACKGROUND, IGNORED = 0, 255
 
 FORMATS = ("PNG", "BMP", "GIF", "JPEG", "PPM", "TIFF", "WEBP")
-"""Formats that are read; Pillow knows others that start programs."""
+"""Formats that are read. Pillow reads others by starting external programs, which is not safe for unknown files."""
 
 WHITE, MAX_VALUE = 255, 65535
 MAX_SKEW = 0.02

@@ -53,7 +53,7 @@ GREY = 0x010101
 
 @dataclass
 class Coding:
-    """What all masks of a video together say about their values; None as long as no mask has asked.
+    """How the values of all masks of a video are to be read; None where no mask has needed to know that yet.
 
     Args:
         colours: ids by colour (red * 65536 + green * 256 + blue); empty where no mask has colours.

@@ -59,7 +59,7 @@ class RunLengths:
 
 
 class LazyMasks(Mapping[int, Mask]):
-    """Masks [H, W] of the objects on a frame, each drawn when it is asked for, and again when asked again.
+    """Masks [H, W] of the objects on a frame, each decoded anew whenever it is read.
 
     Args:
         runs: run lengths by object id; objects without a pixel are left out of the mapping and named in `empty`.

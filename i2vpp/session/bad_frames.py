@@ -54,7 +54,7 @@ class TolerantSource(FrameSource):
         self._source = source
         self._bad: set[int] = set()
         self._good: set[int] = set()
-        self._last_good: tuple[int, np.ndarray] | None = None  # for live streams, whose frames cannot be read again
+        self._last_good: tuple[int, np.ndarray] | None = None  # live streams cannot read a frame again
 
     def __len__(self) -> int:
         return len(self._source)
@@ -88,7 +88,7 @@ class TolerantSource(FrameSource):
         return frame
 
     def is_bad(self, i: int) -> bool:
-        """Tell whether frame i cannot be decoded; reads it unless that is known."""
+        """Whether frame i cannot be decoded; decodes it unless that is known."""
         return i not in self._good and self._read(i) is None
 
     @property

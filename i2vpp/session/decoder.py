@@ -75,7 +75,7 @@ class VideoFile(FrameSource):
         self._knows_strictness = False
         self._warned = False
         self._lost: dict[int, int] = {}  # packets of an AVI file without index, by the position of the next one
-        self._next = 0  # no frame to come has a smaller index
+        self._next = 0  # smallest index that the next decoded frame can have
         self._matrix: tuple[int, ...] | None = None
         self._container: Any = None
         self._stream: Any = None
@@ -129,7 +129,7 @@ class VideoFile(FrameSource):
     def time(self, index: int) -> float | None:
         """Return when a frame is shown, in seconds from frame 0: by its timestamp; by the rate if there are none."""
         with self._lock:
-            if index >= self._next or index < 0:  # of frames that have been read, the times are known
+            if index >= self._next or index < 0:  # the times of frames that were decoded before are known
                 self._check_open()
                 self._complete_timeline()
                 if not 0 <= index < len(self):
@@ -140,7 +140,7 @@ class VideoFile(FrameSource):
             return index / self.fps if self.fps else None
 
     def close(self) -> None:
-        """Close the file and let go of all frames."""
+        """Close the file and release all frames."""
         with self._lock:
             self._decoded.clear()
             self._reader = iter(())
@@ -149,7 +149,7 @@ class VideoFile(FrameSource):
             self._container = self._stream = self._decoder = None  # the stream's decoder owns the memory of the frames
 
     def __del__(self) -> None:
-        self.close()  # PyAV's containers and streams refer to each other: they would stay until a garbage collection
+        self.close()  # PyAV's containers and streams refer to each other, so only garbage collection would free them
 
     def _check_open(self) -> None:
         if self._container is None:
@@ -229,7 +229,7 @@ class VideoFile(FrameSource):
         """Decode on up to frame i; None if it does not come."""
         for index, frame in self._reader:
             self._next = index + 1
-            if self._size is None:  # once only: PyAV's side data and their frame keep each other alive
+            if self._size is None:  # only once, because PyAV's side data and their frame refer to each other
                 self._matrix = _display_matrix(frame)
             if index not in self._decoded:
                 self._decoded[index] = frame
@@ -279,7 +279,7 @@ class VideoFile(FrameSource):
             ) from error
         stream, kind = self._stream, self._container.format
         problem = None
-        if stream is None or kind.name == "tty":  # FFmpeg draws text files
+        if stream is None or kind.name == "tty":  # FFmpeg renders text files as video
             problem = f"holds no video stream (format: {kind.long_name})"
         elif stream.codec_context is None:
             problem = "holds video of a codec that FFmpeg does not know; convert it to another one"
@@ -319,7 +319,8 @@ class VideoFile(FrameSource):
 
     def _seek(self, key: int) -> bool:
         """Seek to the keyframe that is shown at time `key`; False if the format cannot find it."""
-        for target in dict.fromkeys((key, self._timeline.key_dts[key])):  # formats differ in which of them they look up
+        # Some formats seek by presentation time, others by decoding time.
+        for target in dict.fromkeys((key, self._timeline.key_dts[key])):
             try:
                 self._container.seek(target, stream=self._stream)
             except av.error.FFmpegError:

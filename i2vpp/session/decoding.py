@@ -27,7 +27,7 @@ def open_decoder(stream: Any, *, is_strict: bool) -> Any:
     """
     context = stream.codec_context
     if is_strict and context.name == "vp9" and context.pix_fmt == "yuv420p":
-        try:  # FFmpeg's own decoder of VP9 notices no damage
+        try:  # FFmpeg's own decoder of VP9 reports no damage, libvpx does
             decoder = av.CodecContext.create("libvpx-vp9", "r")
         except (*DECODE_ERRORS, LookupError):
             return context
@@ -71,13 +71,13 @@ class _Places:
         self._timeline = timeline
         self._trust = trust
         self._since = since
-        self._waiting: dict[int, _Sent] = {}  # by the number of the packet
+        self._waiting: dict[int, _Sent] = {}  # packets whose frames have not come, by their numbers
         self._lost = 0
-        self._sends_fields = False  # two packets make a frame
-        self._saw_problem = False  # since the last keyframe: which of the frames are lost is not known
-        self._first_problem: int | None = None  # number of the first packet with one since then
+        self._sends_fields = False  # whether two packets make a frame
+        self._saw_problem = False  # whether frames since the last keyframe may be lost; which ones is not known
+        self._first_problem: int | None = None  # number of the first packet with a problem since that keyframe
         self._saw_key = False
-        self._is_count_uncertain = False  # a hole in a raw stream hides where its packets begin
+        self._is_count_uncertain = False  # a hole in a raw stream may hide the beginnings of packets
 
     def sent(self, number: int, packet: Packet, problem: str | None) -> None:
         """Record a packet that was sent, and why its frame is not what was written, if that is known."""

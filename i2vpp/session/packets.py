@@ -72,7 +72,7 @@ class Announced:
 
 
 class PacketReader:
-    """Reads the packets of one stream from where its container stands.
+    """Reads the packets of one stream from the current position of its container.
 
     An AVI file numbers its frames by counting chunks: where chunks are lost, all later frames would move up. The index
     at the end of the file, or else `lost`, keeps them in their places.
@@ -92,7 +92,7 @@ class PacketReader:
         self._is_avi = "avi" in formats
         self._is_accounted = any(name in ACCOUNTED for name in formats)
         self._codec: str = stream.codec_context.name
-        self._has_lengths = (stream.codec_context.extradata or b"")[:1] == b"\1"  # in place of start codes
+        self._has_lengths = (stream.codec_context.extradata or b"")[:1] == b"\1"  # instead of start codes
         self._numbers = numbers
         self._sorted_numbers = sorted(self._numbers.values())
 
@@ -102,7 +102,7 @@ class PacketReader:
         Raises:
             av.error.FFmpegError: the file breaks off.
         """
-        end: int | None = None  # in the file, of the packet before
+        end: int | None = None  # where the packet before ends in the file
         lost_bytes = 0
         before: int | None = None  # position of the video packet before
         for raw in self._container.demux(*(() if self._is_accounted else (self._stream,))):
@@ -132,7 +132,7 @@ class PacketReader:
         yield Packet()
 
     def _has_hole(self, data: bytes) -> bool:
-        """Tell whether a packet holds zeros that no encoder writes."""
+        """Whether a packet holds a run of zeros that no encoder writes."""
         if data.endswith(ZERO_END):
             if self._codec == "mjpeg":
                 return not data.rstrip(b"\0").endswith(b"\xff\xd9")  # padding comes after the end of the picture

@@ -20,7 +20,7 @@ from i2vpp.session.grey import GreyScale, is_deep
 from i2vpp.utils.values import shown, to_array, whole_number
 
 FrameLike: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray | torch.Tensor"
-"""What is accepted as one frame: an image file or an image; see `to_rgb`."""
+"""Types of one frame: an image file or an image; see `to_rgb`."""
 
 FRAME_TYPES = (
     "an image path, a PIL image, or an array or tensor [H, W, 3], [3, H, W] or grey [H, W], uint8 or float in [0, 1]"
@@ -81,7 +81,7 @@ class FrameSource(abc.ABC):
         return None
 
     def is_bad(self, i: int) -> bool:
-        """Tell whether another frame is shown in place of frame i, which cannot be decoded; may read it to find out."""
+        """Whether another frame is shown in place of frame i, which cannot be decoded; may decode it to find out."""
         return False
 
     @property
@@ -106,7 +106,7 @@ class FrameSource(abc.ABC):
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Let go of files and frames; the source cannot be read afterwards."""
+        """Close files and release frames; the source cannot be read afterwards."""
 
     def _first_size(self) -> tuple[int, int]:
         if self._size is None:
@@ -250,9 +250,9 @@ class FrameList(FrameSource):
             raise IndexError(f"{self.name} has {len(self._frames)} frames, not a frame {i}")
 
     def close(self) -> None:
-        """Let go of the frames."""
+        """Release the frames."""
         self._frames = ()
-        self._grey = GreyScale(self.name)  # the old one refers to this source, which would outlive its last user
+        self._grey = GreyScale(self.name)  # the old one refers to this source and would keep it in memory
 
 
 class FrameIterator(FrameSource):
@@ -304,7 +304,7 @@ class FrameIterator(FrameSource):
                     raise IndexError(f"{self.name} has {len(self._fetched)} frames, not a frame {i}")
 
     def close(self) -> None:
-        """Let go of the iterator and of all frames."""
+        """Release the iterator and all frames."""
         with self._lock:
             self._iterator = None
             self._fetched.clear()
@@ -324,7 +324,8 @@ class FrameIterator(FrameSource):
         except BaseException as error:
             self._failure = error
             raise
-        if not isinstance(frame, (str, os.PathLike)):  # the maker may use its array again for the next frame
+        if not isinstance(frame, (str, os.PathLike)):
+            # A copy, because the iterator may write its next frame into the same array.
             frame = to_rgb(frame, f"frame {len(self._fetched)} of {self.name}", self._grey).copy()
         self._fetched.append(frame)
         return True
@@ -373,7 +374,7 @@ class LiveSource(FrameSource):
             return self._newest[i - oldest]
 
     def close(self) -> None:
-        """Let go of the kept frames."""
+        """Release the kept frames."""
         with self._lock:
             self._newest.clear()
 

@@ -46,22 +46,22 @@ class Timeline:
         self.key_dts: dict[int, int] = {}
         self.lost: list[int] = []
         self.resumed: list[int] = []  # decoding times of the packets that follow a loss
-        self.bad: dict[int, str] = {}  # by `key`: frames that are not what was written, and why
+        self.bad: dict[int, str] = {}  # why frames are not what was written, by `key`
         self.starts_late = False  # the recording begins between two keyframes
         self.undecodable: set[int] = set()  # positions in the file of packets that the decoder has refused
-        self.timed = True  # False: times are missing or not to be trusted, frames are counted as they are decoded
-        self.counted = 0  # of untimed streams
+        self.timed = True  # False: times are missing or wrong, and frames are counted as they are decoded
+        self.counted = 0  # number of frames of an untimed stream
         self.complete = False
         self.suspects_loss = False
         self.broken_by: str | None = None  # what ended reading before the end of the file
-        self.end = 0  # of the last frame
+        self.end = 0  # when the last frame ends
         self.num_packets = 0
         self._has_durations = has_durations
         self._is_listable = is_listable
         self._announced = announced or Announced()
         # Intervals of decoding time in which frames may be missing, and whether that is certain.
         self._windows: list[tuple[int, int, bool]] = []
-        self._delay = 0  # the most by which a frame is decoded before it is shown
+        self._delay = 0  # longest time from decoding a frame to showing it
         self._last: Packet | None = None
 
     def __len__(self) -> int:
@@ -122,7 +122,7 @@ class Timeline:
 
     @property
     def is_cut(self) -> bool:
-        """Whether the file ends before what its header announces; to be asked once all packets are known."""
+        """Whether the file ends before what its header announces; valid once all packets are known."""
         header = self._announced
         is_short = self.num_packets < header.packets or self.end + header.slack < header.end
         return is_short or header.is_ragged or self.broken_by is not None
@@ -189,7 +189,7 @@ class Timeline:
 
 
 def _any_between(values: list[int], first: int, last: int) -> bool:
-    """Tell whether one of the sorted values lies from `first` to `last`."""
+    """Whether one of the sorted values lies from `first` to `last`."""
     return bisect_left(values, first) < bisect_right(values, last)
 
 
@@ -212,7 +212,7 @@ class Trust:
 
     @property
     def is_final(self) -> bool:
-        """Whether what is wrong with a packet is wrong in the file, and not for having begun at `since`."""
+        """Whether a problem of a packet lies in the file, and does not come from having begun at `since`."""
         return self._since is None or self._keys_passed > 1 or self._since == self._timeline.key_times[0]
 
     @property
@@ -244,6 +244,6 @@ class Trust:
             self._reason = "frames before it are damaged"
 
     def _is_leading(self, packet: Packet) -> bool:
-        """Tell whether a packet's frame is shown before the keyframe that comes before it in the file."""
+        """Whether a packet's frame is shown before the keyframe that precedes it in the file."""
         key_time = None if self._key is None else self._key.time
         return packet.time is not None and key_time is not None and packet.time < key_time

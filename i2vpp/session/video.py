@@ -26,7 +26,7 @@ VideoLike: TypeAlias = (
     "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | np.ndarray | torch.Tensor"
     " | Iterable[FrameLike] | FrameSource"
 )
-"""What is accepted as a video; see `open_source`."""
+"""Types of a video; see `open_source`."""
 
 
 def open_source(video: VideoLike) -> FrameSource:
@@ -99,7 +99,7 @@ def _open_file(video: str | BinaryIO, name: str) -> FrameSource:
         return VideoFile(video, name)
     try:
         source = VideoFile(video, name)
-        _ = source.height  # decodes a frame
+        _ = source.height  # decodes a frame, which shows whether FFmpeg can read the file
     except VideoError:
         with contextlib.suppress(VideoError):
             return AnimatedImage(video, name)

@@ -155,7 +155,7 @@ class OverlayWriter:
             raise I2VPPError(f"cannot write {self._path}: {error}") from error
 
     def _salvage(self) -> str | None:
-        """Cut the file to what is playable and say what that is; None if that is all of it."""
+        """Cut the file to what is playable and return a sentence on what is left; None if all frames are."""
         name = self._path.name
         try:
             kept = _cut_to_whole_fragments(self._path)
