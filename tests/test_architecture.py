@@ -18,6 +18,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "structures": {"utils.visualize"},  # for `FrameResult.plot`, when it is called
     "config": {"errors", "utils"},
+    "prompts": {"errors", "utils"},
     "memory": {"structures", "config", "errors"},
     "modeling": {"structures", "config", "errors"},
     "session": {"structures", "memory", "errors", "utils", "data.frame_folders"},
@@ -28,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": {"structures", "session", "utils", "errors", "i2vpp_video_predictor"},
 }
 # part of i2vpp -> the only packages beside the standard library that it may import
-THIRD_PARTY: dict[str, set[str]] = {"errors": set(), "structures": {"torch"}}
+THIRD_PARTY: dict[str, set[str]] = {"errors": set(), "structures": {"torch"}, "prompts": {"numpy"}}
 # the library must work without these
 NEVER_FROM_I2VPP = {"training", "tools", "test_pvs", "sav_dataset", "tests"}
 # folder beside the library -> the other folders, or modules of them, that it may import; scoring needs no training code
