@@ -46,14 +46,22 @@ class ModelChoice:
     compile: bool = False
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that `chosen_model` reads to a parser."""
+def add_model_options(parser: argparse.ArgumentParser, *, untrained: bool = True) -> None:
+    """Add the options that `chosen_model` reads to a parser.
+
+    Args:
+        parser: parser of the command.
+        untrained: whether the command can run without weights. If it cannot, `--checkpoint` has a default.
+    """
     model = parser.add_argument_group("model")
     weights = model.add_mutually_exclusive_group()
     weights.add_argument("--checkpoint", metavar="FILE", type=Path,
                          help="weights: a file, or a name in checkpoints/; `i2vpp download` fetches them "
                               f"({DEMO} if it is there)")  # fmt: skip
-    weights.add_argument("--untrained", action="store_true", help="run without weights; the masks mean nothing")
+    if untrained:
+        weights.add_argument("--untrained", action="store_true", help="run without weights; the masks mean nothing")
+    else:
+        parser.set_defaults(untrained=False, checkpoint=Path(DEMO))
     model.add_argument("--config", help="name or path of a model config (the one that fits the checkpoint)")
     model.add_argument("--device", help="cpu, cuda, cuda:1, ... (the best there is)")
     model.add_argument("--dtype", choices=DTYPES, help="precision of the network")
