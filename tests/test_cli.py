@@ -398,7 +398,10 @@ def test_a_prompts_file(run: Callable[..., int], predictor: FakePredictor, tmp_p
             '[{"object": 1' + "0" * 400 + ', "points": [[1, 2]]}]',
             "object must be at most 2147483647; got an integer of 1329 bits",
         ),
-        ('[{"points": [[1, 2]], "labels": [1' + "0" * 400 + "]}]", r"labels\[0\] must be an integer of -1 or more; got 1000"),
+        (
+            '[{"points": [[1, 2]], "labels": [1' + "0" * 400 + "]}]",
+            r"labels\[0\] must be an integer of -1 or more; got 1000",
+        ),
         ('[{"mask": "\\u0000.png"}]', "cannot read the mask"),
         ('[{"mask": ""}]', "cannot read the mask"),
         ("3", "must hold a list of prompts, got int"),
