@@ -17,19 +17,20 @@ from i2vpp.checkpoint_files import DEMO, DOWNLOADABLE, demo_checkpoint
 from i2vpp.commands import annotate as annotate_command
 from i2vpp.commands import prompts as prompt_args
 from i2vpp.errors import CheckpointError, FrameDecodeError, I2VPPError
+from i2vpp.model_choice import ModelChoice, add_model_options, build_predictor, chosen_model
+from i2vpp.utils.brief import counted
 from i2vpp.utils.notices import plain_warnings
-from i2vpp.utils.parser import Parser
+from i2vpp.utils.parser import Parser, integer
 from i2vpp.utils.signals import Terminated, exit_status, sigterm_raises
 from i2vpp.utils.suggest import how_to_install
 
 if TYPE_CHECKING:
-    from i2vpp.commands.track import ModelChoice, Summary
+    from i2vpp.commands.track import Summary
 
 EXIT_ERROR, EXIT_USAGE, EXIT_BROKEN_PIPE = 1, 2, 141
 
 DEMO_FOLDER = Path("outputs/demo")
 TEXT_WIDTH = 80
-DTYPES = ("float32", "bfloat16", "float16")
 ON_BAD_FRAME = ("raise", "repeat", "skip")  # as in i2vpp.session.bad_frames, which takes seconds to import
 DOWNLOADS = f"{', '.join(DOWNLOADABLE)}, or all"
 UNTRAINED = "untrained weights, as --untrained asks for: the masks mean nothing"
@@ -146,15 +147,16 @@ def _add_track(commands: Any) -> None:
     direction = where.add_mutually_exclusive_group()
     direction.add_argument("--reverse", action="store_true", help="track towards the beginning")
     direction.add_argument("--both", action="store_true", help="track towards the end, then towards the beginning")
-    where.add_argument("--start-frame", metavar="N", type=_count, help="start here, not at the first prompt")
-    where.add_argument("--max-frames", metavar="N", type=_count,
+    where.add_argument("--start-frame", metavar="N", type=integer(0), help="start here, not at the first prompt")
+    where.add_argument("--max-frames", metavar="N", type=integer(0),
                        help="track at most N frames beyond the first one, in each direction")  # fmt: skip
 
     where.add_argument("--on-bad-frame", choices=ON_BAD_FRAME, default=ON_BAD_FRAME[0],
                        help="at a frame that cannot be decoded: stop with an error (raise), track the frame before "
                             "in its place (repeat), or give it no result (skip); default: %(default)s")  # fmt: skip
 
-    _add_model_options(parser)
+    add_model_options(parser)
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
     outputs = parser.add_argument_group("what to write")
     switch = argparse.BooleanOptionalAction
@@ -162,24 +164,6 @@ def _add_track(commands: Any) -> None:
     outputs.add_argument("--overlay", action=switch, default=True, help="a video of tinted objects (on)")
     outputs.add_argument("--scores", action=switch, default=True, help="a CSV table of scores (on)")
     outputs.add_argument("--json", action="store_true", help=f"COCO RLE; needs {how_to_install('coco')}")
-
-
-def _add_model_options(parser: argparse.ArgumentParser) -> None:
-    model = parser.add_argument_group("model")
-    weights = model.add_mutually_exclusive_group()
-    weights.add_argument("--checkpoint", metavar="FILE", type=Path,
-                         help="weights: a file, or a name in checkpoints/; `i2vpp download` fetches them "
-                              f"({DEMO} if it is there)")  # fmt: skip
-    weights.add_argument("--untrained", action="store_true", help="run without weights; the masks mean nothing")
-    model.add_argument("--config", help="name or path of a model config (the one that fits the checkpoint)")
-    model.add_argument("--device", help="cpu, cuda, cuda:1, ... (the best there is)")
-    model.add_argument("--dtype", choices=DTYPES, help="precision of the network")
-    model.add_argument("--compile", action="store_true",
-                       help="compile the network first, which takes a minute or two; faster from then on")  # fmt: skip
-    model.add_argument("--override", metavar="KEY=VALUE", type=_override, action="append", default=[],
-                       help="change a config value, such as model.selection.mode=top; may be repeated")  # fmt: skip
-    model.add_argument("--seed", metavar="N", type=_count, help="of the memory selection: model.selection.seed=N")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def _repeatable(group: Any, option: str, parse: Callable[[str], Any], form: str, text: str) -> None:
@@ -200,8 +184,9 @@ def _add_demo(commands: Any) -> None:
     parser.add_argument("-o", "--output", metavar="OUT", type=Path, default=DEMO_FOLDER,
                         help="folder for the results (%(default)s, which is always replaced)")  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run in OUT")
-    parser.add_argument("--frames", metavar="N", type=_positive, help="only the first N frames")
-    _add_model_options(parser)
+    parser.add_argument("--frames", metavar="N", type=integer(1), help="only the first N frames")
+    add_model_options(parser)
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def _add_annotate(commands: Any) -> None:
@@ -215,7 +200,8 @@ def _add_annotate(commands: Any) -> None:
         examples=annotate_command.EXAMPLES,
     )
     annotate_command.add_options(parser)
-    _add_model_options(parser)
+    add_model_options(parser)
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def _add_info(commands: Any) -> None:
@@ -238,32 +224,16 @@ def _add_download(commands: Any) -> None:
         commands,
         "download",
         run_download,
-        usage="NAME [--folder FOLDER]",
+        usage="NAME [-o OUT]",
         brief="fetch the published checkpoints",
         text=f"Fetch a published checkpoint and check it. NAME is {DOWNLOADS}.",
         examples="example:\n  i2vpp download sam-i2vpp_32gpu",
     )
     parser.add_argument("name", metavar="NAME", help=DOWNLOADS)
-    parser.add_argument("--folder", type=Path, default=Path("checkpoints"), help="where to (%(default)s)")
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected an integer of 0 or more, got {text!r}")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected an integer of 1 or more, got {text!r}")
-    return int(text)
-
-
-def _override(text: str) -> str:
-    key, equals, _ = text.partition("=")
-    if not key or not equals:
-        raise argparse.ArgumentTypeError(f"expected KEY=VALUE, got {text!r}")
-    return text
+    parser.add_argument("-o", "--output", metavar="OUT", type=Path, default=Path("checkpoints"),
+                        help="folder for the checkpoints (%(default)s)")  # fmt: skip
+    # The option was called --folder when the command was published.
+    parser.add_argument("--folder", dest="output", type=Path, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
 def run_track(arguments: argparse.Namespace) -> int:
@@ -290,7 +260,7 @@ def run_track(arguments: argparse.Namespace) -> int:
     )
     track.check_folder(arguments.output, overwrite=arguments.overwrite)
     track.check_outputs(choice, prompts)
-    predictor = track.build_predictor(_model_choice(arguments))
+    predictor = build_predictor(_model(arguments))
     with predictor.init_state(arguments.video, on_bad_frame=arguments.on_bad_frame) as state:
         prompts = prompt_args.fit_masks(prompts, state.video_height, state.video_width, resize=arguments.resize_masks)
         summary = track.track(
@@ -309,7 +279,7 @@ def run_demo(arguments: argparse.Namespace) -> int:
     from i2vpp.commands import demo, track  # noqa: PLC0415 - PyTorch takes seconds to import
 
     track.check_folder(arguments.output, overwrite=arguments.overwrite or arguments.output == DEMO_FOLDER)
-    model = _model_choice(arguments)
+    model = _model(arguments)
     summary = demo.run_demo(model, arguments.output, num_frames=arguments.frames, quiet=arguments.quiet)
     return _report(summary, arguments.output)
 
@@ -322,47 +292,32 @@ def run_annotate(arguments: argparse.Namespace) -> int:
             demo_checkpoint()
         except CheckpointError as error:
             _complain(f"objects can be painted, not tracked: {error}")
-    return annotate_command.run(arguments, _model_choice(arguments))
+    return annotate_command.run(arguments, _model(arguments))
 
 
-def _model_choice(arguments: argparse.Namespace) -> ModelChoice:
-    """Return the chosen model; which weights it runs with is said on stderr unless the user named them.
-
-    Raises:
-        CheckpointError: no weights are named, and the demonstration's are not here.
-    """
-    from i2vpp.commands.track import ModelChoice  # noqa: PLC0415
-
-    checkpoint = arguments.checkpoint
+def _model(arguments: argparse.Namespace) -> ModelChoice:
+    """Return the chosen model, and say on stderr which weights it runs with unless the user named them."""
+    model = chosen_model(arguments)
     if arguments.untrained:
         _complain(UNTRAINED)
-    elif checkpoint is None:
-        checkpoint = demo_checkpoint()
-        _complain(f"weights: {checkpoint}")
-    seed = () if arguments.seed is None else (f"model.selection.seed={arguments.seed}",)
-    return ModelChoice(
-        config=arguments.config,
-        checkpoint=checkpoint,
-        device=arguments.device,
-        dtype=arguments.dtype,
-        overrides=(*seed, *arguments.override),
-        compile=arguments.compile,
-    )
+    elif arguments.checkpoint is None:
+        _complain(f"weights: {model.checkpoint}")
+    return model
 
 
 def _report(summary: Summary, folder: Path) -> int:
     """Print what was written and return the exit status."""
-    count, objects = len(summary.frames), len(summary.obj_ids)
+    count = len(summary.frames)
+    frames = counted(count, "frame")
     if summary.stopped is None:
         rate = count / summary.seconds if summary.seconds else 0.0
         print(
-            f"wrote {count} frame{_s(count)} of {objects} object{_s(objects)} in {summary.seconds:.1f} s "
+            f"wrote {frames} of {counted(len(summary.obj_ids), 'object')} in {summary.seconds:.1f} s "
             f"({rate:.1f} frames/s)"
         )
         for path in summary.paths:
             print(f"  {path}")
         return 0
-    frames = f"{count} frame{_s(count)}"
     left = f"{frames} written to {folder}"
     if summary.problems:
         others = [path for path in summary.paths if not any(text.startswith(path.name) for text in summary.problems)]
@@ -376,10 +331,6 @@ def _stopped_by(stop: BaseException) -> str:
     if isinstance(stop, KeyboardInterrupt):
         return "terminated" if isinstance(stop, Terminated) else "interrupted"
     return f"error: {stop}"
-
-
-def _s(count: int) -> str:
-    return "" if count == 1 else "s"
 
 
 def run_info(arguments: argparse.Namespace) -> int:
@@ -424,9 +375,9 @@ def run_download(arguments: argparse.Namespace) -> int:
     from i2vpp.download import SOURCES, describe_check, download, download_all  # noqa: PLC0415 - imports PyTorch
 
     if arguments.name == "all":
-        names, paths = list(SOURCES), download_all(arguments.folder)
+        names, paths = list(SOURCES), download_all(arguments.output)
     else:
-        names, paths = [arguments.name], [download(arguments.name, arguments.folder)]
+        names, paths = [arguments.name], [download(arguments.name, arguments.output)]
     for path in paths:
         print(path)
     for name in names:

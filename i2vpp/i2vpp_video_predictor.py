@@ -14,7 +14,7 @@ from i2vpp.errors import PromptError
 from i2vpp.memory.bank import MemoryBank
 from i2vpp.memory.selection import MemorySelector, build_selector
 from i2vpp.modeling.i2vpp import I2VPP
-from i2vpp.prompts import merge_clicks, parse_clicks, parse_mask
+from i2vpp.prompt_tensors import merge_clicks, parse_clicks, parse_mask
 from i2vpp.runner import Runner
 from i2vpp.sam2_module import Sam2Module
 from i2vpp.session.bad_frames import OnBadFrame, tolerate

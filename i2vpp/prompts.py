@@ -1,92 +1,87 @@
-"""What users type as prompts, checked and turned into tensors; every mistake gets one PromptError that names it."""
+"""What a prompt may be, checked in one place for Python, the command line and the annotator's page.
+
+Every check raises a PromptError that names the field: points, labels, box, frame or object. This module needs NumPy but
+not PyTorch, so that a mistake on the command line is told at once; `prompt_tensors` makes tensors of what is right.
+"""
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-from i2vpp.data.mask_arrays import parse_mask_array
 from i2vpp.errors import PromptError
-from i2vpp.session.state import Clicks
-from i2vpp.utils.values import Array, check_box, clip_to_frame, shown, to_numbers
+from i2vpp.utils.brief import brief
+from i2vpp.utils.values import Array, shown, to_numbers, whole_number
 
 BOX_LABELS = (2, 3)
 """Labels of a box's corners: x0, y0 and x1, y1."""
 
 PADDING = -1
-"""Label of a place that stands for no point, in arrays that have room for more."""
+"""Label of an entry that is no point: SAM 2 pads the points of several objects to one length with it."""
 
 LABELS = (PADDING, 0, 1, *BOX_LABELS)
 
+MOST_NUMBER = 2**31 - 1
+"""Largest index of a frame and largest id of an object in a prompt of the command line."""
 
-def parse_clicks(
-    points: Any, labels: Any, box: Any, *, height: int, width: int, image_size: int, normalize_coords: bool
-) -> Clicks:
-    """Check clicks and box and scale them to the network's input.
+OVERSHOOT = 2.0
+"""Pixels by which points and boxes may leave the frame: detectors round and overshoot; further out is a mistake."""
 
-    Points and corners that leave the frame by up to 2 pixels are moved to its edge.
-
-    Args:
-        points: [P, 2] or [1, P, 2] x, y; None without clicks.
-        labels: [P] or [1, P], 1 positive, 0 negative, 2 and 3 the corners of a box, -1 padding, which is left out.
-        box: x0, y0, x1, y1 or None.
-        height: of the video in pixels.
-        width: of the video in pixels.
-        image_size: side of the network's input.
-        normalize_coords: True for coordinates in pixels of the video; False for fractions of its width and height.
-
-    Raises:
-        PromptError: the prompt makes no sense.
-    """
-    if (points is None) != (labels is None):
-        raise PromptError("points and labels go together: pass both or neither.")
-    coords, values = np.zeros((0, 2)), np.zeros(0, np.int32)
-    if points is not None:
-        coords, values = _points(points, labels)
-    if (values >= BOX_LABELS[0]).any():
-        if box is not None:
-            raise PromptError("labels 2 and 3 are the corners of a box: pass them, or box, but not both.")
-        coords, values, box = _take_corners(coords, values)
-    if box is None and not len(coords):
-        nothing = "Nothing to prompt with" if points is None else "points holds no point"
-        raise PromptError(f"{nothing}: pass points with labels, a box, or both.")
-    clip = partial(clip_to_frame, width=width, height=height, normalized=not normalize_coords)
-    coords = clip("points", coords)
-    if box is not None:
-        corners = clip("box", check_box(to_numbers("box", box)))
-        coords = np.concatenate([check_box(corners), coords])  # again: an edge may be all that lay inside
-        values = np.concatenate([np.array(BOX_LABELS, np.int32), values])
-    extent = torch.tensor([width, height] if normalize_coords else [1, 1], dtype=torch.float32)
-    scaled = torch.from_numpy(coords.astype(np.float32)) / extent * image_size
-    return Clicks(coords=scaled, labels=torch.from_numpy(values))
+Box = tuple[float, float, float, float]
+"""x0, y0, x1, y1."""
 
 
-def merge_clicks(old: Clicks, new: Clicks) -> Clicks:
-    """Add clicks to earlier ones."""
-    return Clicks(coords=torch.cat([old.coords, new.coords]), labels=torch.cat([old.labels, new.labels]))
-
-
-def parse_mask(mask: Any, *, height: int, width: int) -> Tensor:
-    """Check a mask and return it as float32 [1, 1, H, W] of 0 and 1; all zero declares the object absent.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ObjectPrompt:
+    """What the user says about one object on one frame: clicks and a box, or a mask.
 
     Args:
-        mask: see `parse_mask_array`.
-        height: of the video.
-        width: of the video.
+        frame_idx: index of the frame.
+        obj_id: 1 or more; 0 is the background.
+        points: (x, y) in pixels.
+        labels: labels of the points, 1 positive, 0 negative.
+        box: x0, y0, x1, y1 in pixels.
+        mask: [H, W] bool.
+        file: file that the mask was read from.
 
     Raises:
-        PromptError: it does not fit.
+        PromptError: a value that is wrong whatever the video; the message names the field.
     """
-    found = parse_mask_array(mask, height=height, width=width)
-    return torch.from_numpy(found.astype(np.float32))[None, None]
+
+    frame_idx: int = 0
+    obj_id: int = 1
+    points: tuple[tuple[float, float], ...] = ()
+    labels: tuple[int, ...] = ()
+    box: Box | None = None
+    mask: NDArray[np.bool_] | None = None
+    file: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name, number, least in (("frame", self.frame_idx, 0), ("object", self.obj_id, 1)):
+            if whole_number(name, number, least=least) > MOST_NUMBER:
+                raise PromptError(f"{name} must be at most {MOST_NUMBER}; got {brief(number)}")
+        check_points(self.points, self.labels)
+        if self.box is not None:
+            check_box(self.box)
 
 
-def _points(points: Any, labels: Any) -> tuple[Array, Array]:
-    """Return points [P, 2] and their labels [P], int32, without padding."""
+def check_points(points: Any, labels: Any) -> tuple[Array, Array]:
+    """Return points and their labels as arrays, without padding.
+
+    Args:
+        points: [P, 2] or [1, P, 2] x, y.
+        labels: [P] or [1, P], see `LABELS`.
+
+    Returns:
+        The points [P, 2] and the labels [P], int32.
+
+    Raises:
+        PromptError: they are no numbers, have other shapes, or are none of the labels that there are.
+    """
     coords, values = to_numbers("points", points), to_numbers("labels", labels)
     if coords.ndim == 3 and coords.shape[0] == 1:
         coords = coords[0]
@@ -105,13 +100,73 @@ def _points(points: Any, labels: Any) -> tuple[Array, Array]:
             f"got {shown(wrong[0])}."
         )
     kept = values != PADDING
+    _check_finite("points", coords[kept])
     return coords[kept], values[kept].astype(np.int32)
 
 
-def _take_corners(coords: Array, values: Array) -> tuple[Array, Array, Array]:
-    """Return the clicks [P, 2], their labels [P], and the corners [2, 2] of the box that was among them."""
-    corners = values >= BOX_LABELS[0]
-    if sorted(values[corners].tolist()) != list(BOX_LABELS):
-        raise PromptError("labels 2 and 3 are the two corners of one box: give each of them once.")
-    box = np.concatenate([coords[values == label] for label in BOX_LABELS])
-    return coords[~corners], values[~corners], box
+def check_box(box: Any) -> Array:
+    """Return a box x0, y0, x1, y1 of any shape of four numbers as [2, 2].
+
+    Raises:
+        PromptError: not four finite numbers, or a box without area.
+    """
+    corners = to_numbers("box", box)
+    if corners.size != 4:
+        raise PromptError(f"box must be four numbers x0, y0, x1, y1; got {corners.size}.")
+    _check_finite("box", corners)
+    x0, y0, x1, y1 = corners.flat
+    if x1 <= x0 or y1 <= y0:
+        raise PromptError(f"box must have x0 < x1 and y0 < y1; got {', '.join(map(shown, corners.flat))}")
+    return corners.reshape(2, 2)
+
+
+def clip_to_frame(name: str, places: Array, *, width: int, height: int, normalized: bool = False) -> Array:
+    """Return places in a frame; those that leave it by no more than `OVERSHOOT` are moved to its edge.
+
+    Args:
+        name: name of the field, for the message.
+        places: [N, 2] x, y.
+        width: frame width in pixels.
+        height: frame height in pixels.
+        normalized: the places are fractions of the frame's width and height.
+
+    Returns:
+        The places [N, 2], float64.
+
+    Raises:
+        PromptError: a place is further out, or not finite; the message shows the number as it was given.
+    """
+    _check_finite(name, places)
+    exact = places.astype(np.float64)
+    pixels = np.array([width, height], np.float64)
+    size = np.ones(2) if normalized else pixels
+    slack = OVERSHOOT * size / pixels
+    outside = ((exact < -slack) | (exact > size + slack)).any(axis=1)
+    if outside.any():
+        x, y = (shown(number) for number in places[outside][0])
+        raise PromptError(
+            f"{name}: ({x}, {y}) lies outside the frame, which is {shown(size[0])} wide and {shown(size[1])} high; "
+            f"up to {OVERSHOOT:.0f} pixels beyond its edges are allowed."
+        )
+    return exact.clip(0, size)
+
+
+def clip_box_to_frame(box: Any, *, width: int, height: int, normalized: bool = False) -> Array:
+    """Return a box in a frame as [2, 2], float64; see `check_box` and `clip_to_frame`.
+
+    Args:
+        box: four numbers x0, y0, x1, y1.
+        width: frame width in pixels.
+        height: frame height in pixels.
+        normalized: the corners are fractions of the frame's width and height.
+
+    Raises:
+        PromptError: it is no box, is further out, or has no area inside the frame.
+    """
+    corners = clip_to_frame("box", check_box(box), width=width, height=height, normalized=normalized)
+    return check_box(corners)  # again: an edge may be all that lay inside
+
+
+def _check_finite(name: str, numbers: Array) -> None:
+    if not np.isfinite(numbers).all():
+        raise PromptError(f"{name} contains NaN or infinite values.")

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 from i2vpp.data.files import list_files, list_folders, require_folder
+from i2vpp.data.frame_folders import IMAGE_SUFFIXES, natural_key
 from i2vpp.errors import DataError
-from i2vpp.session.video import IMAGE_SUFFIXES, natural_key
 from sav_dataset.names import match_names, same_names, some
 from sav_dataset.rules import Scoring
 from sav_dataset.scoring import Item, PaletteItem, SavItem

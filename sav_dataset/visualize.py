@@ -20,9 +20,9 @@ from tqdm import tqdm
 
 from i2vpp.errors import DataError, I2VPPError
 from i2vpp.utils.files import atomic_write
+from i2vpp.utils.overlay_video import OverlayWriter
 from i2vpp.utils.parser import Parser, integer
 from i2vpp.utils.visualize import contact_sheet, overlay
-from i2vpp.utils.writers import OverlayWriter
 from sav_dataset.layouts import ANNOTATIONS
 from sav_dataset.png_video import PngVideo
 from training.dataset.sav import FIRST_ID, STEP, SavVideo

@@ -17,17 +17,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from i2vpp.commands.track import ModelChoice
 from i2vpp.data.files import check_size
 from i2vpp.data.masks import Mask
 from i2vpp.errors import I2VPPError, NoDataError
 from i2vpp.evaluation.protocol import GivenObject, PromptProtocol
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
+from i2vpp.model_choice import ModelChoice, add_model_options
 from i2vpp.utils.parser import Parser, integer
 from sav_dataset.layouts import ANNOTATIONS
 from test_pvs.options import (
     Run,
-    add_model_options,
     add_run_options,
     build,
     model_choice,
@@ -188,7 +187,7 @@ def build_parser() -> Parser:
                         help="gm: mask, bb: box, 1c, 3c, <n>c: clicks (gm)")  # fmt: skip
     prompt.add_argument("--clicks", type=integer(1), metavar="N", help="the same as --prompt <N>c")
     how.add_argument("--annotated-only", action="store_true", help="write masks of annotated frames only")
-    add_model_options(parser)
+    add_model_options(parser, untrained=False)
     add_run_options(parser)
     return parser
 

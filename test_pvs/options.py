@@ -12,16 +12,16 @@ from pathlib import Path
 
 import torch
 
-from i2vpp.build_i2vpp import DTYPES, best_device, build_i2vpp, choose_device, choose_dtype
-from i2vpp.checkpoint_files import DEMO, find_checkpoint
-from i2vpp.commands.track import ModelChoice, build_predictor
+from i2vpp.build_i2vpp import best_device, build_i2vpp, choose_device, choose_dtype
+from i2vpp.checkpoint_files import find_checkpoint
 from i2vpp.errors import I2VPPError, RunError
 from i2vpp.evaluation.protocol import PromptProtocol
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
+from i2vpp.model_choice import ModelChoice, build_predictor, chosen_model
 from i2vpp.utils.cluster import CLUSTERS, Cluster, Requeued, submit
 from i2vpp.utils.files import file_sha256
 from i2vpp.utils.notices import plain_warnings
-from i2vpp.utils.parser import Parser, integer, key_value
+from i2vpp.utils.parser import Parser, integer
 from i2vpp.utils.signals import Terminated, exit_status
 from sav_dataset.results import RUN_FOLDER
 from test_pvs.run_store import Job, RunStore
@@ -37,22 +37,6 @@ class Run:
     jobs: Sequence[Job]
     set_up: SetUp
     settings: Mapping[str, object]
-
-
-def add_model_options(parser: Parser) -> None:
-    """Add the options that choose the network."""
-    model = parser.add_argument_group("network")
-    model.add_argument("--checkpoint", default=DEMO, metavar="NAME_OR_PATH",
-                       help="weights: a file, or a name in checkpoints/ (%(default)s)")  # fmt: skip
-    model.add_argument("--config", help="name or path of a model config (the one that fits the checkpoint)")
-    model.add_argument("--override", type=key_value, action="append", default=[], metavar="KEY=VALUE",
-                       help="change a config value, such as model.selection.mode=top; may be repeated")  # fmt: skip
-    model.add_argument("--seed", type=integer(0), metavar="N",
-                       help="of the memory selection: model.selection.seed=N (0)")  # fmt: skip
-    model.add_argument("--device", help="cpu, cuda, cuda:1, mps (the best there is)")
-    model.add_argument("--dtype", choices=DTYPES,
-                       help="precision of the network (bfloat16 on GPUs that have it)")  # fmt: skip
-    model.add_argument("--compile", action="store_true", help="compile the network first; takes a minute or two")
 
 
 def add_run_options(parser: Parser) -> None:
@@ -91,15 +75,9 @@ def model_choice(arguments: argparse.Namespace) -> ModelChoice:
     """
     device = arguments.device or best_device().type
     dtype = str(choose_dtype(arguments.dtype, choose_device(device))).removeprefix("torch.")
-    seed = () if arguments.seed is None else (f"model.selection.seed={arguments.seed}",)
-    return ModelChoice(
-        config=arguments.config,
-        checkpoint=find_checkpoint(arguments.checkpoint),
-        device=device,
-        dtype=dtype,
-        compile=arguments.compile,
-        overrides=(*seed, *arguments.override),
-    )
+    model = chosen_model(arguments)
+    assert model.checkpoint is not None
+    return replace(model, checkpoint=find_checkpoint(model.checkpoint), device=device, dtype=dtype)
 
 
 def model_settings(model: ModelChoice) -> dict[str, object]:

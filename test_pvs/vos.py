@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from i2vpp.commands.track import ModelChoice
 from i2vpp.evaluation.protocol import PromptProtocol
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
-from i2vpp.utils.writers import MaskWriter, check_object_ids, index_map
+from i2vpp.model_choice import ModelChoice
+from i2vpp.utils.result_files import MaskWriter, check_object_ids, index_map
 from test_pvs.benchmarks import VosVideo, VosVideos
 from test_pvs.options import build
 from test_pvs.run_store import DoJob, Job, JobRecord

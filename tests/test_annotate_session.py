@@ -90,7 +90,7 @@ def ended(session: VideoSession) -> dict[str, Any]:
 
 
 def undo(session: VideoSession) -> None:
-    session.model_worker.submit(session.undo, session.store.revision).result(PATIENCE)
+    session.model_worker.submit(session.travel, "undo", session.store.revision).result(PATIENCE)
 
 
 def drawn(result: Any, obj_id: int = 1) -> np.ndarray:
@@ -461,7 +461,7 @@ def test_undo_and_redo_bring_masks_back_and_the_network_follows(session, predict
     undo(session)
     assert session.store.prompts() == {}
     assert session.store.timeline() == {}
-    session.model_worker.submit(session.redo, session.store.revision).result(PATIENCE)
+    session.model_worker.submit(session.travel, "redo", session.store.revision).result(PATIENCE)
     assert (mask(session) == first).all()
 
 

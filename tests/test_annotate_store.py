@@ -191,7 +191,7 @@ def test_prompts_go_through_json() -> None:
     ("value", "message"),
     [
         ([], "prompts must be an object"),
-        ({"point": []}, "prompts has no 'point'; allowed: box"),
+        ({"point": []}, "unknown key 'point' in prompts; did you mean 'points'"),
         ({"points": {}}, "points must be a list"),
         ({"points": [[1, 2]]}, r"points\[0\] must be 3 finite numbers \(x, y, label\)"),
         ({"points": [[1, 2, 1], [1, math.nan, 1]]}, r"points\[1\] must be 3 finite"),

@@ -18,17 +18,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "structures": {"utils.visualize"},  # for `FrameResult.plot`, when it is called
     "config": {"errors", "utils"},
+    "prompts": {"errors", "utils"},
     "memory": {"structures", "config", "errors"},
     "modeling": {"structures", "config", "errors"},
     "session": {"structures", "memory", "errors", "utils", "data.frame_folders"},
     "data": {"errors", "structures", "utils", "session"},
     "data.frame_folders": {"errors", "utils"},
     "utils": {"structures", "errors"},
-    "annotate": {"structures", "session", "data", "utils", "errors", "i2vpp_video_predictor"},
+    "annotate": {"structures", "session", "data", "utils", "errors", "prompts", "i2vpp_video_predictor"},
     "evaluation": {"structures", "session", "utils", "errors", "i2vpp_video_predictor"},
 }
 # part of i2vpp -> the only packages beside the standard library that it may import
-THIRD_PARTY: dict[str, set[str]] = {"errors": set(), "structures": {"torch"}}
+THIRD_PARTY: dict[str, set[str]] = {"errors": set(), "structures": {"torch"}, "prompts": {"numpy"}}
 # the library must work without these
 NEVER_FROM_I2VPP = {"training", "tools", "test_pvs", "sav_dataset", "tests"}
 # folder beside the library -> the other folders, or modules of them, that it may import; scoring needs no training code

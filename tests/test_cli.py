@@ -22,11 +22,10 @@ from PIL import Image, ImageFilter
 
 import i2vpp.checkpoint
 import i2vpp.download
-from i2vpp import cli
-from i2vpp.commands import demo, track
+from i2vpp import cli, model_choice
+from i2vpp.commands import demo
 from i2vpp.commands.prompts import (
     MaskFile,
-    ObjectPrompt,
     box,
     mask_file,
     merge,
@@ -36,6 +35,7 @@ from i2vpp.commands.prompts import (
     read_prompts_file,
 )
 from i2vpp.errors import FrameDecodeError, PromptError
+from i2vpp.prompts import ObjectPrompt
 from i2vpp.session.video import open_source
 from i2vpp.structures import FrameResult
 from i2vpp.utils.signals import EXIT_INTERRUPTED
@@ -143,8 +143,8 @@ WEIGHTS = Path("checkpoints/i2vpp-demo.pt")
 @pytest.fixture
 def predictor(monkeypatch: pytest.MonkeyPatch) -> FakePredictor:
     fake = FakePredictor()
-    monkeypatch.setattr(track, "build_i2vpp_video_predictor", fake.build)
-    monkeypatch.setattr(cli, "demo_checkpoint", lambda: WEIGHTS)
+    monkeypatch.setattr("i2vpp.build_i2vpp.build_i2vpp_video_predictor", fake.build)
+    monkeypatch.setattr(model_choice, "demo_checkpoint", lambda: WEIGHTS)
     return fake
 
 
@@ -192,16 +192,17 @@ def test_boxes_and_masks_have_an_optional_frame_and_object() -> None:
         ("--point", "3", "x,y[,frame[,object]], got '3'"),
         ("--point", "3,x", "x,y[,frame[,object]] in numbers, got '3,x'"),
         ("--point", "3,4,5,6,7", "got '3,4,5,6,7'"),
-        ("--point", "3,nan", "finite"),
+        ("--point", "3,nan", "points contains NaN or infinite values"),
         ("--point", "3,4,1.5", "in numbers"),
-        ("--negative", "3,4,0,0", "object id of 1 or more"),
-        ("--negative", "3,4,-1", "frame of 0 or more"),
+        ("--negative", "3,4,0,0", "object must be a whole number from 1 on; got 0"),
+        ("--negative", "3,4,-1", "frame must be a whole number from 0 on; got -1"),
+        ("--point", "3,4,2147483648", "frame must be at most 2147483647; got 2147483648"),
         ("--box", "1,2,3", "x0,y0,x1,y1[,frame[,object]]"),
-        ("--box", "5,2,3,9", "x0 < x1 and y0 < y1"),
+        ("--box", "5,2,3,9", "got '5,2,3,9': box must have x0 < x1 and y0 < y1; got 5, 2, 3, 9"),
         ("--mask", "m.png,0,0", "FILE[,frame[,object]]"),
         ("--override", "model.image_size", "KEY=VALUE"),
         ("--seed", "one", "integer of 0 or more"),
-        ("--max-frames", "-3", "expected"),
+        ("--max-frames", "-3", "must be an integer of 0 or more; got '-3'"),
         ("--dtype", "int8", "float32"),
     ],
 )
@@ -370,46 +371,58 @@ def test_a_prompts_file(run: Callable[..., int], predictor: FakePredictor, tmp_p
     [
         ("{", "is not JSON"),
         ('{"frame": 0}', "must hold a list of prompts, got dict"),
-        ("[3]", "entry 0: expected an object with the keys frame, object"),
-        ('[{"points": [[1, 2]]}, {"point": [[1, 2]]}]', "entry 1: unknown key 'point'; did you mean 'points'?"),
-        ('[{"zzz": 1}]', "unknown key 'zzz'; the keys are frame"),
+        ("[3]", "entry 0: the prompt must be an object with box, frame, labels, mask, object, points; got 3"),
+        (
+            '[{"points": [[1, 2]]}, {"point": [[1, 2]]}]',
+            "entry 1: unknown key 'point' in the prompt; did you mean 'points'?",
+        ),
+        ('[{"zzz": 1}]', "unknown key 'zzz' in the prompt; allowed: box, frame"),
         ("[{}]", "there must be points, a box or a mask"),
-        ('[{"frame": -1, "points": [[1, 2]]}]', "frame must be an integer of 0 or more, got -1"),
-        ('[{"object": "dog", "points": [[1, 2]]}]', 'object must be an integer of 1 or more, got "dog"'),
-        ('[{"points": [1, 2]}]', r"points: expected \[x, y\], got 1"),
-        ('[{"points": [["a", 2]]}]', r"points: expected \[x, y\] in numbers"),
+        ('[{"frame": -1, "points": [[1, 2]]}]', "frame must be a whole number from 0 on; got -1"),
+        ('[{"object": "dog", "points": [[1, 2]]}]', "object must be a whole number from 1 on; got 'dog'"),
+        ('[{"points": [1, 2]}]', r"points\[0\] must be 2 finite numbers \(x, y\) in pixels; got 1"),
+        ('[{"points": [["a", 2]]}]', r"points\[0\] must be 2 finite numbers \(x, y\)"),
         ('[{"points": 3}]', "points must be a list"),
-        ('[{"points": [[true, 2]]}]', r"points: expected \[x, y\] in numbers"),
-        ('[{"points": [[null, 2]]}]', r"points: expected \[x, y\] in numbers"),
-        ('[{"points": [[[1], 2]]}]', r"points: expected \[x, y\] in numbers"),
-        ('[{"points": null}]', "points must be a list, got null"),
-        ('[{"box": null}]', r"box: expected \[x0, y0, x1, y1\], got null"),
+        ('[{"points": [[true, 2]]}]', r"points\[0\] must be 2 finite numbers \(x, y\)"),
+        ('[{"points": [[null, 2]]}]', r"points\[0\] must be 2 finite numbers \(x, y\)"),
+        ('[{"points": [[[1], 2]]}]', r"points\[0\] must be 2 finite numbers \(x, y\)"),
+        ('[{"points": null}]', "points must be a list; got null"),
+        ('[{"box": null}]', r"box must be 4 finite numbers \(x0, y0, x1, y1\) in pixels; got null"),
         ('[{"mask": null}]', "mask must be the name of an image file, got null"),
         ("null", "must hold a list of prompts, got "),
-        ('[{"frame": 1' + "0" * 400 + ', "points": [[1, 2]]}]', "frame must be at most 2147483647, got 1000"),
-        ('[{"object": 1' + "0" * 400 + ', "points": [[1, 2]]}]', "object must be at most 2147483647, got 1000"),
-        ('[{"points": [[1, 2]], "labels": [1' + "0" * 400 + "]}]", "labels must hold 1 .* got .1000"),
+        (
+            '[{"frame": 1' + "0" * 400 + ', "points": [[1, 2]]}]',
+            "frame must be at most 2147483647; got an integer of 1329 bits",
+        ),
+        (
+            '[{"object": 1' + "0" * 400 + ', "points": [[1, 2]]}]',
+            "object must be at most 2147483647; got an integer of 1329 bits",
+        ),
+        (
+            '[{"points": [[1, 2]], "labels": [1' + "0" * 400 + "]}]",
+            r"labels\[0\] must be an integer of -1 or more; got 1000",
+        ),
         ('[{"mask": "\\u0000.png"}]', "cannot read the mask"),
         ('[{"mask": ""}]', "cannot read the mask"),
         ("3", "must hold a list of prompts, got int"),
         ("some text", "is not JSON"),
         ("", "is not JSON"),
-        ('[{"points": [[1, 2]], "labels": [1, 1]}]', "labels must hold 1 .* for each of 1 points"),
-        ('[{"points": [[1, 2]], "labels": [4]}]', "labels must hold 1"),
-        ('[{"points": [[1, 2]], "labels": [true]}]', "labels must hold 1"),
-        ('[{"box": [1, 2, 3]}]', r"box: expected \[x0, y0, x1, y1\]"),
-        ('[{"box": [9, 2, 3, 4]}]', "x0 < x1"),
+        ('[{"points": [[1, 2]], "labels": [1, 1]}]', r"labels must be one per point: 1 points, labels of shape \[2\]"),
+        ('[{"points": [[1, 2]], "labels": [4]}]', r"labels must be 1 \(positive\) or 0 .* got 4"),
+        ('[{"points": [[1, 2]], "labels": [true]}]', r"labels\[0\] must be an integer of -1 or more; got true"),
+        ('[{"box": [1, 2, 3]}]', r"box must be 4 finite numbers \(x0, y0, x1, y1\)"),
+        ('[{"box": [9, 2, 3, 4]}]', "box must have x0 < x1 and y0 < y1; got 9, 2, 3, 4"),
         ('[{"mask": "a.png", "points": [[1, 2]]}]', "cannot be combined"),
         ('[{"mask": 3}]', "mask must be the name of an image file"),
         ('[{"mask": "missing.png"}]', "cannot read the mask"),
         ("[" * 100_000, "is not JSON: its lists and objects are nested too deeply"),
         ('{"a": ' * 100_000, "is not JSON: its lists and objects are nested too deeply"),
-        (f'[{{"points": [[1{"0" * 400}, 2]]}}]', r"points: expected \[x, y\] in numbers, got \[1000+\.\.\.$"),
-        (f'[{{"box": [1, 2, 3, 1{"0" * 400}]}}]', r"box: expected \[x0, y0, x1, y1\] in numbers"),
+        (f'[{{"points": [[1{"0" * 400}, 2]]}}]', r"points\[0\] must be 2 finite numbers .* got \[1000+\.\.\.$"),
+        (f'[{{"box": [1, 2, 3, 1{"0" * 400}]}}]', r"box must be 4 finite numbers"),
         (f'[{{"points": [[1{"0" * 5000}, 2]]}}]', "is not JSON"),
-        ('[{"points": [[1e999, 2]]}]', "in numbers"),
-        (f'[{{"points": "{"x" * 5000}"}}]', 'points must be a list, got "x+\\.\\.\\.$'),
-        (f'[{{"points": {"[" * 800}{"]" * 800}}}]', r"points: expected \[x, y\], got \[+"),
+        ('[{"points": [[1e999, 2]]}]', "must be 2 finite numbers"),
+        (f'[{{"points": "{"x" * 5000}"}}]', 'points must be a list; got "x+\\.\\.\\.$'),
+        (f'[{{"points": {"[" * 800}{"]" * 800}}}]', r"points\[0\] must be 2 finite numbers .* got \[+"),
     ],
     ids=lambda value: value[:30],
 )
@@ -649,7 +662,7 @@ def test_the_demo_takes_the_checkpoint_that_is_there_and_its_config(
     predictor: FakePredictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     there = tmp_path / "checkpoints/i2vpp-demo.pt"
-    monkeypatch.setattr(cli, "demo_checkpoint", lambda: there)
+    monkeypatch.setattr(model_choice, "demo_checkpoint", lambda: there)
     assert cli.main(["demo", "-o", str(tmp_path / "demo"), "--frames", "1", "--quiet"]) == 0
     assert (predictor.built["ckpt_path"], predictor.built["config_file"]) == (str(there), None)
     assert capsys.readouterr().err == f"i2vpp: weights: {there}\n"
@@ -675,7 +688,7 @@ def test_without_weights_nothing_is_tracked(
 ) -> None:
     """The message says where weights come from; weights are drawn at random only where --untrained asks for it."""
     fake = FakePredictor()
-    monkeypatch.setattr(track, "build_i2vpp_video_predictor", fake.build)
+    monkeypatch.setattr("i2vpp.build_i2vpp.build_i2vpp_video_predictor", fake.build)
     monkeypatch.setattr("i2vpp.checkpoint_files.checkpoint_folders", lambda: [tmp_path / "checkpoints"])
     what = {"track": ["a folder", "--point", "1,1"], "demo": ["--frames", "1"]}[command]
     arguments = [command, *what, "-o", str(tmp_path / "out"), "--quiet"]
@@ -692,11 +705,13 @@ def test_without_weights_nothing_is_tracked(
 
 
 def test_untrained_weights_are_the_same_in_every_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(track, "tune_allocator", lambda _: False)
-    monkeypatch.setattr(track, "build_i2vpp_video_predictor", lambda **_: torch.rand(3))
+    def build(**_: Any) -> Any:
+        return SimpleNamespace(device=torch.device("cpu"), image_size=64, weights=torch.rand(3))
+
+    monkeypatch.setattr("i2vpp.build_i2vpp.build_i2vpp_video_predictor", build)
     before = torch.random.get_rng_state()
-    first, second = (track.build_predictor(track.ModelChoice(config="i2vpp-256")) for _ in range(2))
-    assert torch.equal(first, second)
+    first, second = (model_choice.build_predictor(model_choice.ModelChoice(config="i2vpp-256")) for _ in range(2))
+    assert torch.equal(first.weights, second.weights)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
@@ -735,10 +750,11 @@ def test_download(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytes
     printed = capsys.readouterr()
     assert printed.out == "checkpoints/sam-i2vpp_32gpu.pt\n"
     assert printed.err.startswith("i2vpp: sam-i2vpp_32gpu.pt: no SHA-256 is known to compare it with")
-    assert cli.main(["download", "all", "--folder", str(tmp_path)]) == 0
-    printed = capsys.readouterr()
-    assert printed.out == f"{tmp_path / 'a.pt'}\n{tmp_path / 'b.pt'}\n"
-    assert "i2vpp: tinysam.pth: no SHA-256 is known to compare it with" in printed.err
+    for option in ("-o", "--output", "--folder"):  # the last one is the published spelling
+        assert cli.main(["download", "all", option, str(tmp_path)]) == 0
+        printed = capsys.readouterr()
+        assert printed.out == f"{tmp_path / 'a.pt'}\n{tmp_path / 'b.pt'}\n"
+        assert "i2vpp: tinysam.pth: no SHA-256 is known to compare it with" in printed.err
 
 
 def test_an_unknown_download(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,11 +18,11 @@ import torch
 from PIL import Image
 
 from i2vpp import cli
-from i2vpp.commands import track
 from i2vpp.errors import I2VPPError
 from i2vpp.structures import FrameResult
 from i2vpp.utils.overlay_video import OverlayWriter
-from i2vpp.utils.writers import FrameAccess, OutputChoice, ResultWriter, VideoInfo
+from i2vpp.utils.result_files import VideoInfo
+from i2vpp.utils.writers import FrameAccess, OutputChoice, ResultWriter
 from media import write_video
 from test_cli import FakePredictor
 
@@ -186,7 +186,7 @@ def test_track_on_a_full_disk_exits_1_and_says_what_is_left(
     outputs: list[str],
     size: int,
 ) -> None:
-    monkeypatch.setattr(track, "build_i2vpp_video_predictor", FakePredictor().build)
+    monkeypatch.setattr("i2vpp.build_i2vpp.build_i2vpp_video_predictor", FakePredictor().build)
     video = write_video(tmp_path / "v.mp4", [picture(i) for i in range(40)])
     folder = small_disk(size) / "o"
     arguments = ["track", str(video), "-o", str(folder), "--box", "20,20,90,80", "--untrained", "--quiet"]

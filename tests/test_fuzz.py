@@ -34,7 +34,6 @@ from fuzz import (
 )
 from i2vpp import cli
 from i2vpp.checkpoint import load_checkpoint, save_checkpoint
-from i2vpp.commands import track
 from i2vpp.config import load_config
 from i2vpp.errors import I2VPPError
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
@@ -78,7 +77,7 @@ def run_track(
     frames: Path, tmp_path: Path, predictor: I2VPPVideoPredictor, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., int]:
     """`i2vpp track` of the frames, with a small network that is built once."""
-    monkeypatch.setattr(track, "build_i2vpp_video_predictor", lambda **_: predictor)
+    monkeypatch.setattr("i2vpp.build_i2vpp.build_i2vpp_video_predictor", lambda **_: predictor)
     base = [str(frames), "-o", str(tmp_path / "out"), "--overwrite", "--untrained", "--quiet", "--no-overlay"]
     return lambda *arguments: cli.main(["track", *base, "--max-frames", "1", *arguments])
 

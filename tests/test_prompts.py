@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from i2vpp.annotate.values import Prompts
+from i2vpp.commands.prompts import box, read_prompts_file
 from i2vpp.errors import PromptError, VideoError
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
-from i2vpp.prompts import parse_clicks
+from i2vpp.prompt_tensors import parse_clicks
+from i2vpp.prompts import ObjectPrompt
 from i2vpp.session.state import Clicks, InferenceState
 from media import moving_disc
 from models import SIDE, make_predictor
@@ -45,7 +50,7 @@ def state(predictor: I2VPPVideoPredictor) -> Iterator[InferenceState]:
     ({"points": [[1, 2]], "labels": [2]}, "labels 2 and 3 are the two corners of one box: give each of them once"),
     ({"points": [[1, 2]] * 4, "labels": [2, 3, 2, 3]}, "labels 2 and 3 are the two corners of one box"),
     ({"points": [[1, 2], [9, 9]], "labels": [2, 3], "box": [1, 2, 9, 9]}, "pass them, or box, but not both"),
-    ({"points": [[9, 2], [1, 9]], "labels": [2, 3]}, "box is empty or inverted: x0=9, y0=2, x1=1, y1=9"),
+    ({"points": [[9, 2], [1, 9]], "labels": [2, 3]}, "box must have x0 < x1 and y0 < y1; got 9, 2, 1, 9"),
     ({"points": [[1, 2]], "labels": [-1]}, "points holds no point"),
     ({"points": np.zeros((0, 2)), "labels": np.zeros(0)}, "points holds no point"),
     ({"points": torch.zeros(1, 0, 2), "labels": torch.zeros(1, 0)}, "points holds no point"),
@@ -57,10 +62,10 @@ def state(predictor: I2VPPVideoPredictor) -> Iterator[InferenceState]:
     ({"points": [["1", "2"]], "labels": [1]}, "points must be numbers"),
     ({"points": [[1j, 2]], "labels": [1]}, "points must be numbers"),
     ({"points": [[None, 2]], "labels": [1]}, "points must be numbers"),
-    ({"box": [10, 10, 10, 20]}, "box is empty or inverted"),
-    ({"box": [10, 30, 20, 20]}, "box is empty or inverted"),
-    ({"box": [65, 10, 66, 20]}, "box is empty or inverted: x0=64, y0=10, x1=64"),
-    ({"box": [10.0000001, 30, 10.0000001, 40]}, "x0=10.0000001, y0=30, x1=10.0000001"),
+    ({"box": [10, 10, 10, 20]}, "box must have x0 < x1 and y0 < y1; got 10, 10, 10, 20"),
+    ({"box": [10, 30, 20, 20]}, "box must have x0 < x1"),
+    ({"box": [65, 10, 66, 20]}, "box must have x0 < x1 and y0 < y1; got 64, 10, 64, 20"),
+    ({"box": [10.0000001, 30, 10.0000001, 40]}, "got 10.0000001, 30, 10.0000001, 40"),
     ({"box": [10, 10, 20]}, "box must be four numbers"),
     ({"box": [10, 10, 20, 51]}, r"box: \(20, 51\) lies outside"),
     ({"box": [10, 10, float("inf"), 20]}, "box contains NaN or infinite"),
@@ -217,3 +222,20 @@ def test_masks_of_several_kinds_mean_the_same(predictor: I2VPPVideoPredictor, st
     kinds = [mask, mask.astype(np.uint8) * 255, torch.from_numpy(mask), mask[None].astype(np.float32), mask.tolist()]
     results = [predictor.add_new_mask(state, 0, i, kind).masks[i] for i, kind in enumerate(kinds)]
     assert all(torch.equal(results[0], result) for result in results)
+
+
+def test_a_mistake_is_told_in_the_same_words_at_every_door(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.json"
+    file.write_text('[{"box": [9, 2, 3, 4]}]')
+    doors: list[Callable[[], object]] = [
+        lambda: ObjectPrompt(box=(9, 2, 3, 4)),
+        lambda: parse_clicks(None, None, [9, 2, 3, 4], height=48, width=64, image_size=SIDE, normalize_coords=True),
+        lambda: box("9,2,3,4"),
+        lambda: read_prompts_file(file),
+        lambda: Prompts.from_json({"box": [9, 2, 3, 4]}),
+    ]
+    for door in doors:
+        with pytest.raises(
+            (PromptError, ArgumentTypeError), match=r"box must have x0 < x1 and y0 < y1; got 9, 2, 3, 4$"
+        ):
+            door()

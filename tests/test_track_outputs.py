@@ -19,8 +19,9 @@ from i2vpp import cli
 from i2vpp.commands import track
 from i2vpp.structures import FrameResult
 from i2vpp.utils.overlay_video import OverlayWriter
+from i2vpp.utils.result_files import MaskWriter
 from i2vpp.utils.signals import Terminated, exit_status, sigterm_raises, uninterrupted
-from i2vpp.utils.writers import MaskWriter, remove_results
+from i2vpp.utils.writers import remove_results
 from media import number_of, numbered, numbered_frame, write_video
 from test_cli import FakePredictor, FakeState
 
@@ -127,7 +128,7 @@ def test_single_times_out_of_order_are_moved_after_the_frame_before(tmp_path: Pa
 @pytest.fixture
 def predictor(monkeypatch: pytest.MonkeyPatch) -> FakePredictor:
     fake = SignalledPredictor()
-    monkeypatch.setattr(track, "build_i2vpp_video_predictor", fake.build)
+    monkeypatch.setattr("i2vpp.build_i2vpp.build_i2vpp_video_predictor", fake.build)
     return fake
 
 

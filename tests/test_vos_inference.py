@@ -12,8 +12,8 @@ from PIL import Image
 
 from data_files import write_image, write_json, write_mask
 from i2vpp.checkpoint import save_checkpoint
-from i2vpp.commands.track import ModelChoice
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
+from i2vpp.model_choice import ModelChoice
 from i2vpp.utils.visualize import davis_palette
 from media import moving_disc
 from models import make_predictor

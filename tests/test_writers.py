@@ -21,21 +21,11 @@ from PIL import Image
 
 from i2vpp.errors import I2VPPError
 from i2vpp.structures import FrameResult
+from i2vpp.utils.overlay_video import OverlayWriter
+from i2vpp.utils.result_files import MaskWriter, RleWriter, ScoreWriter, VideoInfo, check_object_ids, index_map
 from i2vpp.utils.signals import uninterrupted
 from i2vpp.utils.visualize import davis_palette
-from i2vpp.utils.writers import (
-    FrameAccess,
-    MaskWriter,
-    OutputChoice,
-    OverlayWriter,
-    ResultWriter,
-    RleWriter,
-    ScoreWriter,
-    VideoInfo,
-    check_object_ids,
-    index_map,
-    remove_results,
-)
+from i2vpp.utils.writers import FrameAccess, OutputChoice, ResultWriter, remove_results
 from media import number_of, numbered_frame
 
 HEIGHT, WIDTH = 32, 64

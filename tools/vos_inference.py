@@ -23,13 +23,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `test_pvs` is no installed package
 
 from i2vpp.errors import DataError, NoDataError
+from i2vpp.model_choice import add_model_options
 from i2vpp.utils.parser import Parser
 from sav_dataset.names import some
 from test_pvs import infer
 from test_pvs.benchmarks import BENCHMARKS, VosVideos, open_benchmark, open_folder
 from test_pvs.options import (
     Run,
-    add_model_options,
     add_run_options,
     model_choice,
     model_settings,
@@ -129,7 +129,7 @@ def _parser() -> Parser:
     data.add_argument("--resize-masks", action="store_true", help="resize masks whose size is not that of their frames")
     data.add_argument("--prompt", type=protocol_name, default="gm", metavar="KIND",
                       help="gm: mask, bb: box, 3c: three clicks, 1c, ... (%(default)s)")  # fmt: skip
-    add_model_options(parser)
+    add_model_options(parser, untrained=False)
     add_run_options(parser)
     parser.set_defaults(clicks=None, mask_info=None, annotated_only=False)  # what only `infer` lets one choose
     return parser

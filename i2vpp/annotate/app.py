@@ -1,4 +1,4 @@
-"""The routes: what the page asks for, in JSON; every blocking call runs in the workers of its video."""
+"""The HTTP interface of the page, in JSON. Every blocking call runs in a worker thread of its video."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +30,7 @@ from i2vpp.annotate.transfers import start_export, start_import
 from i2vpp.annotate.values import Prompts
 from i2vpp.annotate.workers import Workers
 from i2vpp.annotate.workspace import Workspace
+from i2vpp.utils.json_values import json_flag, json_integer, json_object
 
 T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[Response]]
@@ -38,14 +40,19 @@ MEDIA_TYPES = {
     ".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml", ".png": "image/png",
     ".json": "application/json", ".woff2": "font/woff2", ".ico": "image/x-icon",
 }  # fmt: skip
-FRAME_SECONDS = 3600  # a browser keeps a frame for so long
-GONE = 499  # nobody waits for this answer any more
+FRAME_SECONDS = 3600  # for which a browser may keep a frame
+GONE = 499  # status of an answer whose browser has closed the connection; nginx's number for that
 
 log = logging.getLogger(__name__)
 
 
 def make_app(workspace: Workspace, guard: Guard) -> ASGIApp:
-    """Return the application, behind its gate."""
+    """Return the application behind the checks of `Gate`.
+
+    Args:
+        workspace: the videos; started and stopped with the application.
+        guard: which requests are let in.
+    """
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -60,22 +67,22 @@ def make_app(workspace: Workspace, guard: Guard) -> ASGIApp:
 
 
 async def answer_refused(_: Request, refused: Refused) -> Response:
-    """Answer a body that turned out too large while it was read."""
+    """Answer a request whose body turned out too large while it was read."""
     return JSONResponse({"error": refused.reason}, refused.status)
 
 
 async def answer_unknown(_: Request, error: HTTPException) -> Response:
-    """Answer a path or method that there is not."""
+    """Answer a request for a path or method that does not exist."""
     return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
 
 
 async def answer_bug(_: Request, __: Exception) -> Response:
-    """Answer what should not happen; Starlette raises the exception again, for the log."""
+    """Answer after an unexpected exception; Starlette raises it again, so that it gets into the log."""
     return JSONResponse({"error": "an error in the program; the server's log tells more"}, 500)
 
 
 class Routes:
-    """Answers to requests.
+    """The handlers of all requests. Each takes the request, and the session of the video where that has to be open.
 
     Args:
         workspace: the videos.
@@ -105,8 +112,8 @@ class Routes:
             Route(obj, self._with(self.change_object), methods=["PATCH"]),
             Route(obj, self._with(self.delete_object), methods=["DELETE"]),
             Route(f"{obj}/prompts/{{t:int}}", self._with(self.set_prompts), methods=["PUT"]),
-            Route(f"{video}/undo", self._with(self.undo), methods=["POST"]),
-            Route(f"{video}/redo", self._with(self.redo), methods=["POST"]),
+            Route(f"{video}/undo", self._with(partial(self.travel, "undo")), methods=["POST"]),
+            Route(f"{video}/redo", self._with(partial(self.travel, "redo")), methods=["POST"]),
             Route(f"{video}/propagate", self._with(self.propagate), methods=["POST"]),
             Route(f"{video}/export", self._with(self.export), methods=["POST"]),
             Route(f"{video}/import", self._with(self.import_masks), methods=["POST"]),
@@ -114,7 +121,7 @@ class Routes:
         ]
 
     def _with(self, handler: SessionHandler) -> Handler:
-        """Hand the open video to a handler; a stale request is answered with the present state."""
+        """Return a handler that opens the video first, and that answers stale requests with the present state."""
 
         async def handle(request: Request) -> Response:
             async with self._workspace.use(request.path_params["id"]) as session:
@@ -127,7 +134,7 @@ class Routes:
         return handle
 
     async def answer_problem(self, _: Request, error: Exception) -> Response:
-        """Answer with the words for an expected error."""
+        """Answer with the status and the message of an expected error."""
         status = self._workspace.problems.status(error)
         if status >= 500:
             log.warning("%s", error, exc_info=error)
@@ -140,7 +147,7 @@ class Routes:
         return self._file("index.html")
 
     async def static(self, request: Request) -> Response:
-        """Answer with a file of the page: one of those there were at the start, under exactly its name."""
+        """Answer with a file of the page; only those found at the start are served, so no path can lead elsewhere."""
         return self._file(request.path_params["name"])
 
     def _file(self, name: str) -> Response:
@@ -159,7 +166,7 @@ class Routes:
         return picture(await unless_gone(request, self._workspace.thumbnail(request.path_params["id"])))
 
     async def events(self, _: Request) -> Response:
-        """Send news until the page is closed."""
+        """Send events until the page is closed."""
         if self._workspace.events.full:
             raise RequestError("too many pages are open", 503)
         stream = self._workspace.events.listen()
@@ -173,7 +180,7 @@ class Routes:
     # ---- looking at a video
 
     async def state(self, _: Request, session: VideoSession) -> Response:
-        """Tell the state of a video."""
+        """Answer with the state of a video."""
         return await answer_state(session)
 
     async def open(self, _: Request, session: VideoSession) -> Response:
@@ -182,7 +189,7 @@ class Routes:
         return await answer_state(session)
 
     async def timeline(self, _: Request, session: VideoSession) -> Response:
-        """Tell where objects are, and how sure the network is."""
+        """Answer with areas and scores of all masks."""
         return JSONResponse(await run(session.store_worker, session.timeline))
 
     async def frame(self, request: Request, session: VideoSession) -> Response:
@@ -211,7 +218,7 @@ class Routes:
         return Response(body, media_type="application/octet-stream", headers=headers)
 
     async def doubtful(self, request: Request, session: VideoSession) -> Response:
-        """Tell the next frame that should be looked at."""
+        """Answer with the next frame that a person should look at."""
         after = whole(request.query_params.get("after", "-1"), "after", -1)
         return JSONResponse({"frame": await run(session.store_worker, session.doubtful, after)})
 
@@ -230,8 +237,7 @@ class Routes:
         body = await read(request, {"revision", "name", "color", "hidden", "locked"})
         changes = {key: body[key] for key in ("name", "color", "hidden", "locked") if body.get(key) is not None}
         for flag in ("hidden", "locked"):
-            if not isinstance(changes.get(flag, False), bool):
-                raise RequestError(f"{flag} must be true or false")
+            json_flag(flag, changes.get(flag, False))
         workers = session.store_worker
         if "locked" in changes:
             session.jobs.stop(PROPAGATE)
@@ -257,22 +263,15 @@ class Routes:
         await run(session.model_worker, session.set_prompts, *where, expected, prompts)
         return await answer_state(session)
 
-    async def undo(self, request: Request, session: VideoSession) -> Response:
-        """Take the last step back."""
+    async def travel(self, move: str, request: Request, session: VideoSession) -> Response:
+        """Take the last step back, or do the step again that was undone last: `move` is `undo` or `redo`."""
         body = await read(request, {"revision"})
         session.jobs.stop(PROPAGATE)
-        await run(session.model_worker, session.undo, revision(body))
-        return await answer_state(session)
-
-    async def redo(self, request: Request, session: VideoSession) -> Response:
-        """Do the step again that was undone last."""
-        body = await read(request, {"revision"})
-        session.jobs.stop(PROPAGATE)
-        await run(session.model_worker, session.redo, revision(body))
+        await run(session.model_worker, session.travel, move, revision(body))
         return await answer_state(session)
 
     async def propagate(self, request: Request, session: VideoSession) -> Response:
-        """Begin to track objects."""
+        """Start a job that tracks objects."""
         body = await read(request, {"revision", "start", "direction", "stop", "objects"})
         objects, stop = body.get("objects"), body.get("stop")
         if objects is not None and not (isinstance(objects, list) and all(type(i) is int for i in objects)):
@@ -281,39 +280,57 @@ class Routes:
             session.store_worker,
             session.start_propagation,
             revision(body),
-            start=number(body, "start"),
+            start=json_integer("start", body.get("start")),
             direction=body.get("direction", "forward"),
-            stop=None if stop is None else number(body, "stop"),
+            stop=None if stop is None else json_integer("stop", stop),
             obj_ids=objects,
         )
         return await answer_state(session)
 
     async def export(self, request: Request, session: VideoSession) -> Response:
-        """Begin to write masks to files."""
+        """Start a job that writes masks to files."""
         body = await read(request, {"kind", "every", "revision"})
-        every = 1 if body.get("every") is None else number(body, "every")
+        every = 1 if body.get("every") is None else json_integer("every", body["every"])
         await run(session.store_worker, start_export, session, body.get("kind"), every)
         return await answer_state(session)
 
     async def import_masks(self, request: Request, session: VideoSession) -> Response:
-        """Begin to read masks from files."""
+        """Start a job that reads masks from files."""
         body = await read(request, {"folder", "prompts", "revision"})
         await run(session.store_worker, start_import, session, body.get("folder"), body.get("prompts", "first"))
         return await answer_state(session)
 
     async def cancel(self, _: Request, session: VideoSession) -> Response:
-        """Ask what runs to end."""
+        """Ask the running job to end."""
         session.jobs.stop()
         return await answer_state(session)
 
 
 async def run(workers: Workers, task: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """Wait for a call in a thread without blocking the event loop."""
+    """Run a call in a worker thread and wait for its result without blocking the event loop.
+
+    Args:
+        workers: the thread.
+        task: what is called.
+        args: its arguments.
+        kwargs: its keyword arguments.
+
+    Returns:
+        Its result; an exception is raised again.
+    """
     return await asyncio.wrap_future(workers.submit(task, *args, **kwargs))
 
 
 async def unless_gone(request: Request, future: Future[Any]) -> Any:
-    """Wait for a result; if the browser goes away first, as in scrubbing, the work is not begun. None then."""
+    """Wait for a result, or until the browser has closed the connection, as it does for frames that are scrubbed over.
+
+    Args:
+        request: whose connection is watched.
+        future: result of the work; it is cancelled if it has not begun when the browser leaves.
+
+    Returns:
+        The result, or None if the browser left first.
+    """
     result: asyncio.Future[Any] = asyncio.wrap_future(future)
     gone: asyncio.Future[Any] = asyncio.ensure_future(left(request))
     try:
@@ -325,7 +342,7 @@ async def unless_gone(request: Request, future: Future[Any]) -> Any:
 
 
 def picture(jpeg: bytes | None) -> Response:
-    """Answer with a JPEG, or to nobody if there is none."""
+    """Answer with a JPEG; None means that the browser has closed the connection."""
     if jpeg is None:
         return Response(status_code=GONE)
     return Response(jpeg, media_type="image/jpeg", headers={"cache-control": f"private, max-age={FRAME_SECONDS}"})
@@ -343,17 +360,22 @@ async def answer_state(session: VideoSession, **more: Any) -> Response:
 
 
 async def read(request: Request, allowed: set[str]) -> dict[str, Any]:
-    """Read a JSON object with no other keys than the allowed ones."""
+    """Read the body of a request: a JSON object.
+
+    Args:
+        request: its body may be limited, see `Gate`.
+        allowed: the keys that the object may have.
+
+    Raises:
+        RequestError: the body is not JSON.
+        PromptError: it is no object, or has another key.
+    """
     text = await request.body()
     try:
         body = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise RequestError("the body is not JSON") from error
-    if not isinstance(body, dict):
-        raise RequestError("the body must be a JSON object")
-    if unknown := sorted(set(body) - allowed):
-        raise RequestError(f"unknown key {unknown[0]!r:.40}; allowed: {', '.join(sorted(allowed))}")
-    return body
+    return json_object("the body", body, allowed)
 
 
 def _refuse_constant(name: str) -> float:
@@ -361,20 +383,22 @@ def _refuse_constant(name: str) -> float:
 
 
 def revision(body: dict[str, Any]) -> int:
-    """Return the revision that a request was made in view of."""
-    return number(body, "revision")
-
-
-def number(body: dict[str, Any], key: str) -> int:
-    """Return an integer of 0 or more from a request."""
-    value = body.get(key)
-    if type(value) is not int or not 0 <= value < 2**53:
-        raise RequestError(f"{key} must be an integer of 0 or more; got {value!r:.40}")
-    return value
+    """Return the revision of the store that the page knew when it made the request."""
+    return json_integer("revision", body.get("revision"))
 
 
 def whole(text: str, key: str, low: int, high: int = 2**53) -> int:
-    """Return an integer of a query."""
+    """Return an integer from the query of a URL.
+
+    Args:
+        text: its digits, with a minus sign where `low` is negative.
+        key: its name, for the message.
+        low: smallest number allowed.
+        high: largest number allowed.
+
+    Raises:
+        RequestError: it is no such integer.
+    """
     digits = text.removeprefix("-")
     if not (digits.isascii() and digits.isdecimal() and len(digits) < 17 and low <= int(text) <= high):
         raise RequestError(f"{key} must be an integer from {low} to {high}; got {text!r:.40}")

@@ -15,18 +15,18 @@ SMALL_AREA = 64
 
 
 def next_doubtful(rows: Sequence[Row], prompted: Collection[tuple[int, int]], after: int) -> int | None:
-    """Return the first doubtful frame behind `after`, or else the first of all; None if no frame is doubtful.
+    """Return the first doubtful frame after `after`, or else the first of all; None if no frame is doubtful.
 
     The doubt of an object on a frame is the largest of
     - how undecided its object score is: 2 min(p, 1 - p) with p = sigmoid(score);
     - how low the predicted IoU of a visible object is: 1 - IoU;
     - how much its area changed since its last frame with a mask: |a - b| / max(a, b, 64 pixels).
-    What is unknown counts 0, and so does an object on a frame where a person prompted it. The doubt of a frame is that
-    of its most doubtful object. A frame is doubtful if its doubt is at least 0.25, higher than on the 5 frames before
-    it and not lower than on the 5 frames behind it: peaks count, not every frame of a bad stretch.
+    Unknown numbers count as 0, and so does an object on a frame where a person prompted it. The doubt of a frame is
+    that of its most doubtful object. A frame is doubtful if its doubt is at least 0.25, higher than on the 5 frames
+    before it and not lower than on the 5 frames after it, so that a run of bad frames is shown once.
 
     Args:
-        rows: numbers of all masks that count.
+        rows: numbers of all masks that are considered.
         prompted: (object, frame) with prompts.
         after: a frame; -1 looks from the beginning.
     """

@@ -20,7 +20,7 @@ COMPRESSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Extent:
-    """How far a video reaches: pixels, and frames where they are known."""
+    """The size of a video in pixels, and its number of frames where that is known."""
 
     height: int
     width: int
@@ -50,7 +50,10 @@ class Edit:
         Args:
             name: None: `Object <id>`.
             color: `#rrggbb`; None: one that differs from the other objects'.
-            obj_id: the wished id; another is taken if it was used.
+            obj_id: the preferred id; the smallest free one is taken if it was used before.
+
+        Returns:
+            The new object.
 
         Raises:
             PromptError: a bad name or colour, or all 255 ids were used.
@@ -81,7 +84,21 @@ class Edit:
         hidden: bool | None = None,
         locked: bool | None = None,
     ) -> ObjectInfo:
-        """Change what is given; None leaves as it is."""
+        """Change fields of an object; those that are None stay as they are.
+
+        Args:
+            obj_id: the object.
+            name: 1 to 100 printable characters.
+            color: `#rrggbb`.
+            hidden: whether it is not drawn.
+            locked: whether its prompts and masks are not to be changed.
+
+        Returns:
+            The object after the change.
+
+        Raises:
+            PromptError: there is no such object, or the name or colour is not allowed.
+        """
         old = self._object(obj_id)
         new = replace(
             old,
@@ -102,7 +119,16 @@ class Edit:
                 self._put(table, obj_id, frame, None)
 
     def set_prompts(self, obj_id: int, frame: int, prompts: Prompts) -> None:
-        """Set all prompts of an object on a frame; empty ones delete them. The mask is left as it is."""
+        """Set all prompts of an object on a frame. The mask is left as it is.
+
+        Args:
+            obj_id: the object.
+            frame: index of the frame.
+            prompts: replace all earlier ones there; empty prompts delete them.
+
+        Raises:
+            PromptError: there is no such object or frame, or a prompt lies outside the frame.
+        """
         self._check_key(obj_id, frame)
         prompts = prompts.inside(self._extent.height, self._extent.width)
         value = json.dumps(prompts.to_json()) if prompts else None
@@ -111,7 +137,17 @@ class Edit:
             self._put("prompts", obj_id, frame, None if value is None else (value,))
 
     def set_mask(self, obj_id: int, frame: int, mask: StoredMask | None) -> None:
-        """Set the mask of an object on a frame; None deletes it. The prompts are left as they are."""
+        """Set the mask of an object on a frame. The prompts are left as they are.
+
+        Args:
+            obj_id: the object.
+            frame: index of the frame.
+            mask: replaces an earlier one; None deletes it.
+
+        Raises:
+            PromptError: there is no such object or frame.
+            ValueError: the mask has another size than the video.
+        """
         self._check_key(obj_id, frame)
         if mask is None:
             if self._sql("SELECT 1 FROM masks WHERE object = ? AND frame = ?", (obj_id, frame)).fetchone():

@@ -13,7 +13,7 @@ class AnnotationError(I2VPPError):
 
 
 class StaleRevisionError(AnnotationError):
-    """A change that was made in view of a state which somebody has changed since; nothing was done."""
+    """A request was made in view of a state that has changed since; nothing was done."""
 
 
 class DiskFullError(AnnotationError):

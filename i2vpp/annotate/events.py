@@ -1,4 +1,4 @@
-"""News to all open pages, as Server-Sent Events."""
+"""Events sent to all open pages, as Server-Sent Events."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 KEEP_ALIVE_SECONDS = 15.0
 MAX_WAITING = 1000
-"""Messages a page may lag behind; then its connection is ended, and it connects again and fetches everything."""
+"""Messages that may wait for one page. With more, its connection is closed; it reconnects and fetches all anew."""
 
 MAX_LISTENERS = 64
 
@@ -37,11 +37,11 @@ class Events:
         if loop is not None and not loop.is_closed():
             try:
                 loop.call_soon_threadsafe(self._deliver, f"data: {json.dumps(message)}\n\n")
-            except RuntimeError:  # the loop was closed in between: nobody listens any more
+            except RuntimeError:  # the loop was closed after the check above: there is no listener any more
                 return
 
     def close(self) -> None:
-        """End all connections; in the event loop's thread."""
+        """End all connections. To be called in the event loop's thread."""
         self._closed = True
         self._deliver('data: {"type": "bye"}\n\n')
         self._deliver(None)

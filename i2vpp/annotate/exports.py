@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import av
 import numpy as np
@@ -35,8 +36,9 @@ from i2vpp.errors import I2VPPError
 from i2vpp.structures import FrameResult
 from i2vpp.utils.files import atomic_write, sync_folder
 from i2vpp.utils.json_files import read_json
+from i2vpp.utils.overlay_video import OverlayWriter
+from i2vpp.utils.result_files import MaskWriter, RleWriter, VideoInfo, write_png
 from i2vpp.utils.visualize import overlay
-from i2vpp.utils.writers import MaskWriter, OverlayWriter, RleWriter, VideoInfo, write_png
 
 UInt8 = NDArray[np.uint8]
 Kind: TypeAlias = Literal["sav", "davis", "coco", "overlay"]
@@ -92,13 +94,13 @@ def export(
     """Write an annotation into a folder, which appears only when it is whole and replaces an earlier export.
 
     Args:
-        annotation: it may be changed meanwhile; each frame is written as it is when it is reached.
+        annotation: annotation that is written; it may change meanwhile, and each frame is written as it is then.
         folder: missing, empty, or an earlier export.
-        kind: see the module.
+        kind: kind of the files, see the module.
         footage: the video.
         every: only frames 0, n, 2n, ...; an overlay then runs at the n-th part of its rate.
-        progress: told frames written and frames in all.
-        cancelled: asked before each frame.
+        progress: function that is given the number of frames written, and of all.
+        cancelled: function that says, before each frame, whether to stop.
 
     Returns:
         The folder.
@@ -125,15 +127,27 @@ def export(
     return folder
 
 
-class _Writer(Protocol):
-    def add(self, frame: int, masks: Mapping[int, StoredMask]) -> None: ...
+class _Writer(ABC):
+    """Writes the masks of an annotation, frame by frame, into a folder."""
 
-    def close(self) -> None: ...
+    def __init__(self, folder: Path, annotation: Annotation, footage: Footage, every: int) -> None:
+        self._folder, self._footage = folder, footage
+        self._size = annotation.height, annotation.width
+        self._file: Any = None  # the only file that has to be closed, where there is one
+
+    @abstractmethod
+    def add(self, frame: int, masks: Mapping[int, StoredMask]) -> None:
+        """Write the masks of a frame, by object id."""
+
+    def close(self) -> None:
+        """Finish the files."""
+        if self._file is not None:
+            self._file.close()
 
 
 @contextmanager
 def _finished(writer: _Writer) -> Iterator[_Writer]:
-    """Close a writer after the block; if that failed, its files are going to be deleted, and only its error counts."""
+    """Close a writer after the block. After an error its files get deleted, so that errors of `close` do not matter."""
     try:
         yield writer
     except BaseException:
@@ -143,38 +157,28 @@ def _finished(writer: _Writer) -> Iterator[_Writer]:
     writer.close()
 
 
-class _SavWriter:
-    def __init__(self, folder: Path, annotation: Annotation, footage: Footage, every: int) -> None:
-        self._folder, self._name = folder, footage.name
-        self._size = annotation.height, annotation.width
-
+class _SavWriter(_Writer):
     def add(self, frame: int, masks: Mapping[int, StoredMask]) -> None:
         for obj_id, mask in masks.items():
             folder = self._folder / f"{obj_id:03d}"
             folder.mkdir(exist_ok=True)
             image = Image.fromarray(mask.decode(*self._size).astype(np.uint8) * 255)
-            write_png(folder / f"{self._name(frame)}.png", image)
-
-    def close(self) -> None:
-        pass
+            write_png(folder / f"{self._footage.name(frame)}.png", image)
 
 
-class _DavisWriter:
+class _DavisWriter(_Writer):
     def __init__(self, folder: Path, annotation: Annotation, footage: Footage, every: int) -> None:
+        super().__init__(folder, annotation, footage, every)
         self._files = MaskWriter(folder, footage.name)
-        self._size = annotation.height, annotation.width
 
     def add(self, frame: int, masks: Mapping[int, StoredMask]) -> None:
         if masks:
             self._files.add(frame, resolve_overlaps(masks, self._size))
 
-    def close(self) -> None:
-        pass
 
-
-class _CocoWriter:
+class _CocoWriter(_Writer):
     def __init__(self, folder: Path, annotation: Annotation, footage: Footage, every: int) -> None:
-        self._size = annotation.height, annotation.width
+        super().__init__(folder, annotation, footage, every)
         video = VideoInfo(height=self._size[0], width=self._size[1], fps=footage.fps, num_frames=footage.frames)
         self._file = RleWriter(folder / "masks.json", video)
 
@@ -185,14 +189,10 @@ class _CocoWriter:
             ious = torch.tensor([mask.iou for mask in masks.values()], dtype=torch.float32)
             self._file.add(FrameResult(frame, list(masks), stack[:, None], scores, ious))
 
-    def close(self) -> None:
-        self._file.close()
 
-
-class _OverlayFile:
+class _OverlayFile(_Writer):
     def __init__(self, folder: Path, annotation: Annotation, footage: Footage, every: int) -> None:
-        self._size = annotation.height, annotation.width
-        self._footage = footage
+        super().__init__(folder, annotation, footage, every)
         self._file = OverlayWriter(folder / "overlay.mp4", None if footage.fps is None else footage.fps / every)
         self._colors = {info.id: _rgb(info.color) for info in annotation.objects() if not info.hidden}
 
@@ -201,9 +201,6 @@ class _OverlayFile:
         index, labels = resolve_overlaps(shown, self._size), len(self._colors) > 1
         picture = overlay(self._footage.read_frame(frame), index, list(shown), labels=labels, colors=self._colors)
         self._file.add(picture, self._footage.time(frame))
-
-    def close(self) -> None:
-        self._file.close()
 
 
 _WRITERS: Mapping[Kind, Callable[[Path, Annotation, Footage, int], _Writer]] = {
@@ -215,7 +212,15 @@ _WRITERS: Mapping[Kind, Callable[[Path, Annotation, Footage, int], _Writer]] = {
 
 
 def resolve_overlaps(masks: Mapping[int, StoredMask], size: tuple[int, int]) -> UInt8:
-    """Return an index mask [H, W] of object ids, 0 for background: smaller masks on top, of equal ones higher ids."""
+    """Return an index mask, in which a smaller mask covers a larger one, and of equal ones the higher id the lower.
+
+    Args:
+        masks: masks by object id.
+        size: height and width in pixels.
+
+    Returns:
+        [H, W] object ids; 0 is the background.
+    """
     index = np.zeros(size, np.uint8)
     for obj_id in sorted(masks, key=lambda one: (-masks[one].area, one)):
         index[masks[obj_id].decode(*size)] = obj_id
@@ -243,11 +248,11 @@ def _write_objects(path: Path, annotation: Annotation, footage: Footage, choice:
 
 @contextmanager
 def _new_folder(folder: Path) -> Iterator[Path]:
-    """Yield a folder that takes the place of `folder` if the block ends well, and is deleted otherwise."""
+    """Yield a new folder that replaces `folder` if the block ends without an error, and is deleted otherwise."""
     if folder.exists() and not _replaceable(folder):
         raise MaskFolderError(f"{folder} is no earlier export and is not overwritten; choose another folder")
     partial, old = (folder.with_name(f".{folder.name}.{word}") for word in ("partial", "old"))
-    for left in (partial, old):  # by a process that was killed
+    for left in (partial, old):  # left over from a process that was killed
         if left.exists():
             shutil.rmtree(left)
     try:

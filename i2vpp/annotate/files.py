@@ -24,7 +24,8 @@ def open_file(path: Path) -> sqlite3.Connection:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        new = not path.exists() or not path.stat().st_size  # SQLite makes it empty; a process may be killed then
+        # An empty file is new, too: SQLite makes one before it writes, and the process may have been killed in between.
+        new = not path.exists() or not path.stat().st_size
     except OSError as error:
         raise _explained(path, error) from error
     with in_words(path):
@@ -32,7 +33,7 @@ def open_file(path: Path) -> sqlite3.Connection:
             _check_kind(path)
         connection = sqlite3.connect(path, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False)
         try:
-            # One process at a time. It also spares the file of shared memory, which network disks cannot do.
+            # One process at a time. This mode also needs no file of shared memory, which network disks do not support.
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")
             if new:
                 _create(connection)
@@ -50,8 +51,8 @@ def open_file(path: Path) -> sqlite3.Connection:
 def _check_kind(path: Path) -> None:
     """Raise AnnotationError unless this is an annotation file; nothing is locked or written.
 
-    SQLite reads the file, not we: POSIX forgets all of a process's locks on a file when it closes any handle of it, and
-    SQLite alone knows whether this process has it open.
+    The file is read through SQLite and not with `open`: POSIX drops all locks of a process on a file when the process
+    closes any handle of it, and only SQLite knows whether this process has the file open already.
     """
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as connection:

@@ -18,7 +18,7 @@ QUALITY = 88
 
 
 class JpegCache:
-    """The latest used JPEGs of all videos, bounded in bytes; safe to use from threads."""
+    """The most recently used JPEGs of all videos, bounded in bytes. All methods may be called from any thread."""
 
     def __init__(self, capacity: int = CACHE_BYTES) -> None:
         self._capacity = capacity
@@ -32,14 +32,19 @@ class JpegCache:
         return self._bytes
 
     def get(self, key: tuple[str, int, int]) -> bytes | None:
-        """Return the JPEG of (video id, frame, width), if it is held."""
+        """Return the JPEG of (video id, frame, width), or None if it is not in the cache."""
         with self._lock:
             if key in self._images:
                 self._images.move_to_end(key)
             return self._images.get(key)
 
     def put(self, key: tuple[str, int, int], jpeg: bytes) -> None:
-        """Hold a JPEG, and let go of what was not used for the longest time."""
+        """Keep a JPEG, and drop the least recently used ones beyond the capacity.
+
+        Args:
+            key: video id, frame and width.
+            jpeg: the encoded picture.
+        """
         with self._lock:
             self._bytes += len(jpeg) - len(self._images.pop(key, b""))
             self._images[key] = jpeg
@@ -49,7 +54,15 @@ class JpegCache:
 
 
 def to_jpeg(frame: np.ndarray, width: int) -> bytes:
-    """Return a frame, uint8 RGB [H, W, 3], as a JPEG of at most that width."""
+    """Encode a frame as a JPEG.
+
+    Args:
+        frame: uint8 RGB [H, W, 3].
+        width: largest width in pixels; a wider frame is scaled down to it.
+
+    Returns:
+        The content of the JPEG file.
+    """
     image = Image.fromarray(frame)
     if width < image.width:
         height = max(round(image.height * width / image.width), 1)
@@ -82,11 +95,20 @@ class FrameReader:
         return self._source
 
     def held(self, t: int, width: int) -> bytes | None:
-        """Return frame t in exactly that width if it is at hand; from any thread."""
+        """Return a JPEG from the cache, or None if it is not there. May be called from any thread.
+
+        Args:
+            t: index of the frame.
+            width: exact width in pixels.
+        """
         return self._cache.get((self._id, t, width))
 
     def jpeg(self, t: int, width: int) -> bytes:
-        """Return frame t in at most that width.
+        """Return a frame as JPEG, from the cache or else decoded and encoded now.
+
+        Args:
+            t: index of the frame.
+            width: largest width in pixels.
 
         Raises:
             IndexError: there is no such frame.

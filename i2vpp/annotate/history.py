@@ -1,11 +1,11 @@
 """The tables of an annotation file, and undo and redo over them.
 
-Every value is a row with the key (object, frame). A step of the history keeps, of each row that it changed, the value
-which the row does not have now: the one before while the step is done, the one after while it is undone. Undo and redo
-are the same exchange.
+Every value is a row with the key (object, frame). A step of the history keeps the other value of each row that it
+changed: the value before the step while the step is done, and the value after it while the step is undone. Undo and
+redo therefore are the same exchange of rows.
 
-The run lengths of masks lie in a table of their own and never move: each belongs to one row, of `masks` or of the
-history, and goes when that goes. So a long propagation is undone at once.
+The run lengths of masks lie in a table of their own and are never copied: each entry belongs to one row, of `masks` or
+of the history, and is deleted with it. This is why undoing a long propagation takes no time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from i2vpp.annotate.values import Change
 
 MAX_STEPS = 200
 MAX_BYTES = 1 << 29
-"""Of the masks that steps keep. Older steps are forgotten beyond that, but for the last one."""
+"""Bytes of masks that the history keeps. Beyond that the oldest steps are deleted, except for the last one."""
 
 NO_FRAME = -1
 COLUMNS = {
@@ -25,9 +25,9 @@ COLUMNS = {
     "masks": ("area INTEGER", "score REAL", "iou REAL", "bytes INTEGER", "runs INTEGER"),
 }
 """Tables by name, with what their rows hold beside the key; `objects` have the frame NO_FRAME. The runs of a mask are
-a row of the table `runs`, where they take so many bytes."""
+a row of the table `runs`, where they take `bytes` bytes."""
 
-_EXCHANGED = 0  # number of no step: where rows lie while they are exchanged
+_EXCHANGED = 0  # number of no step; rows have it while they are exchanged
 
 
 def names(table: str) -> str:
@@ -56,7 +56,7 @@ class History:
     """Steps that can be undone and done again; call it inside a transaction only.
 
     Args:
-        connection: to a file with the tables of `create_tables`.
+        connection: connection to a file with the tables of `create_tables`.
     """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -67,7 +67,15 @@ class History:
         return self._label(self._position()), self._label(self._position() + 1)
 
     def begin(self, label: str, joint: str | None) -> int:
-        """Forget the undone steps and return the number of a new one, or of the last if it has the same `joint`."""
+        """Delete the undone steps and return the number of the step that changes belong to.
+
+        Args:
+            label: label of the step, for people.
+            joint: if the last step has this name, it is continued; otherwise, or if it is None, a new step begins.
+
+        Returns:
+            The number of the step.
+        """
         position = self._position()
         self._forget("> ?", position)
         last = self._sql("SELECT joint FROM steps WHERE number = ?", (position,)).fetchone()
@@ -78,7 +86,14 @@ class History:
         return position + 1
 
     def keep(self, step: int, table: str, obj_id: int, frame: int) -> None:
-        """Remember a row that is about to be changed, unless the step has done so before."""
+        """Keep a row that is about to be changed, unless the step has kept it before.
+
+        Args:
+            step: number of the step, see `begin`.
+            table: one of `COLUMNS`.
+            obj_id: object id in the key of the row.
+            frame: frame in the key of the row.
+        """
         row = f"FROM {table} WHERE object = ? AND frame = ?"
         kept = self._sql(
             f"INSERT OR IGNORE INTO past_{table} SELECT ?, ?, ?, object IS NOT NULL, {names(table)} "
@@ -88,11 +103,11 @@ class History:
         if table == "masks" and kept:
             size = f"coalesce((SELECT bytes {row}), 0)"
             self._sql(f"UPDATE steps SET bytes = bytes + {size} WHERE number = ?", (obj_id, frame, step))
-        elif table == "masks":  # made by this step, so nothing leads back to it
+        elif table == "masks":  # the mask was made by this same step, so undo never needs it
             self._sql(f"DELETE FROM runs WHERE id = (SELECT runs {row})", (obj_id, frame))
 
     def trim(self) -> None:
-        """Forget the oldest steps while there are too many, or while they keep too much."""
+        """Delete the oldest steps beyond `MAX_STEPS` or `MAX_BYTES`."""
         steps = self._sql("SELECT number, bytes FROM steps ORDER BY number DESC").fetchall()
         total = 0
         for count, (number, size) in enumerate(steps):
@@ -102,12 +117,12 @@ class History:
                 return
 
     def undo(self) -> Change | None:
-        """Take the last step back and say what that has changed; None if there is none."""
+        """Take the last step back and return what that has changed; None if there is no step."""
         position = self._position()
         return self._exchange(position, position - 1)
 
     def redo(self) -> Change | None:
-        """Do the next undone step again and say what that has changed; None if there is none."""
+        """Do the next undone step again and return what that has changed; None if there is no such step."""
         position = self._position()
         return self._exchange(position + 1, position + 1)
 

@@ -36,7 +36,7 @@ class Imported:
     """What an import has added.
 
     Args:
-        objects: in the order of their ids.
+        objects: the new objects in the order of their ids.
         masks: how many, empty ones included.
     """
 
@@ -65,13 +65,16 @@ def import_masks(
 
     Args:
         annotation: gets the objects.
-        folder: in one of the layouts above.
+        folder: folder in one of the layouts above.
         frame_names: names of the video's frames without suffix; None: PNGs are named by index.
         prompts: on which frames a mask also becomes a prompt, which propagation starts from: the first one of each
             object where it is visible, all, or those frames of the given ones where it is visible.
         expected: revision, see `Annotation.edit`.
-        progress: told files read and files in all.
-        cancelled: asked before each file.
+        progress: function that is given the number of files read, and of all.
+        cancelled: function that says, before each file, whether to stop.
+
+    Returns:
+        The new objects and the number of their masks.
 
     Raises:
         MaskFolderError: there are no masks, or one does not fit; the message names the file. Nothing is changed.
@@ -98,7 +101,8 @@ def import_masks(
         _complete(read, [file.frame for file in files], annotation)
     added = []
     with annotation.edit("Import masks", expected=expected) as edit:
-        for number in sorted(read, key=lambda obj_id: (obj_id == 0, obj_id)):  # 0 takes what is left
+        # Object 0 of a file cannot keep its id, so it comes last and takes one that is left.
+        for number in sorted(read, key=lambda obj_id: (obj_id == 0, obj_id)):
             name, color = looks.get(number, (f"Object {number}", None))
             info = edit.add_object(name, color, obj_id=number)
             added.append(info)
@@ -185,7 +189,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _is_mask(path: Path) -> bool:
-    """Whether a file is a PNG; other images are refused, anything else is left alone."""
+    """Whether a file is a PNG. Other images raise MaskFolderError, and files that are no images are ignored."""
     suffix = path.suffix.lower()
     if path.is_dir() or suffix not in IMAGE_SUFFIXES:
         return False

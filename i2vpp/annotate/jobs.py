@@ -1,4 +1,4 @@
-"""Long pieces of work: one at a time for each video, told to all pages, and stopped on request."""
+"""Long tasks: one at a time for each video, shown on all pages, and stopped on request."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from i2vpp.annotate.workers import Workers
 
 PROPAGATE, EXPORT, IMPORT = "propagate", "export", "import"
 MIN_STEPS = 3
-"""Steps before a speed is told: the first ones may cost nothing, or much."""
+"""Steps before a speed is shown: the first steps may be far faster or slower than the others."""
 
 log = logging.getLogger(__name__)
 
 
 class Job:
-    """A long piece of work that a page shows a bar for. One thread works, others read and may ask it to stop.
+    """A long task with a progress bar on the page. One thread works on it; others read it and may ask it to stop.
 
     Args:
         kind: PROPAGATE, EXPORT or IMPORT.
-        label: in words.
+        label: what pages call it.
         total: steps, if known.
     """
 
@@ -47,7 +47,7 @@ class Job:
 
     @property
     def stopping(self) -> bool:
-        """Whether somebody asked it to stop."""
+        """Whether the job was asked to stop."""
         return self._stop.is_set()
 
     def begin(self) -> None:
@@ -55,7 +55,12 @@ class Job:
         self._begun = self._latest = time.monotonic()
 
     def step(self, done: int, total: int | None = None) -> None:
-        """Take note of progress."""
+        """Set the progress.
+
+        Args:
+            done: steps done.
+            total: steps in all; None leaves the number as it is.
+        """
         self.done = done
         self.total = self.total if total is None else total
         self._latest = time.monotonic()
@@ -65,7 +70,13 @@ class Job:
         self._stop.set()
 
     def end(self, state: str, *, error: str | None = None, result: dict[str, Any] | None = None) -> None:
-        """Say how it ended: `done`, `cancelled` or `failed`."""
+        """Set how the job ended.
+
+        Args:
+            state: `done`, `cancelled` or `failed`.
+            error: message for pages, of a failed job.
+            result: result of a job that is done.
+        """
         self.error, self.result = error, result
         self.state = state
 
@@ -92,13 +103,13 @@ class Job:
 class JobRunner:
     """Runs the jobs of one video, one at a time.
 
-    Every state of a job that is shown has a revision. Answers and events go different ways to a page, and a page takes
-    nothing older than what it has. Revisions only grow, also from one runner to the next of the same video.
+    Every state of a job that is shown has a revision. A page gets states in answers and in events, which may overtake
+    each other, and ignores those with an older revision. Revisions only grow, also when the video is opened again.
 
     Args:
-        tell: is given the job whenever it changes.
-        ended: called when one has ended.
-        problems: words for errors.
+        tell: function that is called with the job's state whenever it changes.
+        ended: function that is called when a job has ended.
+        problems: finds the messages for errors.
     """
 
     def __init__(self, tell: Callable[[dict[str, Any]], None], ended: Callable[[], None], problems: Problems) -> None:
@@ -107,7 +118,7 @@ class JobRunner:
         self._problems = problems
         self._job: Job | None = None
         self._shown: dict[str, Any] | None = None  # never written to: another thread may be sending it
-        self._revision = time.time_ns() // 1000  # a video that is opened again later begins with a larger one
+        self._revision = time.time_ns() // 1000  # the clock makes it larger than all of an earlier session of the video
         self._lock = threading.RLock()
 
     @property
@@ -120,7 +131,12 @@ class JobRunner:
         return self._shown
 
     def start(self, job: Job, workers: Workers, task: Callable[[Job], dict[str, Any]]) -> None:
-        """Run a task that returns the job's result.
+        """Run a task as the video's only job.
+
+        Args:
+            job: what pages are shown.
+            workers: the thread that the task runs in.
+            task: function that is given the job, and returns its result.
 
         Raises:
             BusyError: another job is running.
@@ -133,7 +149,13 @@ class JobRunner:
         workers.submit(self._run, job, task)
 
     def step(self, job: Job, done: int, total: int | None = None) -> None:
-        """Take note of progress, and tell it."""
+        """Set a job's progress and tell all pages.
+
+        Args:
+            job: the running job.
+            done: steps done.
+            total: steps in all; None leaves the number as it is.
+        """
         with self._lock:
             job.step(done, total)
             self._show(job)
@@ -147,7 +169,7 @@ class JobRunner:
                 self._show(job)
 
     def _show(self, job: Job) -> None:
-        """Tell a job's present state; under the lock, so that states are told in the order of their revisions."""
+        """Tell a job's present state. The lock must be held, so that states are told in order of their revisions."""
         self._revision += 1
         self._shown = {**job.to_json(), "revision": self._revision}
         self._tell(self._shown)
@@ -171,6 +193,6 @@ class JobRunner:
             try:
                 self._ended()
             finally:
-                with self._lock:  # in one: the next job begins only when the end of this one has been told
+                with self._lock:  # under one lock: the next job begins only after the end of this one was told
                     job.end(state, error=error, result=result)
                     self._show(job)

@@ -1,4 +1,4 @@
-"""What was opened: a video, or a folder of videos and folders of frames. Nothing is decoded to list it."""
+"""The videos that can be annotated: one, or those of a folder. Nothing is decoded to list them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ class Video:
     """A video that can be annotated.
 
     Args:
-        id: what URLs call it. It survives a restart, but not a change of the video: browsers keep frames for a while.
-        name: of the file or folder.
-        path: where it lies.
+        id: its name in URLs. It stays the same after a restart, but is another one once the file has changed, because
+            browsers keep frames by it for a while.
+        name: name of the file or folder.
+        path: path of the file or folder.
     """
 
     id: str
@@ -40,24 +41,23 @@ class Video:
         return f"{raw[: MAX_FILE_NAME - ID_LENGTH - 1].decode('utf-8', 'ignore')}-{_digest(self.name)}"
 
 
+@dataclass(frozen=True)
 class Library:
     """The videos below one folder, as it was when they were listed.
 
     Args:
         root: the opened folder; nothing outside it is ever read as a video.
-        videos: in natural order.
+        videos: the videos in natural order.
         left_out: names of links that lead out of the folder.
     """
 
-    def __init__(self, root: Path, videos: list[Video], left_out: list[str]) -> None:
-        self.root = root
-        self.videos = videos
-        self.left_out = left_out
-        self._by_id = {video.id: video for video in videos}
+    root: Path
+    videos: list[Video]
+    left_out: list[str]
 
     def get(self, video_id: str) -> Video | None:
         """Return the video with that id, or None."""
-        return self._by_id.get(video_id)
+        return next((video for video in self.videos if video.id == video_id), None)
 
     def open(self, video: Video) -> FrameSource:
         """Open a video's frames; every call opens it anew.
@@ -107,7 +107,12 @@ def open_library(path: Path) -> Library:
 
 
 def is_below(root: Path, path: Path) -> bool:
-    """Whether a path lies in a folder, links and `..` followed; the root is resolved already."""
+    """Whether a path lies in a folder, after links and `..` are followed.
+
+    Args:
+        root: the folder, resolved already.
+        path: any path; one that cannot be resolved does not lie there.
+    """
     try:
         return path.resolve().is_relative_to(root)
     except (OSError, RuntimeError, ValueError):  # a loop of links, a name that no file can have
@@ -115,7 +120,15 @@ def is_below(root: Path, path: Path) -> bool:
 
 
 def check_below(root: Path, path: Path) -> None:
-    """Raise VideoError if a path does not lie in a folder, links followed."""
+    """Refuse a path that does not lie in a folder, after links are followed.
+
+    Args:
+        root: the folder, resolved already.
+        path: any path.
+
+    Raises:
+        VideoError: it lies elsewhere.
+    """
     if not is_below(root, path):
         raise VideoError(f"{path.name} leads out of the opened folder")
 

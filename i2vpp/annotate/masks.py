@@ -24,7 +24,7 @@ class Stroke:
 
     Args:
         points: x, y; a single point is a dab.
-        radius: of the brush.
+        radius: radius of the brush.
         erase: whether it takes away.
     """
 
@@ -81,11 +81,15 @@ def _lengths(runs: bytes) -> NDArray[np.int64]:
 
 
 def paint(mask: Mask, strokes: Sequence[Stroke]) -> Mask:
-    """Return a copy of a bool mask [H, W] with strokes of a round brush set or erased, in their order.
+    """Return a copy of a mask with strokes of a round brush set or erased, in their order.
 
     A stroke takes the pixels whose centres lie within its radius of its line; pixel (row i, column j) has its centre
     at x = j + 0.5, y = i + 0.5. What lies outside the frame is cut off. A brush thinner than a pixel paints as one of
     about a pixel, so that no stroke inside the frame is without effect.
+
+    Args:
+        mask: bool [H, W].
+        strokes: strokes in pixels of the mask.
     """
     painted = mask.copy()
     for stroke in strokes:
@@ -101,8 +105,9 @@ def paint(mask: Mask, strokes: Sequence[Stroke]) -> Mask:
 def _swept(points: Sequence[tuple[float, float]], radius: float, rows: range, width: int) -> Mask:
     """Return what a disc moved along a polyline covers of some rows, as bool [len(rows), width].
 
-    A disc moved along one segment is convex, so it covers one interval of each row: its ends are counted in a table
-    of steps up and down, whose sums along the rows say how often a pixel is covered.
+    A disc that moves along one segment sweeps a convex region, which covers one interval of each row. A table gets +1
+    at the beginning and -1 behind the end of each interval; its cumulative sum along the rows is the number of
+    segments that cover a pixel.
     """
     steps = np.zeros((len(rows), width + 1), np.int32)
     for start, end in zip(points, points[1:] or points, strict=False):

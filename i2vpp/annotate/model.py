@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+from i2vpp.annotate.workers import Workers
 from i2vpp.errors import I2VPPError
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 
@@ -16,35 +17,28 @@ class ModelError(I2VPPError):
 
 
 class Model:
-    """A predictor to come.
+    """A predictor that is built in a thread of its own.
 
     Args:
-        build: makes the predictor; called once, in a thread.
-        checkpoint: what pages call the weights.
-        on_change: told when the predictor is ready or cannot be built.
+        build: makes the predictor; called once, in that thread.
+        checkpoint: name of the weights for pages.
     """
 
     def __init__(self, build: Callable[[], I2VPPVideoPredictor], *, checkpoint: str) -> None:
         self._build = build
         self._checkpoint = checkpoint
-        self._future: Future[I2VPPVideoPredictor] = Future()
-        self._started = False
+        self._future: Future[I2VPPVideoPredictor] | None = None
         self._lock = threading.Lock()
 
     def start(self, on_change: Callable[[], None] = lambda: None) -> None:
-        """Begin to build, unless that has been done; `on_change` is called when it is over."""
+        """Begin to build unless that was done before; call `on_change` once the predictor is ready or has failed."""
         with self._lock:
-            if self._started:
+            if self._future is not None:
                 return
-            self._started = True
+            worker = Workers("i2vpp-build")
+            self._future = worker.submit(self._build)
+            worker.close()
         self._future.add_done_callback(lambda _: on_change())
-        threading.Thread(target=self._work, name="i2vpp-build", daemon=True).start()
-
-    def _work(self) -> None:
-        try:
-            self._future.set_result(self._build())
-        except BaseException as error:  # noqa: BLE001 - not swallowed: raised by whoever asks for the predictor
-            self._future.set_exception(error)
 
     def predictor(self) -> I2VPPVideoPredictor:
         """Return the predictor; waits until it is built.
@@ -53,6 +47,7 @@ class Model:
             ModelError: it could not be built; the message says why.
         """
         self.start()
+        assert self._future is not None
         try:
             return self._future.result()
         except (I2VPPError, OSError, RuntimeError, ValueError, MemoryError, ImportError) as error:
@@ -60,7 +55,7 @@ class Model:
 
     def describe(self) -> dict[str, Any]:
         """Return what pages show of the model, with a revision that is larger once it is no longer loading."""
-        if not self._future.done():
+        if self._future is None or not self._future.done():
             return {"revision": 0, "loading": True}
         try:
             predictor = self.predictor()

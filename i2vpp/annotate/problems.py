@@ -1,4 +1,4 @@
-"""What goes wrong, as pages are told: a status of HTTP, and words without paths beyond the opened folder."""
+"""Errors for pages: an HTTP status, and a message without paths outside of the opened folder."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from i2vpp.annotate.model import ModelError
 from i2vpp.errors import I2VPPError, VideoError
 
 EXPECTED = (I2VPPError, OSError, RuntimeError, MemoryError)
-"""What may happen on the way: bad input, a disk, a GPU. Anything else is a bug."""
+"""Errors of bad input, of a disk or of a GPU, which may happen. Any other exception is a bug."""
 
 _ABSOLUTE = re.compile(r"(?<![\w.:/])(?:/|[A-Za-z]:\\)(?:[^\s/\\'\"]+[/\\])+([^\s/\\'\"]*)")
 
 
 class BusyError(I2VPPError):
-    """Something else is running; it has to end, or to be cancelled, first."""
+    """Another job is running; it has to end, or to be cancelled, first."""
 
 
 class NotFoundError(I2VPPError):
@@ -28,8 +28,8 @@ class RequestError(I2VPPError):
     """A request that makes no sense.
 
     Args:
-        message: in words.
-        status: of HTTP.
+        message: message for the page.
+        status: HTTP status.
     """
 
     def __init__(self, message: str, status: int = 400) -> None:
@@ -51,7 +51,7 @@ _STATUS: tuple[tuple[type[BaseException], int], ...] = (
 
 
 class Problems:
-    """Finds the words for errors.
+    """Finds the messages for errors.
 
     Args:
         opened: the opened folder; paths in it are shown relative to it.

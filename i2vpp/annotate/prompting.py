@@ -20,7 +20,7 @@ MAX_BASES = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Key:
-    """What a mask without strokes comes from."""
+    """Everything that a mask without strokes depends on; the key of its cache."""
 
     obj_id: int
     frame: int
@@ -30,16 +30,22 @@ class Key:
 
     @classmethod
     def of(cls, obj_id: int, frame: int, prompts: Prompts) -> Key:
-        """Return the key of what prompts give without their strokes."""
+        """Return the key of the mask that prompts give without their strokes.
+
+        Args:
+            obj_id: the object.
+            frame: index of the frame.
+            prompts: prompts of the object on that frame.
+        """
         return cls(obj_id=obj_id, frame=frame, points=prompts.points, box=prompts.box, imported=prompts.imported)
 
 
 class Prompter:
-    """Answers prompts. Masks without strokes are remembered, so that strokes can be changed one by one.
+    """Computes the masks of prompts. Masks without strokes are cached, so that a change of a stroke runs no network.
 
     Args:
-        store: what is stored.
-        tracks: the network's memory; asked for only where the network is needed, as it may have to be built.
+        store: the annotation.
+        tracks: returns the network's memory; called only where the network is needed, as it may have to be built.
     """
 
     def __init__(self, store: Annotation, tracks: Callable[[], ModelTracks]) -> None:
@@ -48,7 +54,17 @@ class Prompter:
         self._bases: OrderedDict[Key, StoredMask] = OrderedDict()
 
     def answer(self, obj_id: int, frame: int, old: Prompts, new: Prompts) -> ObjectMask:
-        """Return the mask of an object on a frame for new prompts in place of the stored ones."""
+        """Return the mask of an object on a frame for new prompts in place of the stored ones.
+
+        Args:
+            obj_id: the object.
+            frame: index of the frame.
+            old: the stored prompts there.
+            new: the prompts that replace them.
+
+        Raises:
+            PromptError: the mask below the strokes came from a file and is no longer known without them.
+        """
         key = Key.of(obj_id, frame, new)
         same_base = key == Key.of(obj_id, frame, old)
         if same_base and old.strokes and new.strokes[: len(old.strokes)] == old.strokes:

@@ -1,4 +1,4 @@
-"""Who may talk to the server: checks of host, origin, token and size before a request reaches the app."""
+"""Which requests the server answers: checks of host, origin, token and size before they reach the application."""
 
 from __future__ import annotations
 
@@ -64,7 +64,12 @@ class Guard:
 
 
 def guard_for(host: str, token: str | None) -> Guard:
-    """Return the guard of a server that listens on a host; beyond this machine, with a token in any case."""
+    """Return the guard of a server.
+
+    Args:
+        host: host name or address that the server listens on.
+        token: chosen by the user. Where other machines can reach the host, None becomes a random one.
+    """
     if is_local(host):
         return Guard(token=token)
     own = {socket.gethostname(), socket.getfqdn(), host}
@@ -76,7 +81,7 @@ def guard_for(host: str, token: str | None) -> Guard:
 
 
 def is_local(host: str) -> bool:
-    """Whether a host to listen on is this machine's own, which no other machine reaches."""
+    """Whether a host to listen on is a loopback address, which no other machine can reach."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -87,8 +92,8 @@ class Refused(Exception):
     """A request that is not let in.
 
     Args:
-        status: of HTTP.
-        reason: in words.
+        status: HTTP status.
+        reason: message for the browser.
     """
 
     def __init__(self, status: int, reason: str) -> None:
@@ -202,7 +207,7 @@ def cookie_name(scope: Scope) -> str:
 
 
 def _headers(scope: Scope) -> dict[str, str]:
-    """Return the headers; those that count must not come twice, lest another program reads the other one."""
+    """Return the headers. Those that are checked must not come twice: a proxy might use the other value of the two."""
     found: dict[str, str] = {}
     for raw, value in scope["headers"]:
         name = raw.decode("latin-1").lower()

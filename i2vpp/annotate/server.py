@@ -40,7 +40,7 @@ class Server:
 
     Args:
         workspace: the videos.
-        address: where to listen.
+        address: host and port to listen on.
 
     Raises:
         I2VPPError: the address or the token cannot be used.
@@ -97,7 +97,7 @@ class Server:
 
 
 class _Uvicorn(uvicorn.Server):
-    """Ends the streams of events first: uvicorn waits for answers that are not complete."""
+    """Ends the streams of events before it shuts down: uvicorn waits for answers that are not complete."""
 
     def __init__(self, config: uvicorn.Config, *, on_exit: Callable[[], None]) -> None:
         super().__init__(config)
@@ -124,9 +124,10 @@ def check_output(folder: Path) -> None:
 def _listen(host: str, port: int) -> socket.socket:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)[0]
-        listening = socket.socket(*found[:3])  # with its protocol: asyncio sends without delay (40 ms) only then
+        # With the protocol, found[2]: without it, asyncio does not set TCP_NODELAY, and answers take 40 ms longer.
+        listening = socket.socket(*found[:3])
         try:
-            if os.name == "posix":  # elsewhere it would let two servers share a port
+            if os.name == "posix":  # on Windows this option would let two servers share a port
                 listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listening.bind(found[4])
             listening.listen(BACKLOG)

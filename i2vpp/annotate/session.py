@@ -1,4 +1,4 @@
-"""One video that is being annotated: its store, its frames, and what the network knows of it."""
+"""One open video: its store, its frames, and the memory of the network."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class ServerContext:
     """What all videos of a server share.
 
     Args:
-        library: where the videos come from.
+        library: the videos.
         output: folder of the stores and exports.
         masks: another folder that masks may be imported from.
         model: the network.
-        cache: of JPEGs.
-        problems: words for errors.
-        send: tells all pages, see `Events.send`.
+        cache: cache of JPEGs.
+        problems: finds the messages for errors.
+        send: sends an event to all pages, see `Events.send`.
     """
 
     library: Library
@@ -57,12 +57,12 @@ class ServerContext:
         return [self.library.root, *([] if self.masks is None else [self.masks.resolve()])]
 
     def store_path(self, video: Video) -> Path:
-        """Return where a video's annotation lies."""
+        """Return the file of a video's annotation."""
         return self.output / f"{video.file_name}{STORE_SUFFIX}"
 
 
 class VideoSession:
-    """An open video. Its methods block: call them in its workers, as the comments at each group say.
+    """An open video. Its methods block: call each in the worker that the comment above its group names.
 
     Args:
         video: the video.
@@ -78,8 +78,8 @@ class VideoSession:
         self.context = context
         self.frame_reader = FrameReader(video.id, self.open_frames, context.cache)
         self.thumbnail_reader = FrameReader(video.id, self.open_frames, context.cache)
-        self.model_worker = Workers(f"i2vpp-model-{video.id}")  # the network, and what has to wait for it
-        self.store_worker = Workers(f"i2vpp-store-{video.id}")  # quick looks into the store
+        self.model_worker = Workers(f"i2vpp-model-{video.id}")  # runs the network and what has to wait for it
+        self.store_worker = Workers(f"i2vpp-store-{video.id}")  # short reads and changes of the store
         self.frame_worker = Workers(f"i2vpp-frames-{video.id}")
         self.thumbnail_worker = Workers(f"i2vpp-thumbnails-{video.id}")
         self.files_worker = Workers(f"i2vpp-files-{video.id}")  # exports and imports
@@ -98,7 +98,7 @@ class VideoSession:
         self._prompter = Prompter(self.store, self._ready_tracks)
 
     def open_frames(self) -> FrameSource:
-        """Open the frames once more; every thread reads from its own."""
+        """Open the frames once more: every thread reads from a source of its own."""
         return self.context.library.open(self.video)
 
     @property
@@ -107,7 +107,7 @@ class VideoSession:
         return self._tracks is not None
 
     def close(self) -> Future[None]:
-        """Stop what runs, keep what is done, and let go of everything; returns at once."""
+        """Stop the job, keep what is done, and free everything. Returns at once; the future is done at the end."""
         self.jobs.stop()
         closed = self.model_worker.submit(self._close)
         self.model_worker.close()
@@ -130,7 +130,7 @@ class VideoSession:
         """Tell all pages that the store has changed."""
         self.context.send(type="video", id=self.video.id, revision=self.store.revision)
 
-    # ---- looking; in `store_worker`
+    # ---- reading; in `store_worker`
 
     def state(self) -> dict[str, Any]:
         """Return what a page shows of the video."""
@@ -168,7 +168,7 @@ class VideoSession:
         return {"revision": revision, "objects": objects}
 
     def masks(self, frame: int) -> bytes:
-        """Return a frame's masks: for each object uint32 id, uint32 count of run lengths, and these; little-endian."""
+        """Return a frame's masks: of each object id, number of run lengths, and these; little-endian uint32."""
         self.check_frame(frame)
         parts = []
         for obj_id, mask in self.store.masks(frame).items():
@@ -176,7 +176,7 @@ class VideoSession:
         return b"".join(parts)
 
     def doubtful(self, after: int) -> int | None:
-        """Return the next frame that should be looked at; hidden and locked objects do not count."""
+        """Return the next frame that a person should look at; hidden and locked objects are ignored."""
         counted = [info.id for info in self.store.objects() if not (info.hidden or info.locked)]
         return self.store.doubtful(after, obj_ids=counted)
 
@@ -185,24 +185,41 @@ class VideoSession:
         if not 0 <= frame < self.frames:
             raise NotFoundError(f"there is no frame {frame}; the video has frames 0 to {self.frames - 1}")
 
-    # ---- objects; in `store_worker`, but what concerns the network in `model_worker`
+    # ---- objects; in `store_worker`, or in `model_worker` where the network has to forget something
 
     def add_object(self, revision: int, name: str | None, color: str | None) -> int:
-        """Add an object and return its id."""
+        """Add an object and return its id.
+
+        Args:
+            revision: revision of the store that the wish was made in view of.
+            name: name, see `Edit.add_object`.
+            color: colour, see `Edit.add_object`.
+        """
         with self.store.edit("Add object", expected=revision) as edit:
             info = edit.add_object(name, color)
         self.tell()
         return info.id
 
     def change_object(self, obj_id: int, revision: int, changes: dict[str, Any]) -> None:
-        """Change name, color, hidden or locked; to lock, stop a propagation first and come in `model_worker`."""
+        """Change fields of an object. To lock it, stop the propagation first and call this in `model_worker`.
+
+        Args:
+            obj_id: the object.
+            revision: revision of the store that the wish was made in view of.
+            changes: any of `name`, `color`, `hidden` and `locked`.
+        """
         info = self._object(obj_id)
         with self.store.edit(f"Change {info.name}", expected=revision) as edit:
             edit.change_object(obj_id, **changes)
         self.tell()
 
     def delete_object(self, obj_id: int, revision: int) -> None:
-        """Delete an object with all its masks; in `model_worker`."""
+        """Delete an object with all its masks; in `model_worker`.
+
+        Args:
+            obj_id: the object.
+            revision: revision of the store that the wish was made in view of.
+        """
         info = self._object(obj_id)
         with self.store.edit(f"Delete {info.name}", expected=revision) as edit:
             edit.delete_object(obj_id)
@@ -212,12 +229,24 @@ class VideoSession:
     # ---- what needs the network; in `model_worker`
 
     def set_prompts(self, obj_id: int, frame: int, revision: int, prompts: Prompts) -> None:
-        """Replace an object's prompts on a frame, and its mask there by what they give: nothing by none."""
+        """Set an object's prompts on a frame and recompute its mask there; empty prompts delete the mask.
+
+        Args:
+            obj_id: the object.
+            frame: index of the frame.
+            revision: revision of the store that the wish was made in view of.
+            prompts: replace all earlier ones there.
+
+        Raises:
+            PromptError: the object is locked, or a prompt lies outside the frame.
+            NotFoundError: there is no such object or frame.
+            StaleRevisionError: the store was changed since that revision.
+        """
         info = self._object(obj_id)
         self.check_frame(frame)
         if info.locked:
             raise PromptError(f"{info.name} is locked; unlock it first")
-        self.store.check_revision(revision)  # stale requests must not cost a run of the network
+        self.store.check_revision(revision)  # before the network runs, which takes long
         prompts = prompts.inside(self.height, self.width)
         old = self.store.prompts().get(obj_id, {}).get(frame, Prompts())
         stays = prompts.imported and not (prompts.points or prompts.box)
@@ -234,18 +263,20 @@ class VideoSession:
             raise
         self.tell()
 
-    def undo(self, revision: int) -> None:
-        """Take the last step back."""
-        self._travel(self.store.undo, revision)
+    def travel(self, move: str, revision: int) -> None:
+        """Take the last step back, or do the step again that was undone last.
 
-    def redo(self, revision: int) -> None:
-        """Do the step again that was undone last."""
-        self._travel(self.store.redo, revision)
+        Args:
+            move: `undo` or `redo`.
+            revision: revision of the store that the wish was made in view of.
 
-    def _travel(self, move: Callable[..., Any], revision: int) -> None:
-        change = move(expected=revision)
+        Raises:
+            StaleRevisionError: the store was changed since that revision.
+        """
+        change = {"undo": self.store.undo, "redo": self.store.redo}[move](expected=revision)
         if change is not None:
-            unprompted = {obj_id for obj_id, _ in change.masks - change.prompts}  # what was tracked is not so any more
+            # Masks that changed without their prompts came from tracking; the network must not go on from them.
+            unprompted = {obj_id for obj_id, _ in change.masks - change.prompts}
             self._forget(unprompted | change.objects)
         self.tell()
 
@@ -257,7 +288,7 @@ class VideoSession:
         """Track objects through the video as a job; in `store_worker`.
 
         Args:
-            revision: that the wish was made in view of.
+            revision: revision of the store that the wish was made in view of.
             start: the first frame.
             direction: `forward`, `backward` or `both`.
             stop: the last frame, None for the end of the video.
@@ -312,7 +343,7 @@ class VideoSession:
             raise PromptError("nothing to propagate: none of the objects has a prompt and is unlocked")
         return chosen
 
-    # ---- within
+    # ---- internals
 
     def _object(self, obj_id: int) -> ObjectInfo:
         for info in self.store.objects():
@@ -337,7 +368,7 @@ class VideoSession:
             self._tracks = None
 
     def _recover(self, error: BaseException, obj_ids: Collection[int]) -> None:
-        """Let the network forget what it may hold beyond the store after an error."""
+        """After an error, have the network forget whatever its memory may hold that the store does not."""
         if isinstance(error, RuntimeError | MemoryError):
             self._drop_tracks()
         else:

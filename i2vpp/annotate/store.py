@@ -1,7 +1,7 @@
 """Annotation: the objects, prompts and masks of one video in one SQLite file, with undo and redo.
 
-The file is the truth; whatever a model remembers is made from it. Every change is one transaction: it is there as a
-whole or not at all, also when the process is killed.
+The file is the only source of truth; the memory of a model is rebuilt from it. Every change is one transaction, which
+is stored as a whole or not at all, also when the process is killed.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _MASKS = "SELECT object, area, score, iou, data FROM masks JOIN runs ON masks.ru
 
 
 class Annotation:
-    """What a person and the model said of one video. Threads may share it; another process cannot open it meanwhile.
+    """The annotation of one video. Threads may share it; no other process can open it at the same time.
 
     A step is what one undo takes back. The last 200 steps are kept.
 
     Args:
-        path: of the file; it is made, with its folder, if it does not exist.
-        height: of the video in pixels.
-        width: of the video in pixels.
+        path: path of the file; it is made, with its folder, if it does not exist.
+        height: video height in pixels.
+        width: video width in pixels.
         frames: how many the video has, if that is known.
         video: name of the video; None: any.
 
@@ -105,7 +105,12 @@ class Annotation:
         return found
 
     def mask(self, obj_id: int, frame: int) -> StoredMask | None:
-        """Return the mask of an object on a frame, None where there is none (an empty mask is one)."""
+        """Return the mask of an object on a frame; None where there is none, which is not the same as an empty mask.
+
+        Args:
+            obj_id: the object.
+            frame: index of the frame.
+        """
         rows = self._rows(f"{_MASKS} WHERE frame = ? AND object = ?", frame, obj_id)
         return self._mask(*rows[0][1:]) if rows else None
 
@@ -130,8 +135,8 @@ class Annotation:
         """Return the next frame that a person should look at, see `next_doubtful`; None if there is none.
 
         Args:
-            after: look behind this frame, then from the beginning.
-            obj_ids: the objects that count; None: all.
+            after: index of a frame; later frames come first, then those from the beginning.
+            obj_ids: the objects that are considered; None: all.
         """
         with self._reading():
             rows = self._numbers()
@@ -140,16 +145,19 @@ class Annotation:
 
     @contextmanager
     def edit(self, label: str, *, expected: int | None = None, joint: str | None = None) -> Iterator[Edit]:
-        """Change things in one transaction, which is one step to undo; keep the block short, others wait for it.
+        """Change the annotation in one transaction, which is one step to undo. Other threads wait for the block to end.
 
-        An exception in the block takes all of it back. A block that changes nothing is no step.
+        An exception in the block takes all its changes back. A block that changes nothing is no step.
 
         Args:
-            label: of the step, for people, such as "Add object".
-            expected: the revision that the change was made in view of; None: any. Joint steps (below) since then do
-                not count.
+            label: label of the step, for people, such as "Add object".
+            expected: the revision that the change was made in view of; None: any. Joint steps (below) since then are
+                no conflict.
             joint: name of a step that consists of several transactions, such as the frames of one propagation. The
                 edit joins the last step if that has the same name, otherwise it begins one.
+
+        Yields:
+            The edit, whose methods change the annotation.
 
         Raises:
             StaleRevisionError: something was changed since `expected`.
@@ -184,7 +192,7 @@ class Annotation:
     def _claim(self, video: str | None, frames: int | None) -> tuple[str | None, int | None]:
         """Check that the file is of this video, or note what it is made for; return its name and length."""
         sql = self._connection.execute
-        if video is not None:  # names of files need not be text
+        if video is not None:  # names of files may hold bytes that are not UTF-8
             video = video.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
         row = sql("SELECT name, height, width, frames FROM video").fetchone()
         if row is None:
@@ -202,7 +210,7 @@ class Annotation:
         return video or name, known if frames is None else frames
 
     def check_revision(self, expected: int) -> None:
-        """Raise StaleRevisionError where `edit` with that `expected` would."""
+        """Raise StaleRevisionError where `edit` with that `expected` would do so."""
         with self._transaction():
             self._check_revision(expected)
 

@@ -19,11 +19,13 @@ PROMPTED = ("first", "all")
 
 
 def start_export(session: VideoSession, kind: Any, every: int) -> None:
-    """Write a video's masks into `exports/<video>/<kind>` of the output folder, which replaces an earlier export.
+    """Start the job that writes a video's masks to `exports/<video>/<kind>` of the output folder.
+
+    An earlier export there is replaced.
 
     Args:
         session: the video.
-        kind: see `export`.
+        kind: kind of the files, see `export`.
         every: only every n-th frame.
 
     Raises:
@@ -63,16 +65,16 @@ def _export(job: Job, session: VideoSession, kind: Kind, every: int) -> dict[str
 
 
 def start_import(session: VideoSession, name: Any, prompted: Any) -> None:
-    """Add the objects of a folder of masks.
+    """Start the job that adds the objects of a folder of masks.
 
     Args:
         session: the video.
-        name: of the folder, below the opened folder or that of `--masks`.
-        prompted: on which frames the masks are prompts, too: `first` of each object, or `all`.
+        name: name of the folder, below the opened folder or that of `--masks`.
+        prompted: frames whose masks are prompts, too: `first` of each object, or `all`.
 
     Raises:
         NotFoundError: there is no such folder there.
-        RequestError: it is outside.
+        RequestError: the folder lies elsewhere, or an argument has a wrong type or value.
         BusyError: another job is running.
     """
     if not isinstance(name, str):

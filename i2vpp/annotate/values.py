@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,28 +10,29 @@ import numpy as np
 
 from i2vpp.annotate.masks import Stroke, covered, decode_runs, encode_runs, runs_area
 from i2vpp.errors import PromptError
+from i2vpp.prompts import Box, check_box, clip_box_to_frame, clip_to_frame
 from i2vpp.utils.arrays import Mask
-from i2vpp.utils.values import check_box, clip_to_frame, shown
+from i2vpp.utils.json_values import json_flag, json_list, json_numbers, json_object
+from i2vpp.utils.values import Array, shown
 
 NAN = float("nan")
 MAX_NAME = 100
 _COLOR = re.compile(r"#[0-9a-f]{6}")
-_FARTHEST = 1e6  # pixels; strokes may leave the frame, but numbers beyond this are no drawing
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prompts:
-    """All that a person said of one object on one frame, in pixels of the video; false if that is nothing.
+    """All prompts of one object on one frame, in pixels of the video; false if there are none.
 
     Args:
         points: x, y, label (1 belongs to the object, 0 does not).
         box: x0, y0, x1, y1.
         strokes: painted in their order onto the mask that the rest gives.
-        imported: the mask came from a file and is taken as it is.
+        imported: the mask comes from a file and is a prompt as it is.
     """
 
     points: tuple[tuple[float, float, int], ...] = ()
-    box: tuple[float, float, float, float] | None = None
+    box: Box | None = None
     strokes: tuple[Stroke, ...] = ()
     imported: bool = False
 
@@ -56,36 +56,34 @@ class Prompts:
         Raises:
             PromptError: anything else; the message says what and where.
         """
-        fields = _fields("prompts", value, {"points", "box", "strokes", "imported"})
+        fields = json_object("prompts", value, {"points", "box", "strokes", "imported"})
         box = fields.get("box")
+        points = json_list("points", fields.get("points", []))
+        strokes = json_list("strokes", fields.get("strokes", []))
         return cls(
-            points=tuple(_point(f"points[{i}]", p) for i, p in enumerate(_list("points", fields.get("points", [])))),
-            box=None if box is None else _box(box),
-            strokes=tuple(
-                _stroke(f"strokes[{i}]", s) for i, s in enumerate(_list("strokes", fields.get("strokes", [])))
-            ),
-            imported=_flag("imported", fields.get("imported", False)),
+            points=tuple(_point(f"points[{i}]", point) for i, point in enumerate(points)),
+            box=None if box is None else _corners(check_box(json_numbers("box", box, "x0, y0, x1, y1"))),
+            strokes=tuple(_stroke(f"strokes[{i}]", stroke) for i, stroke in enumerate(strokes)),
+            imported=json_flag("imported", fields.get("imported", False)),
         )
 
     def inside(self, height: int, width: int) -> Prompts:
-        """Return the prompts with points and box in a frame of that size in pixels.
+        """Return the prompts with points and box inside the frame.
 
-        What leaves it by up to `OVERSHOOT` pixels is moved to its edge.
+        Those that leave the frame by up to `OVERSHOOT` pixels are moved to its edge.
+
+        Args:
+            height: video height in pixels.
+            width: video width in pixels.
 
         Raises:
             PromptError: something is further out.
         """
-        points = np.array([point[:2] for point in self.points]).reshape(-1, 2)
-        kept = clip_to_frame("points", points, width=width, height=height)
-        box = self.box
-        if box is not None:
-            corners = clip_to_frame("box", np.array(box).reshape(2, 2), width=width, height=height)
-            x0, y0, x1, y1 = check_box(corners).flatten().tolist()
-            box = x0, y0, x1, y1
-        labels = [label for _, _, label in self.points]
-        return replace(
-            self, points=tuple((x, y, label) for (x, y), label in zip(kept.tolist(), labels, strict=True)), box=box
-        )
+        places = np.array([point[:2] for point in self.points]).reshape(-1, 2)
+        kept = clip_to_frame("points", places, width=width, height=height).tolist()
+        points = tuple((x, y, label) for (x, y), (_, _, label) in zip(kept, self.points, strict=True))
+        box = None if self.box is None else _corners(clip_box_to_frame(self.box, width=width, height=height))
+        return replace(self, points=points, box=box)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +92,7 @@ class ObjectInfo:
 
     Args:
         id: 1 to 255, as in the mask files.
-        name: for people.
+        name: name for people.
         color: `#rrggbb`.
         hidden: not drawn.
         locked: its prompts and masks are not to be changed; the store only keeps this flag.
@@ -125,16 +123,35 @@ class StoredMask:
 
     @classmethod
     def of(cls, mask: Mask, *, score: float = NAN, iou: float = NAN) -> StoredMask:
-        """Make one of a bool mask [H, W]."""
+        """Encode a mask.
+
+        Args:
+            mask: bool [H, W].
+            score: object score, a logit; NaN if unknown.
+            iou: predicted IoU; NaN if unknown.
+        """
         runs = encode_runs(mask)
         return cls(runs=runs, area=runs_area(runs), score=score, iou=iou)
 
     def decode(self, height: int, width: int) -> Mask:
-        """Return the bool mask [H, W]."""
+        """Return the bool mask [H, W].
+
+        Args:
+            height: height in pixels.
+            width: width in pixels.
+        """
         return decode_runs(self.runs, (height, width))
 
     def check_size(self, height: int, width: int) -> None:
-        """Raise ValueError if this is no mask of that size."""
+        """Check that the run lengths are those of a mask of the given size and of `area` pixels.
+
+        Args:
+            height: height in pixels.
+            width: width in pixels.
+
+        Raises:
+            ValueError: they are not.
+        """
         if covered(self.runs) != height * width or runs_area(self.runs) != self.area:
             raise ValueError(f"the runs are no mask of {width} x {height} pixels with an area of {self.area}")
 
@@ -144,7 +161,7 @@ class Change:
     """What undo or redo has changed.
 
     Args:
-        label: of the step.
+        label: label of the step.
         objects: ids that were added, deleted or changed.
         prompts: (object, frame) whose prompts changed.
         masks: (object, frame) whose mask changed.
@@ -158,7 +175,7 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What a list of videos tells of an annotation.
+    """What the list of videos shows of an annotation.
 
     Args:
         objects: how many.
@@ -185,60 +202,26 @@ def check_color(color: Any) -> str:
     return text
 
 
-def _fields(name: str, value: Any, allowed: set[str]) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise PromptError(f"{name} must be an object with {', '.join(sorted(allowed))}; got {value!r:.60}")
-    if unknown := sorted(map(str, set(value) - allowed)):
-        raise PromptError(f"{name} has no {unknown[0]!r:.40}; allowed: {', '.join(sorted(allowed))}")
-    return value
-
-
-def _list(name: str, value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise PromptError(f"{name} must be a list; got {value!r:.60}")
-    return value
-
-
-def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise PromptError(f"{name} must be true or false; got {value!r:.60}")
-    return value
-
-
-def _numbers(name: str, value: Any, form: str) -> list[float]:
-    """Check a list of as many finite numbers as `form` names, such as `x, y`."""
-    count = form.count(",") + 1
-    good = isinstance(value, list) and len(value) == count
-    if not good or not all(type(v) in (int, float) and abs(v) <= _FARTHEST for v in value):
-        shown = value[0] if good and count == 1 else value
-        words = "a finite number" if count == 1 else f"{count} finite numbers ({form})"
-        raise PromptError(f"{name} must be {words} in pixels; got {shown!r:.80}")
-    return [float(v) for v in value]
-
-
 def _point(name: str, value: Any) -> tuple[float, float, int]:
-    x, y, label = _numbers(name, value, "x, y, label")
+    x, y, label = json_numbers(name, value, "x, y, label")
     if label not in (0, 1):
         raise PromptError(f"the label of {name} must be 1 (add) or 0 (remove); got {shown(label)}")
     return x, y, int(label)
 
 
-def _box(value: Any) -> tuple[float, float, float, float]:
-    x0, y0, x1, y1 = _numbers("box", value, "x0, y0, x1, y1")
-    if x1 <= x0 or y1 <= y0:
-        raise PromptError(f"box must have x0 < x1 and y0 < y1; got {', '.join(map(shown, value))}")
+def _corners(box: Array) -> Box:
+    x0, y0, x1, y1 = box.flatten().tolist()
     return x0, y0, x1, y1
 
 
 def _stroke(name: str, value: Any) -> Stroke:
-    fields = _fields(name, value, {"points", "radius", "erase"})
-    points = _list(f"{name}.points", fields.get("points"))
-    (radius,) = _numbers(f"{name}.radius", [fields.get("radius")], "r")
+    fields = json_object(name, value, {"points", "radius", "erase"})
+    points = json_list(f"{name}.points", fields.get("points"))
+    (radius,) = json_numbers(f"{name}.radius", fields.get("radius"), "radius")
     if not points:
         raise PromptError(f"{name}.points must hold at least one point")
     if radius <= 0:
         raise PromptError(f"{name}.radius must be positive; got {shown(radius)}")
-    line = [_numbers(f"{name}.points[{i}]", point, "x, y") for i, point in enumerate(points)]
-    return Stroke(
-        points=tuple((x, y) for x, y in line), radius=radius, erase=_flag(f"{name}.erase", fields.get("erase"))
-    )
+    line = [json_numbers(f"{name}.points[{i}]", point, "x, y") for i, point in enumerate(points)]
+    erase = json_flag(f"{name}.erase", fields.get("erase"))
+    return Stroke(points=tuple((x, y) for x, y in line), radius=radius, erase=erase)

@@ -1,4 +1,4 @@
-"""Work off the request thread: threads with a queue."""
+"""Threads that run calls from a queue, so that the event loop never blocks."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ T = TypeVar("T")
 
 
 class Workers:
-    """Threads that work off one queue in order; started when first needed.
+    """Threads that run the calls of one queue in order; started when they are first needed.
 
-    Daemon threads, unlike those of a ThreadPoolExecutor: a step of the network must not keep the server from ending.
+    They are daemon threads, unlike those of a ThreadPoolExecutor, so that the server can end while the network runs.
 
     Args:
-        name: of the threads.
+        name: name of the threads.
         count: how many.
     """
 
@@ -30,7 +30,15 @@ class Workers:
         self._closed = False
 
     def submit(self, task: Callable[..., T], *args: Any, **kwargs: Any) -> Future[T]:
-        """Queue a call; the future can be cancelled until it has begun.
+        """Put a call into the queue.
+
+        Args:
+            task: what is called.
+            args: its arguments.
+            kwargs: its keyword arguments.
+
+        Returns:
+            A future of its result, which can be cancelled until the call has begun.
 
         Raises:
             RuntimeError: the workers are closed.
@@ -56,7 +64,7 @@ class Workers:
         return future
 
     def close(self) -> None:
-        """Let the threads end after what is queued; a second call does nothing."""
+        """Have the threads end after the calls that are queued; a second call does nothing."""
         with self._lock:
             if not self._closed:
                 self._closed = True

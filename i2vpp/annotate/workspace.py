@@ -1,4 +1,4 @@
-"""All videos of a server: which are open, and what is told of those that are not."""
+"""All videos of a server: which of them are open, and what the list shows of the others."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from i2vpp.annotate.workers import Workers
 from i2vpp.errors import I2VPPError
 
 MAX_OPEN = 3
-"""Open videos; each holds decoded frames and the network's memory. The one not used for the longest time is closed."""
+"""Open videos; each holds decoded frames and the network's memory. The least recently used is closed for another."""
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +66,8 @@ class Workspace:
         self._opening = 0
         self._users: dict[str, int] = {}
         self._locks: dict[str, asyncio.Lock] = {}
-        self._errors: dict[str, str] = {}  # of videos that could not be opened
-        self._sizes: dict[str, dict[str, Any]] = {}  # of videos that have been open
+        self._errors: dict[str, str] = {}  # messages, by id, of videos that could not be opened
+        self._sizes: dict[str, dict[str, Any]] = {}  # what the list shows, by id, of videos that have been open
         self._summaries: dict[str, tuple[tuple[int, ...], Summary]] = {}
         self._library_workers = Workers("i2vpp-library", 2)
         self._thumbnail_workers = Workers("i2vpp-thumbnails", 2)
@@ -79,7 +79,7 @@ class Workspace:
         self.model.start(self._tell_model)
 
     async def stop(self) -> None:
-        """Close everything; what runs is stopped and kept. Waits a short time only for steps of the network."""
+        """Close everything. Running jobs are stopped and their results kept; a step of the network may go on."""
         self.events.close()
         for video_id in list(self._open):
             self._leaving.add(self._open.pop(video_id).close())
@@ -91,7 +91,7 @@ class Workspace:
 
     @property
     def stopped(self) -> bool:
-        """Whether all videos that were closed have been let go of."""
+        """Whether all videos that were closed have freed what they held."""
         return all(future.done() for future in self._leaving)
 
     def _tell_model(self) -> None:
@@ -127,7 +127,7 @@ class Workspace:
             self._users[video_id] -= 1
 
     async def close(self, video_id: str) -> None:
-        """Close a video once nobody uses it; what runs is stopped. It opens again when it is next asked for."""
+        """Stop a video's job and close it once no request uses it. It opens again when it is next asked for."""
         self._video(video_id)
         async with self._lock(video_id):
             session = self._open.get(video_id)
@@ -204,7 +204,7 @@ class Workspace:
         return entries
 
     def _summary(self, video: Video) -> Summary:
-        """Look into the store of a video that is not open, if it has changed since the last look."""
+        """Read the summary from the store of a video that is not open, unless the file has not changed since."""
         path = self._context.store_path(video)
         if not path.exists():
             return Summary(objects=0, annotated=0)
@@ -216,7 +216,7 @@ class Workspace:
         return known[1]
 
     def thumbnail(self, video_id: str) -> Future[bytes]:
-        """Return a small JPEG of a video's first frame, to come; the video is not opened for longer."""
+        """Return a future of a small JPEG of a video's first frame; the video is closed again after that."""
         return self._thumbnail_workers.submit(self._thumbnail, self._video(video_id))
 
     def _thumbnail(self, video: Video) -> bytes:

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from i2vpp.errors import I2VPPError
+from i2vpp.model_choice import ModelChoice, build_predictor
+from i2vpp.utils.brief import counted
+from i2vpp.utils.parser import integer
 from i2vpp.utils.signals import Terminated, exit_status
 from i2vpp.utils.suggest import how_to_install
 
 if TYPE_CHECKING:
     from i2vpp.annotate.server import Server
-    from i2vpp.commands.track import ModelChoice
 
 DEFAULT_FOLDER = Path("outputs/annotations")
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 5000
@@ -54,19 +56,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--masks", metavar="DIR", type=Path, help="folder from which the page may import masks")
     where = parser.add_argument_group("server")
     where.add_argument("--host", default=DEFAULT_HOST, help="address to listen on (%(default)s)")
-    where.add_argument("--port", type=_port, default=DEFAULT_PORT, help="0 for any that is free (%(default)s)")
+    where.add_argument(
+        "--port", type=integer(0, 65535), default=DEFAULT_PORT, help="0 for any that is free (%(default)s)"
+    )
     where.add_argument("--token", help="what the address has to carry; a random one with another --host")
     where.add_argument("--no-browser", action="store_true", help="do not open a browser")
 
 
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"expected a port from 0 to 65535, got {text!r}")
-    return int(text)
-
-
 def run(arguments: argparse.Namespace, choice: ModelChoice) -> int:
     """Serve the annotator until Ctrl-C or SIGTERM and return the exit status, which is 143 after SIGTERM.
+
+    Args:
+        arguments: the options of `add_options`.
+        choice: the network.
 
     Raises:
         I2VPPError: before the server starts: no video, a folder that cannot be written, a port in use.
@@ -83,7 +85,7 @@ def run(arguments: argparse.Namespace, choice: ModelChoice) -> int:
             print()
     print(f"stopped; annotations are in {arguments.output}", flush=True)
     if any(thread.name.startswith("i2vpp-") for thread in threading.enumerate()):
-        # A step of the network or a decoder, which nothing can interrupt; all that is finished is stored.
+        # A step of the network or of a decoder cannot be interrupted; everything that is finished is stored already.
         sys.stderr.flush()
         os._exit(status)
     return status
@@ -109,7 +111,6 @@ def _server(arguments: argparse.Namespace, choice: ModelChoice, video: Path) -> 
     from i2vpp.annotate.library import open_library  # noqa: PLC0415
     from i2vpp.annotate.model import Model  # noqa: PLC0415
     from i2vpp.annotate.workspace import Workspace  # noqa: PLC0415
-    from i2vpp.commands.track import build_predictor  # noqa: PLC0415
 
     library = open_library(video)
     if arguments.masks is not None and not arguments.masks.is_dir():
@@ -119,8 +120,7 @@ def _server(arguments: argparse.Namespace, choice: ModelChoice, video: Path) -> 
     model = Model(lambda: build_predictor(choice), checkpoint=weights)
     address = Address(host=arguments.host, port=arguments.port, token=arguments.token)
     server = Server(Workspace(library, arguments.output, model, masks=arguments.masks), address)
-    count = len(library.videos)
-    print(f"{count} video{'' if count == 1 else 's'} in {video}; annotations are kept in {arguments.output}")
+    print(f"{counted(len(library.videos), 'video')} in {video}; annotations are kept in {arguments.output}")
     if library.left_out:
         print(f"left out, as they lead out of the folder: {', '.join(library.left_out)}")
     print(f"open {server.url} in a browser; Ctrl-C ends", flush=True)

@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 
 from i2vpp.build_i2vpp import choose_device
-from i2vpp.commands.prompts import ObjectPrompt
-from i2vpp.commands.track import ModelChoice, Span, Summary, build_predictor, track
+from i2vpp.commands.track import Span, Summary, track
+from i2vpp.model_choice import ModelChoice, build_predictor
+from i2vpp.prompts import ObjectPrompt
+from i2vpp.utils.result_files import MaskWriter, write_png
 from i2vpp.utils.visualize import contact_sheet, draw_prompt, overlay
-from i2vpp.utils.writers import MaskWriter, OutputChoice, write_png
+from i2vpp.utils.writers import OutputChoice
 
 CLIP = "bunny.mp4"
-UNTRAINED_CONFIG = "i2vpp-256"  # untrained weights find nothing at any size; this one is quick
+UNTRAINED_CONFIG = "i2vpp-256"  # untrained weights find nothing at any size, so the fastest one is taken
 CPU_CONFIG = ("model.image_size=384",)  # on two cores less than a minute, and nearly as good as the checkpoint's 512
 SHEET_FRAMES = 6
 SHEET_COLUMNS = 3
@@ -33,6 +35,15 @@ def run_demo(model: ModelChoice, folder: Path, *, num_frames: int | None = None,
     """Track the demo's objects through the first `num_frames` frames of the bundled clip.
 
     Writes masks, overlay and scores into the folder, and `overlay.png`, which shows the prompts and six frames.
+
+    Args:
+        model: the network.
+        folder: folder of the results.
+        num_frames: None for all frames of the clip.
+        quiet: whether to show no progress bar.
+
+    Returns:
+        What was written.
     """
     if model.checkpoint is None and model.config is None:
         model = replace(model, config=UNTRAINED_CONFIG)
@@ -41,7 +52,7 @@ def run_demo(model: ModelChoice, folder: Path, *, num_frames: int | None = None,
     span = Span(start_frame=0, max_frames=None if num_frames is None else num_frames - 1)
     with as_file(files("i2vpp") / "assets" / CLIP) as clip:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*was trained at image_size")  # it was, and this is on purpose
+            warnings.filterwarnings("ignore", ".*was trained at image_size")  # CPU_CONFIG is smaller on purpose
             predictor = build_predictor(model)
         with predictor.init_state(str(clip)) as state:
             summary = track(predictor, state, PROMPTS, folder, choice=OutputChoice(), span=span, quiet=quiet)

@@ -3,57 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import difflib
-import json
-import math
 import re
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from i2vpp.errors import DataError, PromptError
-from i2vpp.utils.brief import brief
 from i2vpp.utils.json_files import read_json
+from i2vpp.utils.json_values import json_integer, json_list, json_numbers, json_object, shown_json
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from i2vpp.prompts import ObjectPrompt
 
-_MOST_SHOWN = 100  # characters of a value in a message
-LABELS = (-1, 0, 1, 2, 3)
-MOST_NUMBER = 2**31 - 1  # of a frame or an object
 JSON_KEYS = ("frame", "object", "points", "labels", "box", "mask")
 
 POINT_FORM = "x,y[,frame[,object]]"
 BOX_FORM = "x0,y0,x1,y1[,frame[,object]]"
 MASK_FORM = "FILE[,frame[,object]]"
-
-Box = tuple[float, float, float, float]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ObjectPrompt:
-    """What the user says about one object on one frame: clicks and a box, or a mask.
-
-    Args:
-        frame_idx: index of the frame.
-        obj_id: 1 or more; 0 is the background.
-        points: (x, y) in pixels.
-        labels: of the points, 1 positive, 0 negative.
-        box: x0, y0, x1, y1 in pixels.
-        mask: [H, W] bool.
-        file: that the mask was read from.
-    """
-
-    frame_idx: int = 0
-    obj_id: int = 1
-    points: tuple[tuple[float, float], ...] = ()
-    labels: tuple[int, ...] = ()
-    box: Box | None = None
-    mask: NDArray[np.bool_] | None = None
-    file: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,25 +34,41 @@ class MaskFile:
 
 def positive_point(text: str) -> ObjectPrompt:
     """Parse `--point x,y[,frame[,object]]`."""
-    return _parse_point(text, 1)
+    (x, y), where = _split(text, 2, POINT_FORM)
+    return _checked(text, POINT_FORM, points=((x, y),), labels=(1,), **where)
 
 
 def negative_point(text: str) -> ObjectPrompt:
     """Parse `--negative x,y[,frame[,object]]`."""
-    return _parse_point(text, 0)
-
-
-def _parse_point(text: str, label: int) -> ObjectPrompt:
-    (x, y), frame_idx, obj_id = _numbers(text, 2, POINT_FORM)
-    return ObjectPrompt(frame_idx=frame_idx, obj_id=obj_id, points=((x, y),), labels=(label,))
+    (x, y), where = _split(text, 2, POINT_FORM)
+    return _checked(text, POINT_FORM, points=((x, y),), labels=(0,), **where)
 
 
 def box(text: str) -> ObjectPrompt:
     """Parse `--box x0,y0,x1,y1[,frame[,object]]`."""
-    (x0, y0, x1, y1), frame_idx, obj_id = _numbers(text, 4, BOX_FORM)
-    if not (x0 < x1 and y0 < y1):
-        raise argparse.ArgumentTypeError(f"expected {BOX_FORM} with x0 < x1 and y0 < y1, got {text!r}")
-    return ObjectPrompt(frame_idx=frame_idx, obj_id=obj_id, box=(x0, y0, x1, y1))
+    corners, where = _split(text, 4, BOX_FORM)
+    return _checked(text, BOX_FORM, box=tuple(corners), **where)
+
+
+def _split(text: str, count: int, form: str) -> tuple[list[float], dict[str, int]]:
+    """Split the text of an option into `count` coordinates, and frame and object as far as they are given."""
+    fields = text.split(",")
+    if not count <= len(fields) <= count + 2:
+        raise argparse.ArgumentTypeError(f"expected {form}, got {text!r}")
+    try:
+        numbers = [float(field) for field in fields[:count]]
+        return numbers, dict(zip(("frame_idx", "obj_id"), map(int, fields[count:]), strict=False))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected {form} in numbers, got {text!r}") from None
+
+
+def _checked(text: str, form: str, **fields: Any) -> ObjectPrompt:
+    from i2vpp.prompts import ObjectPrompt  # noqa: PLC0415 - NumPy, which `i2vpp --help` does not wait for
+
+    try:
+        return ObjectPrompt(**fields)
+    except PromptError as error:
+        raise argparse.ArgumentTypeError(f"expected {form}, got {text!r}: {error}") from error
 
 
 def mask_file(text: str) -> MaskFile:
@@ -95,25 +78,6 @@ def mask_file(text: str) -> MaskFile:
         raise argparse.ArgumentTypeError(f"expected {MASK_FORM} with an object id of 1 or more, got {text!r}")
     obj_id = int(match[3]) if match[3] else None
     return MaskFile(path=Path(match[1]), frame_idx=int(match[2] or 0), obj_id=obj_id)
-
-
-def _numbers(text: str, count: int, form: str) -> tuple[list[float], int, int]:
-    """Split `count` coordinates, a frame and an object id."""
-    fields = text.split(",")
-    if not count <= len(fields) <= count + 2:
-        raise argparse.ArgumentTypeError(f"expected {form}, got {text!r}")
-    try:
-        coordinates = [float(field) for field in fields[:count]]
-        rest = [int(field) for field in fields[count:]]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected {form} in numbers, got {text!r}") from None
-    frame_idx = rest[0] if rest else 0
-    obj_id = rest[1] if len(rest) > 1 else 1
-    if not all(map(math.isfinite, coordinates)) or frame_idx < 0 or obj_id < 1:
-        raise argparse.ArgumentTypeError(
-            f"expected {form} with finite coordinates, a frame of 0 or more and an object id of 1 or more, got {text!r}"
-        )
-    return coordinates, frame_idx, obj_id
 
 
 def read_prompts_file(path: Path) -> list[ObjectPrompt]:
@@ -140,74 +104,30 @@ def read_prompts_file(path: Path) -> list[ObjectPrompt]:
 
 
 def _json_prompt(entry: Any, folder: Path) -> list[ObjectPrompt]:
-    if not isinstance(entry, dict):
-        raise PromptError(f"expected an object with the keys {', '.join(JSON_KEYS)}, got {_shown(entry)}")
-    for key in entry:
-        if key not in JSON_KEYS:
-            near = difflib.get_close_matches(key, JSON_KEYS, 1, 0.4)
-            hint = f"did you mean {near[0]!r}?" if near else f"the keys are {', '.join(JSON_KEYS)}"
-            raise PromptError(f"unknown key {brief(key)}; {hint}")
-    frame_idx = _json_integer(entry, "frame", default=0, least=0)
-    obj_id = _json_integer(entry, "object", default=1, least=1)
-    points = tuple((x, y) for x, y in (_json_floats(point, "points", 2) for point in _json_list(entry, "points")))
-    labels = tuple(_json_list(entry, "labels")) if "labels" in entry else (1,) * len(points)
-    if len(labels) != len(points) or any(type(label) is not int or label not in LABELS for label in labels):
-        raise PromptError(
-            f"labels must hold 1 (positive) or 0 (negative) for each of {len(points)} points, 2 and 3 for the corners "
-            f"of a box, or -1 for padding; got {_shown(list(labels))}"
-        )
-    corners = _json_box(entry["box"]) if "box" in entry else None
+    from i2vpp.prompts import PADDING, ObjectPrompt  # noqa: PLC0415 - see `_checked`
+
+    json_object("the prompt", entry, JSON_KEYS)
+    listed = json_list("points", entry.get("points", []))
+    points = [json_numbers(f"points[{i}]", point, "x, y") for i, point in enumerate(listed)]
+    labels = json_list("labels", entry.get("labels", [1] * len(points)))
+    corners = json_numbers("box", entry["box"], "x0, y0, x1, y1") if "box" in entry else None
+    prompt = ObjectPrompt(
+        frame_idx=entry.get("frame", 0),
+        obj_id=entry.get("object", 1),
+        points=tuple((x, y) for x, y in points),
+        labels=tuple(json_integer(f"labels[{i}]", label, least=PADDING) for i, label in enumerate(labels)),
+        box=None if corners is None else (corners[0], corners[1], corners[2], corners[3]),
+    )
     if "mask" not in entry:
         if not points and corners is None:
             raise PromptError("there must be points, a box or a mask")
-        return [ObjectPrompt(frame_idx=frame_idx, obj_id=obj_id, points=points, labels=labels, box=corners)]
+        return [prompt]
     if points or corners is not None:
         raise PromptError("a mask cannot be combined with points or a box")
     if not isinstance(entry["mask"], str):
-        raise PromptError(f"mask must be the name of an image file, got {_shown(entry['mask'])}")
-    given = obj_id if "object" in entry else None
-    return read_mask(MaskFile(path=folder / entry["mask"], frame_idx=frame_idx, obj_id=given))
-
-
-def _shown(value: Any) -> str:
-    """Return the beginning of a value's spelling in JSON."""
-    try:
-        text = json.dumps(value)
-    except RecursionError:
-        return "lists and objects that are nested too deeply"
-    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
-
-
-def _json_integer(entry: dict[str, Any], key: str, *, default: int, least: int) -> int:
-    value = entry.get(key, default)
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise PromptError(f"{key} must be an integer of {least} or more, got {_shown(value)}")
-    if value > MOST_NUMBER:
-        raise PromptError(f"{key} must be at most {MOST_NUMBER}, got {_shown(value)}")
-    return value
-
-
-def _json_list(entry: dict[str, Any], key: str) -> list[Any]:
-    value = entry.get(key, [])
-    if not isinstance(value, list):
-        raise PromptError(f"{key} must be a list, got {_shown(value)}")
-    return value
-
-
-def _json_floats(value: Any, key: str, count: int) -> list[float]:
-    form = "[x, y]" if count == 2 else "[x0, y0, x1, y1]"
-    if not isinstance(value, list) or len(value) != count:
-        raise PromptError(f"{key}: expected {form}, got {_shown(value)}")
-    if not all(type(number) in (int, float) and abs(number) <= sys.float_info.max for number in value):
-        raise PromptError(f"{key}: expected {form} in numbers, got {_shown(value)}")
-    return [float(number) for number in value]
-
-
-def _json_box(value: Any) -> Box:
-    x0, y0, x1, y1 = _json_floats(value, "box", 4)
-    if not (x0 < x1 and y0 < y1):
-        raise PromptError(f"box: expected [x0, y0, x1, y1] with x0 < x1 and y0 < y1, got {_shown(value)}")
-    return x0, y0, x1, y1
+        raise PromptError(f"mask must be the name of an image file, got {shown_json(entry['mask'])}")
+    obj_id = prompt.obj_id if "object" in entry else None
+    return read_mask(MaskFile(path=folder / entry["mask"], frame_idx=prompt.frame_idx, obj_id=obj_id))
 
 
 def read_mask(file: MaskFile) -> list[ObjectPrompt]:
@@ -227,6 +147,8 @@ def read_mask(file: MaskFile) -> list[ObjectPrompt]:
         ) from error
     except DataError as error:
         raise PromptError(str(error)) from error
+    from i2vpp.prompts import ObjectPrompt  # noqa: PLC0415
+
     return [
         ObjectPrompt(frame_idx=file.frame_idx, obj_id=obj_id, mask=mask, file=file.path)
         for obj_id, mask in objects.items()
@@ -238,8 +160,8 @@ def fit_masks(prompts: Iterable[ObjectPrompt], height: int, width: int, *, resiz
 
     Args:
         prompts: masks may have any size.
-        height: of the video in pixels.
-        width: of the video in pixels.
+        height: video height in pixels.
+        width: video width in pixels.
         resize: masks of another size, but of the same aspect ratio, are resized; otherwise they are refused.
 
     Raises:
@@ -284,12 +206,5 @@ def _join(group: Sequence[ObjectPrompt]) -> ObjectPrompt:
         )
     if masks and (points or boxes):
         raise PromptError(f"{where} has a mask and also clicks or a box; give one or the other")
-    return ObjectPrompt(
-        frame_idx=group[0].frame_idx,
-        obj_id=group[0].obj_id,
-        points=points,
-        labels=tuple(label for prompt in group for label in prompt.labels),
-        box=boxes[0] if boxes else None,
-        mask=masks[0] if masks else None,
-        file=group[0].file,
-    )
+    labels = tuple(label for prompt in group for label in prompt.labels)
+    return replace(group[0], points=points, labels=labels, box=boxes[0] if boxes else None)

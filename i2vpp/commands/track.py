@@ -1,60 +1,26 @@
-"""Track prompted objects through a video and write what was asked for."""
+"""`i2vpp track`: track prompted objects through a video and write the chosen files."""
 
 from __future__ import annotations
 
-import logging
-import sys
 import time
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
-from i2vpp.build_i2vpp import build_i2vpp_video_predictor, choose_device, tune_allocator
-from i2vpp.commands.prompts import ObjectPrompt
-from i2vpp.errors import I2VPPError, UntrainedWarning
+from i2vpp.errors import I2VPPError
+from i2vpp.prompts import ObjectPrompt
+from i2vpp.utils.brief import counted
+from i2vpp.utils.result_files import VideoInfo, check_object_ids, index_name, require_coco
 from i2vpp.utils.signals import Terminated
-from i2vpp.utils.writers import (
-    FrameAccess,
-    OutputChoice,
-    ResultWriter,
-    VideoInfo,
-    check_object_ids,
-    index_name,
-    remove_results,
-    require_coco,
-)
+from i2vpp.utils.writers import FrameAccess, OutputChoice, ResultWriter, remove_results
 
-UNTRAINED_SEED = 0
 TERMINATED_SECONDS = 4.0
-"""Time for an overlay that is made after SIGTERM; docker kills ten seconds after it, SLURM 30."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelChoice:
-    """Which network runs, and how.
-
-    Args:
-        config: name or path of a model config; None for the one that fits the checkpoint.
-        checkpoint: path or name; None for untrained weights, which are the same in every run.
-        device: None for the best there is.
-        dtype: `float32`, `bfloat16`, `float16`, or None for the predictor's own choice.
-        overrides: `key=value` on top of the config.
-        compile: see `vos_optimized` of `build_i2vpp_video_predictor`.
-    """
-
-    config: str | None = None
-    checkpoint: Path | None = None
-    device: str | None = None
-    dtype: str | None = None
-    overrides: tuple[str, ...] = ()
-    compile: bool = False
+"""Time for an overlay that is made after SIGTERM: docker kills the process ten seconds after it, SLURM after 30."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +40,7 @@ class Summary:
     Args:
         frames: the frames, in the order of the video.
         obj_ids: the objects.
-        seconds: of tracking and writing.
+        seconds: duration of tracking and writing.
         paths: files and folders.
         stopped: what ended the run early, if anything did.
         problems: what is wrong with files that do not hold all these frames, one sentence each.
@@ -88,45 +54,16 @@ class Summary:
     problems: tuple[str, ...] = ()
 
 
-def build_predictor(model: ModelChoice) -> Any:
-    """Build the predictor; without a checkpoint its weights are drawn from a fixed seed."""
-    choose_device(model.device)
-    if model.compile:
-        _show_compilation()
-    with torch.random.fork_rng(devices=[]), ExitStack() as stack:
-        torch.manual_seed(UNTRAINED_SEED)
-        if model.checkpoint is None:  # on purpose
-            stack.enter_context(warnings.catch_warnings())
-            warnings.simplefilter("ignore", UntrainedWarning)
-        predictor = build_i2vpp_video_predictor(
-            config_file=model.config,
-            ckpt_path=None if model.checkpoint is None else str(model.checkpoint),
-            device=model.device,
-            hydra_overrides_extra=model.overrides,
-            vos_optimized=model.compile,
-            dtype=model.dtype,
-        )
-    tune_allocator(predictor)
-    return predictor
-
-
-class _Notices(logging.Handler):
-    """Shows log records on stderr, above a progress bar."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(f"i2vpp: {record.getMessage()}", file=sys.stderr)
-
-
-def _show_compilation() -> None:
-    """Say what is being compiled: nothing else moves meanwhile."""
-    log = logging.getLogger("i2vpp.compilation")
-    log.setLevel(logging.INFO)
-    if not any(isinstance(handler, _Notices) for handler in log.handlers):
-        log.addHandler(_Notices())
-
-
 def check_folder(folder: Path, *, overwrite: bool) -> None:
-    """Raise I2VPPError unless results can go to the folder without mixing with what is there."""
+    """Check that results in a folder will not mix with other files.
+
+    Args:
+        folder: folder of the results, which may be missing.
+        overwrite: files in it are allowed.
+
+    Raises:
+        I2VPPError: it is a file, or files are in it.
+    """
     if folder.exists() and not folder.is_dir():
         raise I2VPPError(f"{folder} is a file, not a folder")
     if not overwrite and folder.exists() and any(folder.iterdir()):
@@ -134,7 +71,15 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
 
 
 def check_outputs(choice: OutputChoice, prompts: Sequence[ObjectPrompt]) -> None:
-    """Raise I2VPPError for outputs that could not be written, before anything slow begins."""
+    """Check, before anything slow begins, that the chosen outputs can be written.
+
+    Args:
+        choice: the outputs.
+        prompts: their object ids must fit into the outputs.
+
+    Raises:
+        I2VPPError: a package is missing, or an id is too large for a PNG.
+    """
     if choice.rle:
         require_coco()
     if choice.masks or choice.overlay:
@@ -142,7 +87,16 @@ def check_outputs(choice: OutputChoice, prompts: Sequence[ObjectPrompt]) -> None
 
 
 def add_prompts(predictor: Any, state: Any, prompts: Sequence[ObjectPrompt]) -> None:
-    """Hand all prompts to the predictor."""
+    """Add all prompts to a session.
+
+    Args:
+        predictor: predictor that the session belongs to.
+        state: the session.
+        prompts: what to add.
+
+    Raises:
+        PromptError: a prompt does not fit the video.
+    """
     for prompt in prompts:
         where = {"frame_idx": prompt.frame_idx, "obj_id": prompt.obj_id}
         if prompt.mask is not None:
@@ -168,6 +122,18 @@ def track(
 
     Masks are called like the frames' files where the video is a folder. Ctrl-C, SIGTERM (as `Terminated`) and errors
     on the way end the run early: the finished frames stay, and the summary says why it stopped.
+
+    Args:
+        predictor: predictor that the session belongs to.
+        state: the session, without prompts.
+        prompts: what to track.
+        folder: folder of the results.
+        choice: choice of the files that are written.
+        span: frames that are tracked.
+        quiet: whether to show no progress bar.
+
+    Returns:
+        What was written, and why it ended early where it did.
 
     Raises:
         I2VPPError: the prompts are not right; nothing is deleted or written then.
@@ -228,8 +194,8 @@ def describe_bad_frames(frames: Sequence[int], on_bad_frame: str) -> str:
     """Say in a line which frames could not be decoded, and what became of them.
 
     Args:
-        frames: in order.
-        on_bad_frame: see `init_state`.
+        frames: indices of the frames, in order.
+        on_bad_frame: choice of the user, see `init_state`.
     """
     runs: list[list[int]] = []
     for frame in frames:
@@ -239,4 +205,4 @@ def describe_bad_frames(frames: Sequence[int], on_bad_frame: str) -> str:
             runs.append([frame, frame])
     which = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
     outcome = "the frame before was tracked instead" if on_bad_frame == "repeat" else "no results there"
-    return f"{len(frames)} frame{'' if len(frames) == 1 else 's'} could not be decoded ({which}): {outcome}"
+    return f"{counted(len(frames), 'frame')} could not be decoded ({which}): {outcome}"

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from i2vpp.data.frame_folders import list_frames, natural_key
+from i2vpp.data.frame_folders import by_name, list_frames, natural_key, walk_files
 from i2vpp.data.masks import FrameSize
 from i2vpp.errors import DataError, NoDataError, VideoError
 from i2vpp.session.grey import GreyScale
@@ -74,7 +75,15 @@ def read_items(path: Path) -> frozenset[str]:
 
 
 def require_folder(path: Path, what: str) -> Path:
-    """Return `path`, or raise NoDataError if it is no folder; `what` says what it was to hold."""
+    """Return a path if it is a folder.
+
+    Args:
+        path: path of the folder.
+        what: what is expected in it, for the message.
+
+    Raises:
+        NoDataError: it is no folder.
+    """
     if not path.is_dir():
         raise NoDataError(f"the folder of {what}, {path}, {'is no folder' if path.exists() else 'does not exist'}")
     return path
@@ -82,13 +91,19 @@ def require_folder(path: Path, what: str) -> Path:
 
 def list_folders(folder: Path) -> list[str]:
     """Name the folders in a folder, in natural order; hidden ones are left out."""
-    with _listed(folder):
+    try:
         names = [entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")]
+    except OSError as error:
+        raise DataError(f"cannot list the folder {folder}: {_reason(error)}") from error
     return sorted(names, key=natural_key)
 
 
 def list_images(folder: Path, *, recursive: bool = False) -> dict[str, Path]:
     """Find the images in a folder, but not the masks beside them; see `i2vpp.data.frame_folders.list_frames`.
+
+    Args:
+        folder: folder that is searched.
+        recursive: whether to look into subfolders, too.
 
     Raises:
         DataError: the folder cannot be read, or two images have one name.
@@ -103,31 +118,35 @@ def list_files(folder: Path, suffixes: tuple[str, ...], *, recursive: bool = Fal
     """Find the files with one of some suffixes, by name without suffix, in natural order; hidden ones are left out.
 
     Args:
-        folder: where to look.
-        suffixes: in lower case, with the dot.
-        recursive: look into subfolders too; names are then relative to `folder`, such as `part1/photo7`.
+        folder: folder that is searched.
+        suffixes: suffixes in lower case, with the dot.
+        recursive: whether to look into subfolders too; names are then relative to `folder`, such as `part1/photo7`.
 
     Raises:
         DataError: the folder cannot be read, or two files have one name.
     """
-    found: dict[str, Path] = {}
-    with _listed(folder):
-        if not folder.is_dir():
-            raise NotADirectoryError
-        for root, folders, files in os.walk(folder, followlinks=True):
-            folders[:] = [name for name in folders if recursive and not name.startswith(".")]
-            for file in files:
-                path = Path(root, file)
-                if path.suffix.lower() not in suffixes or file.startswith("."):
-                    continue
-                other = found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), path)
-                if other != path:
-                    raise DataError(f"{other} and {path.name} stand for the same item; keep one of them")
-    return {name: found[name] for name in sorted(found, key=natural_key)}
+
+    def matches(path: Path) -> bool:
+        return path.suffix.lower() in suffixes and not path.name.startswith(".")
+
+    try:
+        return by_name(folder, chain.from_iterable(walk_files(folder, matches, recursive=recursive)))
+    except VideoError as error:
+        raise DataError(str(error)) from error
 
 
 def check_size(size: Size, *, of: str, image: Path, image_size: Size) -> None:
-    """Raise DataError if an annotation, called `of` in the message, has another size than its image."""
+    """Check that an annotation has the size of its image.
+
+    Args:
+        size: height and width of the annotation.
+        of: what the message calls the annotation.
+        image: file of the image, for the message.
+        image_size: height and width of the image.
+
+    Raises:
+        DataError: the sizes differ.
+    """
     if size != image_size:
         height, width = image_size
         raise DataError(f"{of} is {size[1]} x {size[0]} pixels, but its image {image} is {width} x {height}")
@@ -146,11 +165,3 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             yield image
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise DataError(f"cannot read the image {path}: {_reason(error)}") from error
-
-
-@contextmanager
-def _listed(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise DataError(f"cannot list the folder {folder}: {_reason(error)}") from error

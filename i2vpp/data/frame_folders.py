@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -52,7 +52,7 @@ _NAMED = 3
 def natural_key(path_or_name: str | os.PathLike[str]) -> tuple[list[str | int], str]:
     """Key for sorting file names so that `frame_2` comes before `frame_10`; upper and lower case are alike."""
     name = os.fspath(path_or_name)
-    parts = re.split(r"(\d+)", name.lower())  # text and digits take turns, so that like compares with like
+    parts = re.split(r"(\d+)", name.lower())  # text and digits alternate, so that only like types are compared
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
 
@@ -65,7 +65,7 @@ def list_frames(folder: Path, *, recursive: bool = False) -> dict[str, Path]:
     """Find the frames in a folder, see the rules above.
 
     Args:
-        folder: where to look.
+        folder: folder that is searched.
         recursive: look into subfolders, too; the rules are applied to each of them. Hidden folders are left out.
 
     Returns:
@@ -75,13 +75,8 @@ def list_frames(folder: Path, *, recursive: bool = False) -> dict[str, Path]:
     Raises:
         VideoError: the folder cannot be listed, or two files of one name have one format.
     """
-    found: dict[str, Path] = {}
-    for files in _folders_of_images(folder, recursive=recursive):
-        for path in _without_masks(files):
-            other = found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), path)
-            if other != path:
-                raise VideoError(f"{other} and {path.name} stand for the same item; keep one of them")
-    return {name: found[name] for name in sorted(found, key=natural_key)}
+    folders = walk_files(folder, is_image, recursive=recursive)
+    return by_name(folder, (path for files in folders for path in _without_masks(files)))
 
 
 def holds_image(folder: Path) -> bool:
@@ -93,13 +88,42 @@ def holds_image(folder: Path) -> bool:
         return False
 
 
-def _folders_of_images(folder: Path, *, recursive: bool) -> Iterator[list[Path]]:
+def walk_files(folder: Path, matches: Callable[[Path], bool], *, recursive: bool) -> Iterator[list[Path]]:
+    """Yield the matching files of a folder, then of each of its subfolders that is not hidden.
+
+    Args:
+        folder: folder that is searched.
+        matches: function that says by a path whether the file is wanted.
+        recursive: whether to look into subfolders, too.
+
+    Raises:
+        VideoError: a folder cannot be listed.
+    """
+
     def fail(error: OSError) -> None:
         raise VideoError(f"cannot list the folder {error.filename}: {error.strerror}") from error
 
     for root, folders, names in os.walk(folder, onerror=fail, followlinks=True):
         folders[:] = [name for name in folders if recursive and not name.startswith(".")]
-        yield [path for name in names if is_image(path := Path(root, name))]
+        yield [path for name in names if matches(path := Path(root, name))]
+
+
+def by_name(folder: Path, paths: Iterable[Path]) -> dict[str, Path]:
+    """Return files by their name without suffix, relative to a folder, in natural order of these names.
+
+    Args:
+        folder: folder that all files lie in.
+        paths: the files.
+
+    Raises:
+        VideoError: two files have one name.
+    """
+    found: dict[str, Path] = {}
+    for path in paths:
+        other = found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), path)
+        if other != path:
+            raise VideoError(f"{other} and {path.name} stand for the same item; keep one of them")
+    return {name: found[name] for name in sorted(found, key=natural_key)}
 
 
 def _without_masks(files: Sequence[Path]) -> Sequence[Path]:

@@ -24,8 +24,8 @@ def parse_mask_array(mask: Any, *, height: int, width: int) -> Mask:
     Args:
         mask: list, array or tensor [H, W], also with axes of length 1 before or behind; or a PIL image, whose soft
             edges are cut at half the maximum.
-        height: of the video.
-        width: of the video.
+        height: video height in pixels.
+        width: video width in pixels.
 
     Raises:
         PromptError: it has another size or holds anything else.

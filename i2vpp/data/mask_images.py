@@ -23,7 +23,7 @@ Values: TypeAlias = "NDArray[np.integer[Any]]"
 BACKGROUND, IGNORED = 0, 255
 
 FORMATS = ("PNG", "BMP", "GIF", "JPEG", "PPM", "TIFF", "WEBP")
-"""Formats that are read; Pillow knows others that start programs."""
+"""Formats that are read. Pillow reads others by starting external programs, which is not safe for unknown files."""
 
 WHITE, MAX_VALUE = 255, 65535
 MAX_SKEW = 0.02
@@ -44,9 +44,9 @@ class FrameSize:
     """The size that masks must have.
 
     Args:
-        height: in pixels.
-        width: in pixels.
-        of: whose size it is, for messages.
+        height: height in pixels.
+        width: width in pixels.
+        of: what the size belongs to, for messages.
         resize: masks of another size, but of the same aspect ratio, are resized; otherwise they are refused.
     """
 
@@ -56,7 +56,16 @@ class FrameSize:
     resize: bool = False
 
     def check(self, what: str, height: int, width: int) -> None:
-        """Raise DataError for a mask, called `what` in the message, whose size is neither this nor may be changed."""
+        """Check that a mask has this size, or may be resized to it.
+
+        Args:
+            what: what the message calls the mask.
+            height: mask height in pixels.
+            width: mask width in pixels.
+
+        Raises:
+            DataError: it has another size and may not be resized.
+        """
         if (height, width) == (self.height, self.width):
             return
         sizes = f"{what} is {width} x {height} pixels, but {self.of} is {self.width} x {self.height}"
@@ -74,6 +83,14 @@ def resize_ids(ids: Values, height: int, width: int) -> Values:
     """Resize object ids [H, W]: each pixel gets the id that covers most of it, and no object disappears.
 
     An object that covers most of no pixel, because it is thin or small, gets the pixels that it covers most.
+
+    Args:
+        ids: [H, W].
+        height: height of the result in pixels.
+        width: width of the result in pixels.
+
+    Returns:
+        The ids [height, width], of the same dtype.
     """
     found = np.zeros((height, width), ids.dtype)
     most = np.zeros((height, width), np.float32)
@@ -96,7 +113,7 @@ class MaskImage:
     """What is in a mask image, before its values are given a meaning.
 
     Args:
-        name: of the image, for messages.
+        name: name of the image, for messages.
         pixels: integer values [H, W], or RGB [H, W, 3] of an image that is not grey all over; 0 where transparent.
         indexed: the values are those of a palette, or of black and white.
         rgb: the image has red, green and blue; a grey one is kept as values all the same.
@@ -118,7 +135,7 @@ class MaskImage:
     def values(self) -> list[int]:
         """All values but 0, in order; of a colour image red * 65536 + green * 256 + blue."""
         codes = self.codes
-        found = np.flatnonzero(np.bincount(codes.ravel())) if codes.dtype == np.uint8 else np.unique(codes)  # quicker
+        found = np.flatnonzero(np.bincount(codes.ravel())) if codes.dtype == np.uint8 else np.unique(codes)  # faster
         return [value for value in found.tolist() if value]
 
     @property
@@ -170,7 +187,7 @@ def read_mask_image(path: Path, size: FrameSize | None = None) -> MaskImage:
 
     Args:
         path: the file.
-        size: that it must have, which is checked before it is decoded; None for any.
+        size: size that it must have, which is checked before it is decoded; None for any.
 
     Raises:
         DataError: it cannot be read, is no image, or has another size; the message names the file.
@@ -208,8 +225,11 @@ def mask_image(image: Image.Image, name: str) -> MaskImage:
     """Take a mask out of an image that Pillow has opened.
 
     Args:
-        image: of any mode.
-        name: of the image, for messages.
+        image: image of any mode.
+        name: name of the image, for messages.
+
+    Returns:
+        Its values or colours.
 
     Raises:
         DataError: it holds numbers that are no values of a mask.

@@ -53,7 +53,7 @@ GREY = 0x010101
 
 @dataclass
 class Coding:
-    """What all masks of a video together say about their values; None as long as no mask has asked.
+    """How the values of all masks of a video are to be read; None where no mask has needed to know that yet.
 
     Args:
         colours: ids by colour (red * 65536 + green * 256 + blue); empty where no mask has colours.
@@ -74,7 +74,7 @@ class VideoMasks:
         files: all masks of the video.
         lone_255: 255 is object 1 where no mask has another value beside 0; False leaves it as it is.
         like: masks of the same video; colours are then read as there.
-        coding: of an earlier reader of the same files, which need not be looked through again.
+        coding: coding of an earlier reader of the same files, which need not be looked through again.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class VideoMasks:
 
         Args:
             path: one of the files.
-            size: that it must have, None for any.
+            size: size that it must have, None for any.
 
         Raises:
             DataError: the mask, or another one of the video, cannot be read or has soft edges.
@@ -186,7 +186,7 @@ def read_object(path: Path, size: FrameSize | None = None) -> Mask:
 
     Args:
         path: the file.
-        size: that it must have, None for any.
+        size: size that it must have, None for any.
 
     Raises:
         DataError: it cannot be read, or shows several objects.

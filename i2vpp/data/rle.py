@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from i2vpp.data.files import Size, check_size, image_size
 from i2vpp.data.masks import Mask
 from i2vpp.errors import DataError
-from i2vpp.utils.writers import require_coco
+from i2vpp.utils.result_files import require_coco
 
 _MAX_DIGITS = 12  # of 5 bits each: what fits into int64
 _MAX_RUN = 2**31  # pixels; longer runs are refused before anything is computed from them
@@ -59,7 +59,7 @@ class RunLengths:
 
 
 class LazyMasks(Mapping[int, Mask]):
-    """Masks [H, W] of the objects on a frame, each drawn when it is asked for, and again when asked again.
+    """Masks [H, W] of the objects on a frame, each decoded anew whenever it is read.
 
     Args:
         runs: run lengths by object id; objects without a pixel are left out of the mapping and named in `empty`.

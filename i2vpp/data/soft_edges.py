@@ -1,4 +1,4 @@
-"""Telling masks with soft edges from maps of object ids: both have several values, but in different places.
+"""Distinguishing masks with soft edges from maps of object ids: both have several values, but in different places.
 
 Blur, resizing and JPEG put values between an object and the background that stand for no object. In a map of ids a
 pixel hardly ever has a value strictly between those of its two neighbours in a row or a column: that takes an object of

@@ -17,12 +17,12 @@ MILLISECONDS = 1000
 
 
 def is_animated_webp(head: bytes) -> bool:
-    """Tell from its first bytes whether a file is an animated WebP, which FFmpeg shows as damaged."""
+    """Whether a file is an animated WebP, by its first bytes; FFmpeg cannot decode these."""
     return head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and len(head) > 20 and bool(head[20] & 2)
 
 
 def may_be_animated(head: bytes) -> bool:
-    """Tell from its first bytes whether a file is of a kind of image that may be animated."""
+    """Whether a file is an image of a format that can be animated, by its first bytes."""
     return head[:4] == b"GIF8" or head[:8] == b"\x89PNG\r\n\x1a\n" or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
 
 
@@ -40,7 +40,7 @@ class AnimatedImage(FrameSource):
     def __init__(self, image: str | BinaryIO, name: str) -> None:
         super().__init__(name)
         self._lock = threading.RLock()
-        self._ends: list[float] = []  # of the first frames, in seconds
+        self._ends: list[float] = []  # times in seconds at which the first frames end
         try:
             self._image: Image.Image | None = Image.open(image)
             self._length: int = getattr(self._image, "n_frames", 1)

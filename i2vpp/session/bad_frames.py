@@ -1,4 +1,4 @@
-"""Going on in spite of frames that cannot be decoded."""
+"""Videos with frames that cannot be decoded: raising an error, repeating the frame before, or skipping them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ ON_BAD_FRAME: tuple[str, ...] = get_args(OnBadFrame)
 
 
 def tolerate(source: FrameSource, on_bad_frame: str) -> FrameSource:
-    """Return a source that does at bad frames what was chosen.
+    """Return a source that treats frames which cannot be decoded as chosen.
 
     Args:
         source: the video.
-        on_bad_frame: see `OnBadFrame`.
+        on_bad_frame: choice of the user, see `OnBadFrame`.
 
     Raises:
         I2VPPError: `on_bad_frame` is none of the choices.
@@ -54,7 +54,7 @@ class TolerantSource(FrameSource):
         self._source = source
         self._bad: set[int] = set()
         self._good: set[int] = set()
-        self._last_good: tuple[int, np.ndarray] | None = None  # for live streams, whose frames cannot be read again
+        self._last_good: tuple[int, np.ndarray] | None = None  # live streams cannot read a frame again
 
     def __len__(self) -> int:
         return len(self._source)
@@ -88,7 +88,7 @@ class TolerantSource(FrameSource):
         return frame
 
     def is_bad(self, i: int) -> bool:
-        """Tell whether frame i cannot be decoded; reads it unless that is known."""
+        """Whether frame i cannot be decoded; decodes it unless that is known."""
         return i not in self._good and self._read(i) is None
 
     @property

@@ -36,10 +36,10 @@ FROM_THE_START = ("mov", "matroska", "avi")
 """Formats of files that begin with a keyframe; a broadcast may be recorded from between two keyframes on."""
 
 WITH_DURATIONS = ("mpegts", "mpeg")
-"""Formats of broadcasts: packets tell how long their frames are shown, whatever comes next, and when to decode them."""
+"""Formats of broadcasts, whose packets tell when to decode their frames, and how long to show them whatever follows."""
 
 KEYS_TO_TRY = 4
-"""Keyframes from which it is told whether a stream as a whole is not quite standard, or damaged in places."""
+"""Keyframes that are decoded to find out whether a whole stream is not quite standard, or is damaged in places."""
 
 STREAMING = ("rtsp", "rtsps", "rtmp", "rtmps", "rtp", "srt", "udp", "tcp", "mms", "mmsh")
 
@@ -75,7 +75,7 @@ class VideoFile(FrameSource):
         self._knows_strictness = False
         self._warned = False
         self._lost: dict[int, int] = {}  # packets of an AVI file without index, by the position of the next one
-        self._next = 0  # no frame to come has a smaller index
+        self._next = 0  # smallest index that the next decoded frame can have
         self._matrix: tuple[int, ...] | None = None
         self._container: Any = None
         self._stream: Any = None
@@ -129,7 +129,7 @@ class VideoFile(FrameSource):
     def time(self, index: int) -> float | None:
         """Return when a frame is shown, in seconds from frame 0: by its timestamp; by the rate if there are none."""
         with self._lock:
-            if index >= self._next or index < 0:  # of frames that have been read, the times are known
+            if index >= self._next or index < 0:  # the times of frames that were decoded before are known
                 self._check_open()
                 self._complete_timeline()
                 if not 0 <= index < len(self):
@@ -140,7 +140,7 @@ class VideoFile(FrameSource):
             return index / self.fps if self.fps else None
 
     def close(self) -> None:
-        """Close the file and let go of all frames."""
+        """Close the file and release all frames."""
         with self._lock:
             self._decoded.clear()
             self._reader = iter(())
@@ -149,7 +149,7 @@ class VideoFile(FrameSource):
             self._container = self._stream = self._decoder = None  # the stream's decoder owns the memory of the frames
 
     def __del__(self) -> None:
-        self.close()  # PyAV's containers and streams refer to each other: they would stay until a garbage collection
+        self.close()  # PyAV's containers and streams refer to each other, so only garbage collection would free them
 
     def _check_open(self) -> None:
         if self._container is None:
@@ -190,7 +190,7 @@ class VideoFile(FrameSource):
         return frame
 
     def _read_on_to(self, i: int) -> av.VideoFrame | None:
-        """Decode on up to frame i if that is the short way."""
+        """Decode on up to frame i, if it is near enough; see `_is_near`."""
         if i < self._next or not self._is_near(i):
             return None
         is_step = i < self._next + RECENT_FRAMES
@@ -229,7 +229,7 @@ class VideoFile(FrameSource):
         """Decode on up to frame i; None if it does not come."""
         for index, frame in self._reader:
             self._next = index + 1
-            if self._size is None:  # once only: PyAV's side data and their frame keep each other alive
+            if self._size is None:  # only once, because PyAV's side data and their frame refer to each other
                 self._matrix = _display_matrix(frame)
             if index not in self._decoded:
                 self._decoded[index] = frame
@@ -262,7 +262,7 @@ class VideoFile(FrameSource):
     # ---- reading the file
 
     def _open(self) -> None:
-        """Stand at the start of the file, with a decoder that has seen nothing."""
+        """Open the file at its start, with a new decoder."""
         if self._container is not None:
             if not self.seekable:
                 raise VideoError(f"{self.name} is a live stream: frames that have passed cannot be read again")
@@ -279,7 +279,7 @@ class VideoFile(FrameSource):
             ) from error
         stream, kind = self._stream, self._container.format
         problem = None
-        if stream is None or kind.name == "tty":  # FFmpeg draws text files
+        if stream is None or kind.name == "tty":  # FFmpeg renders text files as video
             problem = f"holds no video stream (format: {kind.long_name})"
         elif stream.codec_context is None:
             problem = "holds video of a codec that FFmpeg does not know; convert it to another one"
@@ -318,8 +318,9 @@ class VideoFile(FrameSource):
         return until_it_breaks(PacketReader(self._container, self._stream, self._numbers, self._lost), self._timeline)
 
     def _seek(self, key: int) -> bool:
-        """Stand at the keyframe that is shown at time `key`; False if the format does not get there."""
-        for target in dict.fromkeys((key, self._timeline.key_dts[key])):  # formats differ in which of them they look up
+        """Seek to the keyframe that is shown at time `key`; False if the format cannot find it."""
+        # Some formats seek by presentation time, others by decoding time.
+        for target in dict.fromkeys((key, self._timeline.key_dts[key])):
             try:
                 self._container.seek(target, stream=self._stream)
             except av.error.FFmpegError:

@@ -1,4 +1,4 @@
-"""From packets to frames with their indices; frames that are not what was written are left out and remembered."""
+"""From packets to frames with their indices; frames that are damaged are left out, and the timeline records them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DECODE_ERRORS = (av.error.FFmpegError, ValueError, MemoryError)
 """What PyAV raises for data that it cannot decode; UnicodeError is a ValueError."""
 
 MOST_WAITING = 512
-"""Packets whose frames have not come; of interlaced video, the second field of each frame brings none."""
+"""Most packets that wait for their frames. Of interlaced video, the second field of each frame never brings one."""
 
 
 def open_decoder(stream: Any, *, is_strict: bool) -> Any:
@@ -27,7 +27,7 @@ def open_decoder(stream: Any, *, is_strict: bool) -> Any:
     """
     context = stream.codec_context
     if is_strict and context.name == "vp9" and context.pix_fmt == "yuv420p":
-        try:  # FFmpeg's own decoder of VP9 notices no damage
+        try:  # FFmpeg's own decoder of VP9 reports no damage, libvpx does
             decoder = av.CodecContext.create("libvpx-vp9", "r")
         except (*DECODE_ERRORS, LookupError):
             return context
@@ -43,8 +43,8 @@ class _Sent:
     """A packet that was sent to the decoder and whose frame has not come yet.
 
     Args:
-        time: when the frame is shown.
-        is_key: it is a keyframe.
+        time: time at which the frame is shown.
+        is_key: whether it is a keyframe.
         problem: why the frame is not what was written, or None.
     """
 
@@ -54,14 +54,14 @@ class _Sent:
 
 
 class _Places:
-    """Gives decoded frames their indices, and sorts out those that are not what was written.
+    """Gives decoded frames their indices, and leaves out those that are not what was written.
 
     In a stream without usable times, frames are counted in the order in which the decoder hands them out. Those that
     are lost are counted at the next keyframe, which is shown after everything that was sent before it. After a hole in
     a raw stream, their number is unknown, so the index of every later frame is uncertain.
 
     Args:
-        timeline: of the stream; its `bad` takes down what is sorted out.
+        timeline: timeline of the stream; its `bad` records what is left out.
         trust: judges the packets.
         since: time of the keyframe that was jumped to; None for the start of the file.
     """
@@ -71,16 +71,16 @@ class _Places:
         self._timeline = timeline
         self._trust = trust
         self._since = since
-        self._waiting: dict[int, _Sent] = {}  # by the number of the packet
+        self._waiting: dict[int, _Sent] = {}  # packets whose frames have not come, by their numbers
         self._lost = 0
-        self._sends_fields = False  # two packets make a frame
-        self._saw_problem = False  # since the last keyframe: which of the frames are lost is not known
-        self._first_problem: int | None = None  # number of the first packet with one since then
+        self._sends_fields = False  # whether two packets make a frame
+        self._saw_problem = False  # whether frames since the last keyframe may be lost; which ones is not known
+        self._first_problem: int | None = None  # number of the first packet with a problem since that keyframe
         self._saw_key = False
-        self._is_count_uncertain = False  # a hole in a raw stream hides where its packets begin
+        self._is_count_uncertain = False  # a hole in a raw stream may hide the beginnings of packets
 
     def sent(self, number: int, packet: Packet, problem: str | None) -> None:
-        """Take note of a packet, and why its frame is not what was written."""
+        """Record a packet that was sent, and why its frame is not what was written, if that is known."""
         self._waiting[number] = _Sent(time=packet.time, is_key=packet.is_key, problem=problem)
         self._lost += packet.lost
         self._saw_problem = self._saw_problem or problem is not None
@@ -150,7 +150,7 @@ class _Sender:
     frames have to be counted as they come, all is sent but what has holes.
 
     Args:
-        decoder: see `open_decoder`.
+        decoder: decoder of the stream, see `open_decoder`.
         trust: judges the packets.
         timeline: theirs.
         since: time of the keyframe that was jumped to; earlier frames lack what they refer to, and their errors do not
@@ -199,8 +199,8 @@ class _Sender:
         return frames
 
 
-# Functions rather than methods: a generator that refers to its source would keep it, and all its frames, until the
-# garbage collector comes by.
+# Functions rather than methods: a generator that refers to its source would keep the source and all its frames in
+# memory until the next garbage collection.
 
 
 def decode(
@@ -211,9 +211,9 @@ def decode(
     Ends early, without having completed the timeline, where frames may be missing: then all packets have to be listed.
 
     Args:
-        packets: from the start of the file, or from a keyframe on.
-        decoder: see `open_decoder`.
-        timeline: is filled by reading on from the start of the file, if it is not complete. Its `bad` takes down why
+        packets: packets from the start of the file, or from a keyframe on.
+        decoder: decoder of the stream, see `open_decoder`.
+        timeline: is filled by reading on from the start of the file, if it is not complete. Its `bad` records why
             frames are left out, as far as that does not come from having begun at `since`.
         since: time of that keyframe; None for the start of the file.
     """
@@ -241,7 +241,12 @@ def decode(
 
 
 def until_it_breaks(packets: Iterable[Packet], timeline: Timeline) -> Iterator[Packet]:
-    """Yield packets; where the file breaks off, the timeline takes that down, and the end of the stream follows."""
+    """Yield packets; where the file breaks off, the timeline records that, and the end of the stream follows.
+
+    Args:
+        packets: packets of the stream; reading them may raise an error of FFmpeg.
+        timeline: its `broken_by` is set.
+    """
     try:
         yield from packets
     except (*DECODE_ERRORS, OSError) as error:

@@ -1,4 +1,4 @@
-"""Grey images of more than 8 bits: how their values become 8 bits."""
+"""Converting grey images of more than 8 bits to 8 bits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from i2vpp.utils.notices import warn_user
 UInt8 = NDArray[np.uint8]
 
 _DEPTHS = (8, 10, 12, 14, 16)
-"""Bits that cameras and scanners deliver; a 16-bit file may hold any of them in its lower bits."""
+"""Bits per value of cameras and scanners; a 16-bit file may hold values of any of these depths."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,15 @@ class GreyRange:
 
     @classmethod
     def of(cls, low: float, high: float, *, floating: bool) -> GreyRange:
-        """Return the range to use for images whose values lie between `low` and `high`.
+        """Return the range that images with given smallest and largest values are scaled by.
 
         Whole numbers count from 0 to the end of the smallest of 8, 10, 12, 14 and 16 bits that holds them, and floats
         within 0 and 1 from 0 to 1. Anything else is scaled from its smallest to its largest value.
+
+        Args:
+            low: smallest value.
+            high: largest value.
+            floating: the values are floats.
         """
         if floating:
             return cls(0.0, 1.0) if 0 <= low <= high <= 1 else cls(low, high)
@@ -41,14 +46,14 @@ class GreyRange:
         return cls(low, high) if end is None else cls(0, end)
 
     def to_uint8(self, values: NDArray[Any]) -> UInt8:
-        """Scale values [H, W]; those that are no number become 0."""
+        """Scale values [H, W]; NaN becomes 0."""
         numbers = np.nan_to_num(values.astype(np.float64), nan=self.low).clip(self.low, self.high)
         scaled: UInt8 = ((numbers - self.low) * (255 / (self.high - self.low or 1.0))).round().astype(np.uint8)
         return scaled
 
 
 class GreyScale:
-    """Turns grey images of more than 8 bits to 8 bits, all images of a video by one range, which is chosen once.
+    """Converts grey images of more than 8 bits to 8 bits: all images of a video by one range, which is chosen once.
 
     Args:
         name: what the warning calls the video.

@@ -1,4 +1,4 @@
-"""The packets of a video stream, with what shows that some of them are damaged or missing."""
+"""The packets of a video stream, and how damaged and missing ones are recognised."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from fractions import Fraction
 from typing import Any
 
 OVERHEAD = 64
-"""Bytes that a container may put between two packets. More than that between them were packets that are lost."""
+"""Bytes that a container may put between two packets. A larger gap means that packets are lost there."""
 
 ACCOUNTED = ("matroska", "avi")
-"""Formats whose packets follow each other closely, so that bytes between them that belong to no packet tell of loss."""
+"""Formats without gaps between packets, so that bytes which belong to no packet mean that packets are lost."""
 
 NEVER_ZERO = frozenset({"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vp8", "vp9"})
 ZERO_RUN = re.compile(rb"\0{16}\0*[^\0\x01]")
 ZERO_END = bytes(16)
-"""Bytes that no encoder of `NEVER_ZERO` writes, but for padding before a start code or at the end: those of a lost
-sector, or of a download with holes."""
-
+"""Runs of zeros that no encoder of `NEVER_ZERO` writes, except as padding before a start code or at the end. They come
+from a lost sector of a disk, or from a download with holes."""
 
 TRANSPORT_PACKETS = (188, 192, 204)
 """Lengths of the packets of an MPEG transport stream, in bytes; a whole file holds whole packets."""
@@ -32,13 +31,13 @@ class Packet:
 
     Args:
         raw: PyAV's packet; None at the end of the stream, where the decoder hands out the frames it holds back.
-        time: when its frame is shown, in the stream's time base; None if the file does not say.
-        dts: when it is decoded; None if the file does not say.
+        time: time at which its frame is shown, in the stream's time base; None if the file does not say.
+        dts: time at which it is decoded; None if the file does not say.
         duration: how long its frame is shown; 0 if the file does not say.
         is_key: decoding may begin here.
         is_shown: False for a frame that an edit list cuts off.
         is_damaged: its data are known not to be those that were written.
-        position: where it lies in the file, in bytes; None if that is unknown.
+        position: place in the file, in bytes; None if that is unknown.
         lost_bytes: bytes before it that belong to no packet, where they tell of lost packets; else 0.
         lost: number of packets right before it that are known to be lost.
     """
@@ -61,8 +60,8 @@ class Announced:
 
     Args:
         packets: how many there are; 0 if it does not say.
-        end: of the last frame, in the stream's time base; 0 if it does not say.
-        slack: by how much the last frame may end before that.
+        end: end of the last frame, in the stream's time base; 0 if it does not say.
+        slack: time by which the last frame may end earlier.
         is_ragged: the file is not made of whole blocks, as its format demands.
     """
 
@@ -73,7 +72,7 @@ class Announced:
 
 
 class PacketReader:
-    """Reads the packets of one stream from where its container stands.
+    """Reads the packets of one stream from the current position of its container.
 
     An AVI file numbers its frames by counting chunks: where chunks are lost, all later frames would move up. The index
     at the end of the file, or else `lost`, keeps them in their places.
@@ -81,7 +80,7 @@ class PacketReader:
     Args:
         container: the opened file.
         stream: its video stream.
-        numbers: of the frames of an AVI file, see `avi_numbers`.
+        numbers: numbers of the frames of an AVI file, see `avi_numbers`.
         lost: how many packets are missing before the one at a position in the file, where that is known.
     """
 
@@ -93,7 +92,7 @@ class PacketReader:
         self._is_avi = "avi" in formats
         self._is_accounted = any(name in ACCOUNTED for name in formats)
         self._codec: str = stream.codec_context.name
-        self._has_lengths = (stream.codec_context.extradata or b"")[:1] == b"\1"  # in place of start codes
+        self._has_lengths = (stream.codec_context.extradata or b"")[:1] == b"\1"  # instead of start codes
         self._numbers = numbers
         self._sorted_numbers = sorted(self._numbers.values())
 
@@ -103,7 +102,7 @@ class PacketReader:
         Raises:
             av.error.FFmpegError: the file breaks off.
         """
-        end: int | None = None  # in the file, of the packet before
+        end: int | None = None  # where the packet before ends in the file
         lost_bytes = 0
         before: int | None = None  # position of the video packet before
         for raw in self._container.demux(*(() if self._is_accounted else (self._stream,))):
@@ -133,7 +132,7 @@ class PacketReader:
         yield Packet()
 
     def _has_hole(self, data: bytes) -> bool:
-        """Tell whether a packet holds zeros that no encoder writes."""
+        """Whether a packet holds a run of zeros that no encoder writes."""
         if data.endswith(ZERO_END):
             if self._codec == "mjpeg":
                 return not data.rstrip(b"\0").endswith(b"\xff\xd9")  # padding comes after the end of the picture
@@ -163,7 +162,7 @@ def count_lost(gaps: Mapping[int, int], missing: int) -> dict[int, int]:
     """Return how many packets of an AVI file without index are lost before each of its gaps, by position in the file.
 
     Args:
-        gaps: by position of the packet that follows, how many bytes belong to no packet.
+        gaps: number of bytes that belong to no packet, by the position of the packet that follows.
         missing: how many packets are lost in all, as the header says.
     """
     if not gaps or missing <= 0:
@@ -179,7 +178,7 @@ def avi_numbers(container: Any, stream: Any) -> dict[int, int]:
     """Return which frame of an AVI file lies where in the file, or nothing if there is no index.
 
     Args:
-        container: the file, just opened: later, FFmpeg takes what it has read for an index.
+        container: the file, just opened: once packets have been read, FFmpeg lists them as if they were an index.
         stream: its video stream.
     """
     if "avi" not in container.format.name.split(","):
@@ -189,7 +188,12 @@ def avi_numbers(container: Any, stream: Any) -> dict[int, int]:
 
 
 def announced(container: Any, stream: Any) -> Announced:
-    """Return what the header of a file says of its video."""
+    """Return what the header of a file says of its video.
+
+    Args:
+        container: the file.
+        stream: its video stream.
+    """
     formats = container.format.name.split(",")
     if "mov" in formats:
         return Announced(packets=stream.frames)

@@ -1,4 +1,4 @@
-"""Videos as `len` and `[i]`: the interface of all frame sources, and the sources that hold images."""
+"""The interface of all videos, `len` and `[i]`, and the sources whose frames are images in memory or in files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from i2vpp.session.grey import GreyScale, is_deep
 from i2vpp.utils.values import shown, to_array, whole_number
 
 FrameLike: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray | torch.Tensor"
-"""What is accepted as one frame: an image file or an image; see `to_rgb`."""
+"""Types of one frame: an image file or an image; see `to_rgb`."""
 
 FRAME_TYPES = (
     "an image path, a PIL image, or an array or tensor [H, W, 3], [3, H, W] or grey [H, W], uint8 or float in [0, 1]"
@@ -66,7 +66,7 @@ class FrameSource(abc.ABC):
     def __getitem__(self, i: int) -> np.ndarray: ...
 
     def check(self, i: int) -> None:
-        """Raise IndexError if there is no frame i; does no more than it takes to know that."""
+        """Raise IndexError if there is no frame i; sources that can tell without decoding it override this."""
         self[i]
 
     def time(self, index: int) -> float | None:
@@ -81,7 +81,7 @@ class FrameSource(abc.ABC):
         return None
 
     def is_bad(self, i: int) -> bool:
-        """Tell whether another frame is shown in place of frame i, which cannot be decoded; may read it to find out."""
+        """Whether another frame is shown in place of frame i, which cannot be decoded; may decode it to find out."""
         return False
 
     @property
@@ -106,7 +106,7 @@ class FrameSource(abc.ABC):
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Let go of files and frames; the source cannot be read afterwards."""
+        """Close files and release frames; the source cannot be read afterwards."""
 
     def _first_size(self) -> tuple[int, int]:
         if self._size is None:
@@ -145,13 +145,16 @@ def to_rgb(frame: FrameLike, name: str, grey: GreyScale | None = None) -> np.nda
     as the masks of the datasets assume.
 
     Args:
-        frame: see `FrameLike`.
+        frame: one frame, see `FrameLike`.
         name: what error messages call the frame.
         grey: how grey images of more than 8 bits are scaled; None: each by its own range.
 
+    Returns:
+        A contiguous array.
+
     Raises:
-        VideoError: of another type, dtype or shape.
-        FrameDecodeError: an image file that cannot be read.
+        VideoError: it has another type, dtype or shape.
+        FrameDecodeError: its image file cannot be read.
     """
     if isinstance(frame, (str, os.PathLike)):
         return _read_image(Path(frame), name, grey)
@@ -207,9 +210,9 @@ class FrameList(FrameSource):
     """Frames that are at hand: a list of frames of any kind, an array [T, H, W, 3] or a tensor [T, 3, H, W].
 
     Args:
-        frames: see `FrameLike`; image files are read when their frame is asked for.
+        frames: the frames, see `FrameLike`; image files are read when their frame is asked for.
         name: what error messages call the source.
-        names: of the frames, see `FrameSource.names`.
+        names: names of the frames, see `FrameSource.names`.
     """
 
     def __init__(
@@ -247,9 +250,9 @@ class FrameList(FrameSource):
             raise IndexError(f"{self.name} has {len(self._frames)} frames, not a frame {i}")
 
     def close(self) -> None:
-        """Let go of the frames."""
+        """Release the frames."""
         self._frames = ()
-        self._grey = GreyScale(self.name)  # the old one refers to this source, which would outlive its last user
+        self._grey = GreyScale(self.name)  # the old one refers to this source and would keep it in memory
 
 
 class FrameIterator(FrameSource):
@@ -301,7 +304,7 @@ class FrameIterator(FrameSource):
                     raise IndexError(f"{self.name} has {len(self._fetched)} frames, not a frame {i}")
 
     def close(self) -> None:
-        """Let go of the iterator and of all frames."""
+        """Release the iterator and all frames."""
         with self._lock:
             self._iterator = None
             self._fetched.clear()
@@ -321,7 +324,8 @@ class FrameIterator(FrameSource):
         except BaseException as error:
             self._failure = error
             raise
-        if not isinstance(frame, (str, os.PathLike)):  # the maker may use its array again for the next frame
+        if not isinstance(frame, (str, os.PathLike)):
+            # A copy, because the iterator may write its next frame into the same array.
             frame = to_rgb(frame, f"frame {len(self._fetched)} of {self.name}", self._grey).copy()
         self._fetched.append(frame)
         return True
@@ -370,7 +374,7 @@ class LiveSource(FrameSource):
             return self._newest[i - oldest]
 
     def close(self) -> None:
-        """Let go of the kept frames."""
+        """Release the kept frames."""
         with self._lock:
             self._newest.clear()
 

@@ -1,4 +1,4 @@
-"""When the frames of a video are shown, as its packets tell, and which of them are lost."""
+"""The presentation times of a video's frames, as its packets tell them, and which frames are lost."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from statistics import median
 from i2vpp.session.packets import Announced, Packet
 
 PATIENCE = 64
-"""A jump of at most so many frames ahead decodes on rather than list all packets of the file."""
+"""A jump ahead by at most this many frames decodes on, instead of listing all packets of the file."""
 
 STEADY = 0.9
-"""Share of equal distances from which on a video counts as one of constant frame rate."""
+"""Smallest share of equal distances between frames in a video of constant frame rate."""
 
 REORDERED = 16
-"""A frame is decoded at most so many frames before it is shown."""
+"""A frame is decoded at most this many frames before it is shown."""
 
 LONGEST_HOLE = 12
 """A longer stretch without frames at a constant rate is a pause, unless the file shows that data are missing there."""
@@ -46,23 +46,22 @@ class Timeline:
         self.key_dts: dict[int, int] = {}
         self.lost: list[int] = []
         self.resumed: list[int] = []  # decoding times of the packets that follow a loss
-        self.bad: dict[int, str] = {}  # by `key`: frames that are not what was written, and why
+        self.bad: dict[int, str] = {}  # why frames are not what was written, by `key`
         self.starts_late = False  # the recording begins between two keyframes
         self.undecodable: set[int] = set()  # positions in the file of packets that the decoder has refused
-        self.timed = True  # False: times are missing or not to be trusted, frames are counted as they are decoded
-        self.counted = 0  # of untimed streams
+        self.timed = True  # False: times are missing or wrong, and frames are counted as they are decoded
+        self.counted = 0  # number of frames of an untimed stream
         self.complete = False
         self.suspects_loss = False
         self.broken_by: str | None = None  # what ended reading before the end of the file
-        self.end = 0  # of the last frame
+        self.end = 0  # when the last frame ends
         self.num_packets = 0
         self._has_durations = has_durations
         self._is_listable = is_listable
         self._announced = announced or Announced()
-        self._windows: list[
-            tuple[int, int, bool]
-        ] = []  # in decoding time: where frames may be missing; is that certain
-        self._delay = 0  # the most by which a frame is decoded before it is shown
+        # Intervals of decoding time in which frames may be missing, and whether that is certain.
+        self._windows: list[tuple[int, int, bool]] = []
+        self._delay = 0  # longest time from decoding a frame to showing it
         self._last: Packet | None = None
 
     def __len__(self) -> int:
@@ -70,7 +69,7 @@ class Timeline:
         return (len(self.times) if self.timed else self.counted) + (self.broken_by is not None)
 
     def add(self, packet: Packet) -> None:
-        """Take note of the next packet in file order."""
+        """Add the next packet, in the order of the file."""
         if packet.raw is None:
             if self.is_cut and self._is_listable and self._last is not None and self._last.dts is not None:
                 self._windows.append((self._last.dts, self._last.dts + 1, True))
@@ -123,7 +122,7 @@ class Timeline:
 
     @property
     def is_cut(self) -> bool:
-        """Whether the file ends before what its header announces; to be asked once all packets are known."""
+        """Whether the file ends before what its header announces; valid once all packets are known."""
         header = self._announced
         is_short = self.num_packets < header.packets or self.end + header.slack < header.end
         return is_short or header.is_ragged or self.broken_by is not None
@@ -180,12 +179,17 @@ class Timeline:
         return self.key_times[max(end - 2, 0) : end][::-1]
 
     def key_between(self, start: int, i: int) -> bool:
-        """Tell whether decoding frame i may begin after frame `start`."""
+        """Tell whether there is a keyframe between two frames, so that decoding may begin after the first one.
+
+        Args:
+            start: index of the first frame.
+            i: index of the later frame, which may itself be the keyframe.
+        """
         return bisect_right(self.key_times, self.times[i]) > bisect_right(self.key_times, self.times[start])
 
 
 def _any_between(values: list[int], first: int, last: int) -> bool:
-    """Tell whether one of the sorted values lies from `first` to `last`."""
+    """Whether one of the sorted values lies from `first` to `last`."""
     return bisect_left(values, first) < bisect_right(values, last)
 
 
@@ -193,7 +197,7 @@ class Trust:
     """Judges packets in the order of decoding: from a damaged or lost one on, none is good up to the next keyframe.
 
     Args:
-        timeline: of the packets.
+        timeline: timeline of the packets.
         since: time of the keyframe that was jumped to; None for the start of the file.
     """
 
@@ -208,7 +212,7 @@ class Trust:
 
     @property
     def is_final(self) -> bool:
-        """Whether what is wrong with a packet is wrong in the file, and not for having begun at `since`."""
+        """Whether a problem of a packet lies in the file, and does not come from having begun at `since`."""
         return self._since is None or self._keys_passed > 1 or self._since == self._timeline.key_times[0]
 
     @property
@@ -233,13 +237,13 @@ class Trust:
         return self._reason or (self._reason_before_key if self._is_leading(packet) else None)
 
     def fail(self, packet: Packet) -> None:
-        """Take note that a packet cannot be decoded."""
+        """Record that a packet cannot be decoded."""
         if self._is_leading(packet):
             self._reason_before_key = "frames before it are damaged"
         else:
             self._reason = "frames before it are damaged"
 
     def _is_leading(self, packet: Packet) -> bool:
-        """Tell whether a packet's frame is shown before the keyframe that comes before it in the file."""
+        """Whether a packet's frame is shown before the keyframe that precedes it in the file."""
         key_time = None if self._key is None else self._key.time
         return packet.time is not None and key_time is not None and packet.time < key_time

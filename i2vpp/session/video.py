@@ -14,19 +14,19 @@ import numpy as np
 import torch
 from PIL import Image
 
-from i2vpp.data.frame_folders import IMAGE_SUFFIXES, holds_image, list_frames, natural_key
+from i2vpp.data.frame_folders import IMAGE_SUFFIXES, holds_image, list_frames
 from i2vpp.errors import VideoError
 from i2vpp.session.animation import HEAD_BYTES, AnimatedImage, is_animated_webp, may_be_animated
 from i2vpp.session.decoder import VideoFile
 from i2vpp.session.sources import FrameIterator, FrameLike, FrameList, FrameSource, LiveSource
 
-__all__ = ["IMAGE_SUFFIXES", "FrameLike", "FrameSource", "LiveSource", "VideoLike", "natural_key", "open_source"]
+__all__ = ["FrameLike", "FrameSource", "LiveSource", "VideoLike", "open_source"]
 
 VideoLike: TypeAlias = (
     "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | np.ndarray | torch.Tensor"
     " | Iterable[FrameLike] | FrameSource"
 )
-"""What is accepted as a video; see `open_source`."""
+"""Types of a video; see `open_source`."""
 
 
 def open_source(video: VideoLike) -> FrameSource:
@@ -99,7 +99,7 @@ def _open_file(video: str | BinaryIO, name: str) -> FrameSource:
         return VideoFile(video, name)
     try:
         source = VideoFile(video, name)
-        _ = source.height  # decodes a frame
+        _ = source.height  # decodes a frame, which shows whether FFmpeg can read the file
     except VideoError:
         with contextlib.suppress(VideoError):
             return AnimatedImage(video, name)

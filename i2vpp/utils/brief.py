@@ -1,4 +1,4 @@
-"""Values in error messages: short, on one line, and never an error of their own."""
+"""Values and numbers in messages: short and on one line; showing a value never fails."""
 
 from __future__ import annotations
 
@@ -9,6 +9,16 @@ LONGEST = 200
 
 _REPR = Repr()
 _REPR.maxstring = _REPR.maxother = _REPR.maxlong = LONGEST
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: `1 frame`, `2 frames`.
+
+    Args:
+        number: 0 or more.
+        noun: in the singular; its plural ends in s.
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def brief(value: object) -> str:

@@ -1,4 +1,4 @@
-"""Result files that are either complete or not there."""
+"""Writing files so that they are either complete or not there."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb", **open_argument
 
     Args:
         path: final name; its folder is created if it is missing.
-        mode: as for `open`: "wb", or "w" for text, which is UTF-8.
+        mode: mode of `open`: "wb", or "w" for text, which is UTF-8.
         open_arguments: further arguments of `open`, for example `newline`.
 
     Yields:
@@ -54,7 +54,7 @@ def move_into_place(finished: Path, path: Path) -> None:
     """Give a finished file its final name in one step, once its bytes are on the disk.
 
     Args:
-        finished: in the folder of `path`, and closed.
+        finished: closed file in the folder of `path`.
         path: final name; an earlier file is replaced.
 
     Raises:
@@ -76,18 +76,18 @@ def file_sha256(path: Path) -> str:
 
 def sync_file(path: Path) -> None:
     """Flush a closed file to the disk; this is where some file systems first say that it is full."""
-    descriptor = os.open(path, os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    _sync(path, os.O_RDWR)
 
 
 def sync_folder(folder: Path) -> None:
     """Flush a folder's entries to the disk, where the system can do that, so that a rename survives a power failure."""
     with suppress(OSError):  # Windows cannot open folders, some network file systems cannot sync them
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _sync(folder, os.O_RDONLY)
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""The machine: what it is called, how much memory was taken, and how the C library hands memory out."""
+"""The machine: names of its devices, peak memory, and how the C library allocates memory."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from i2vpp.utils.brief import brief
 from i2vpp.utils.suggest import did_you_mean
 
 DEVICES = ("cpu", "cuda", "mps")
-"""What messages name; others that PyTorch knows are taken, too."""
+"""Devices that messages suggest; all others that PyTorch knows are accepted, too."""
 
 GLIBC_KEEP = {-1: 2**30, -4: 0}
-"""For `mallopt`: M_TRIM_THRESHOLD, bytes free at the top that are kept; M_MMAP_MAX, blocks that are mapped singly."""
+"""Options of `mallopt`: M_TRIM_THRESHOLD (-1), free bytes that are kept; M_MMAP_MAX (-4), blocks mapped singly."""
 
 
 def parse_device(device: str | int | torch.device) -> torch.device:
@@ -38,7 +38,7 @@ def parse_device(device: str | int | torch.device) -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """Return what a device is called."""
+    """Return the name of a device's hardware."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
 
 
@@ -53,9 +53,10 @@ def cpu_name() -> str:
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Return bytes: of tensors on a CUDA device since the last reset, else of the process; None where nobody says.
+    """Return the peak memory in bytes: of tensors on a CUDA device since the last reset, or else of the process.
 
-    Linux is asked for VmHWM: `ru_maxrss` of a child process starts at its parent's size.
+    On Linux it is VmHWM, because `ru_maxrss` of a child process starts at the size of its parent. None where the system
+    does not tell.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)

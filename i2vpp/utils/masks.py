@@ -20,7 +20,7 @@ def fill_holes(logits: Tensor, max_area: int) -> Tensor:
 
     Args:
         logits: [B, 1, H, W] float32, H * W < 2^24.
-        max_area: in pixels; 0 fills nothing.
+        max_area: largest area of a hole in pixels; 0 fills nothing.
 
     Returns:
         The logits with the holes' pixels at 0.1; the same tensor where `max_area` is 0.

@@ -1,4 +1,4 @@
-"""Warnings of this project: from the user's own line in Python, one plain sentence in commands."""
+"""Warnings of this project: in Python they name the user's line, and commands show them as plain sentences."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def warn_user(message: str, category: type[Warning] = I2VPPWarning) -> None:
 
     Args:
         message: one sentence.
-        category: of the warning.
+        category: category of the warning.
     """
     level, frame = 1, sys._getframe()  # the only way to know the caller before Python 3.12
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
@@ -31,7 +31,7 @@ def warn_user(message: str, category: type[Warning] = I2VPPWarning) -> None:
 
 @contextmanager
 def plain_warnings(prefix: str = "", *, silent: bool = False) -> Iterator[None]:
-    """Show this project's warnings as sentences, without the line of code that they come from: for commands.
+    """Show this project's warnings as sentences, without the line of code that they come from, as commands do.
 
     Args:
         prefix: what stands before `warning: `.

@@ -21,7 +21,7 @@ UInt8 = NDArray[np.uint8]
 
 DEFAULT_FPS = 24
 FASTEST = 1000
-"""Frames per second; more than that is a mistake in a file's header, and no clock."""
+"""Frames per second; a higher rate is taken for a mistake in a file's header and ignored."""
 SLOWEST = Fraction(1, 1_000_000)
 """Frames per second, about one in twelve days."""
 
@@ -35,12 +35,12 @@ _HYBRID_MP4 = (61, 7, 100)  # libavformat of FFmpeg 7.1: files stay playable whe
 class OverlayWriter:
     """An H.264 video (yuv420p) of frames in the order they are added; odd sizes are padded by one pixel.
 
-    A frame is shown when its time says, counted from the first one that is added, else a period of `fps` after the
-    frame before. No file is made before the first frame.
+    A frame is shown at its time, counted from the time of the first frame that is added; without a time, one period of
+    `fps` after the frame before. The file is made with the first frame.
 
     Args:
-        path: of the mp4 file.
-        fps: frames per second of the source; None, or a rate that cannot be (0, or over 1000): 24.
+        path: path of the mp4 file.
+        fps: frames per second of the source; None, 0 and rates over 1000 become 24.
 
     Attributes:
         count: how many frames were added.
@@ -64,7 +64,7 @@ class OverlayWriter:
 
         Args:
             image: uint8.
-            time: when it is shown, in seconds from any moment; None where the source has no clock.
+            time: time at which it is shown, in seconds from any moment; None where the source has no clock.
 
         Raises:
             OSError: the file cannot be written. The writer takes no more frames then, but must be closed.
@@ -90,12 +90,12 @@ class OverlayWriter:
         if time is None or not math.isfinite(time) or self._start is None:
             shown = self._shown + period
         elif self.count == 1 and time - self._start < 1 / FASTEST:
-            self._start = None  # no clock counts so fast, or backwards
+            self._start = None  # times that run backwards or over 1000 frames per second are not used
             shown = period
         else:
             shown = round((time - self._start) / self._tick)
         shown = min(max(shown, self._shown + 1), self._shown + _LONGEST)
-        # The last frame is shown as long as the one before, but not longer than the mean: a gap is no duration.
+        # The last frame is shown as long as the one before, but not longer than the mean, which a gap would exceed.
         self._duration = min(shown - self._shown, max(1, shown // self.count))
         self._shown = shown
         return shown
@@ -155,7 +155,7 @@ class OverlayWriter:
             raise I2VPPError(f"cannot write {self._path}: {error}") from error
 
     def _salvage(self) -> str | None:
-        """Cut the file to what is playable and say what that is; None if that is all of it."""
+        """Cut the file to what is playable and return a sentence on what is left; None if all frames are."""
         name = self._path.name
         try:
             kept = _cut_to_whole_fragments(self._path)

@@ -1,7 +1,7 @@
 """Files of one kind that tracking leaves behind: index masks, RLE masks and scores.
 
-Every writer appends as frames come and keeps memory flat. A file that cannot be written stays as it was after the
-frame before.
+Every writer appends as frames come, in constant memory. A file that cannot be written stays as it was after the frame
+before.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ UInt8 = NDArray[np.uint8]
 
 MAX_OBJECT_ID = 255
 _SOFTWARE = "i2vpp"
-"""Marks mask PNGs in their header, so that a later run may replace them whatever they are called."""
+"""Text in the header of mask PNGs by which a later run recognises them, whatever their names, and replaces them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +79,9 @@ def write_png(path: Path, image: Image.Image, **options: Any) -> None:
     """Write an image as a PNG that appears only when it is complete.
 
     Args:
-        path: of the file.
-        image: to write.
-        options: of Pillow's PNG writer.
+        path: path of the file.
+        image: image to write.
+        options: options of Pillow's PNG writer.
 
     Raises:
         OSError: it cannot be written; an earlier file stays.
@@ -114,7 +114,12 @@ class MaskWriter:
         self._mark.add_text("Software", _SOFTWARE)
 
     def add(self, frame_idx: int, index: UInt8) -> None:
-        """Write one frame; its file appears only when it is complete."""
+        """Write the mask of one frame; its file appears only when it is complete.
+
+        Args:
+            frame_idx: index of the frame.
+            index: [H, W] object ids.
+        """
         image = Image.fromarray(index).convert("P")
         image.putpalette(self._palette)
         write_png(self.path(frame_idx), image, pnginfo=self._mark)
@@ -133,7 +138,7 @@ class _Appended:
     """A file that grows by whole records: one that cannot be written leaves the file as it was before.
 
     Args:
-        path: of the file, which is begun anew.
+        path: path of the file, whose earlier content is dropped.
     """
 
     def __init__(self, path: Path) -> None:
@@ -189,7 +194,7 @@ class RleWriter:
         self._closed = False
 
     def add(self, result: FrameResult) -> None:
-        """Append a frame; objects of which nothing is known there yet are left out."""
+        """Append a frame; objects without a mask and a score there are left out, as their tracking has not begun."""
         masks = (result.masks[:, 0] > 0).cpu().numpy()
         scores = result.object_scores.tolist()
         lines: list[bytes] = []
@@ -212,7 +217,7 @@ class RleWriter:
         """Write the JSON file; further calls do nothing.
 
         Raises:
-            OSError: it cannot be written; the lines that it was to be made of are kept then.
+            OSError: it cannot be written; its lines are kept in the partial file.
         """
         if self._closed:
             return
@@ -241,7 +246,7 @@ def _write_object(file: IO[str], lines: IO[bytes], offsets: dict[int, int]) -> N
 
 
 class ScoreWriter:
-    """A CSV table, one row per frame and object in the order of tracking; what is not known is left empty."""
+    """A CSV table with one row per frame and object, in the order of tracking; unknown numbers are left empty."""
 
     COLUMNS = ("frame", "time", "object", "object_score", "predicted_iou", "area", "bad_frame")
 
@@ -256,8 +261,8 @@ class ScoreWriter:
         decoded and the one before was tracked in its place, else 0.
 
         Args:
-            result: of the frame.
-            time: when it is shown, in seconds from the start of the video; None where that is not known.
+            result: result of the frame.
+            time: time at which it is shown, in seconds from the start of the video; None where that is not known.
         """
         areas = (result.masks[:, 0] > 0).sum((1, 2)).tolist()
         scores, ious = result.object_scores.tolist(), result.predicted_ious.tolist()

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: held back while a file is written, and turned into exceptions that end a command in order."""
+"""Ctrl-C and SIGTERM: delayed while a file is written, and turned into exceptions that end a command in order."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def handled(handler: Callable[[int, FrameType | None], object], *numbers: int) -
     Outside of the main thread, where Python forbids it, nothing changes.
 
     Args:
-        handler: called with the number of the signal and the interrupted frame.
+        handler: function that is called with the number of the signal and the interrupted frame.
         numbers: the signals, such as `signal.SIGTERM`.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -59,7 +59,7 @@ def sigterm_raises() -> Iterator[None]:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold back Ctrl-C and SIGTERM until the block is done, so that no file is left half written."""
+    """Delay Ctrl-C and SIGTERM until the block is done, so that no file is left half written."""
     held: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:

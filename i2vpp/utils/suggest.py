@@ -28,7 +28,7 @@ SYNONYMS = {
     "click": "1c",
     "clicks": "3c",
 }
-"""Words that others use for ours, and that spelling alone does not lead to."""
+"""Valid words by other words for the same thing, which are not similar in spelling."""
 
 
 def did_you_mean(word: object, allowed: Iterable[str], *, cutoff: float = 0.5) -> str:

@@ -76,7 +76,7 @@ def overlay(
         alpha: strength of the tint, 0 to 1.
         contour: outline every object, light inside and dark outside, so that it shows on any background.
         labels: write the id into every object.
-        colors: of the objects by id; others have `object_color`.
+        colors: colours of the objects by id; others have `object_color`.
 
     Raises:
         ValueError: shapes or the number of ids that do not fit together.
@@ -201,9 +201,17 @@ def draw_prompt(
     *,
     color: Color = (255, 208, 48),
 ) -> UInt8:
-    """Return the image with clicks (green star: positive, red disc: negative) and a box outline in `color`.
+    """Return the image with clicks (green star: positive, red disc: negative) and the outline of a box.
 
-    Points are (x, y), the box is (x0, y0, x1, y1), all in pixels.
+    Args:
+        image: RGB.
+        points: x, y in pixels.
+        labels: labels of the points, 1 positive, 0 negative.
+        box: x0, y0, x1, y1 in pixels.
+        color: colour of the outline.
+
+    Raises:
+        ValueError: the image is no uint8 RGB image, or there is not one label per point.
     """
     if len(points) != len(labels):
         raise ValueError(f"{len(points)} points but {len(labels)} labels")
@@ -257,7 +265,18 @@ def contact_sheet(
     cell_width: int = 480,
     gap: int = 10,
 ) -> Image.Image:
-    """Lay images out in a grid, row by row, each scaled to the cell's width and optionally captioned."""
+    """Lay images out in a grid, row by row.
+
+    Args:
+        images: uint8 RGB [H, W, 3], or PIL images.
+        columns: largest number of columns.
+        captions: captions, one per image.
+        cell_width: width that images are scaled to, in pixels.
+        gap: distance between images, in pixels.
+
+    Raises:
+        ValueError: there is no image or column, or not one caption per image.
+    """
     if not images or columns < 1:
         raise ValueError(f"a contact sheet needs images and at least one column, got {len(images)} and {columns}")
     if captions is not None and len(captions) != len(images):

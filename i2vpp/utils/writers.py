@@ -1,7 +1,7 @@
 """All files that a tracking run leaves behind: index masks, overlay video, RLE masks and scores.
 
-Every writer appends as frames come, keeps memory flat and leaves valid files when it is closed early. A finished frame
-survives whatever happens to a later one.
+Every writer appends as frames come, in constant memory, and leaves valid files when it is closed early. An error at a
+later frame leaves the finished frames as they are.
 """
 
 from __future__ import annotations
@@ -26,28 +26,9 @@ from i2vpp.utils.result_files import (
     index_map,
     index_name,
     is_written_here,
-    require_coco,
-    write_png,
 )
 from i2vpp.utils.signals import uninterrupted
 from i2vpp.utils.visualize import overlay
-
-__all__ = [
-    "FrameAccess",
-    "MaskWriter",
-    "OutputChoice",
-    "OverlayWriter",
-    "ResultWriter",
-    "RleWriter",
-    "ScoreWriter",
-    "VideoInfo",
-    "check_object_ids",
-    "index_map",
-    "index_name",
-    "remove_results",
-    "require_coco",
-    "write_png",
-]
 
 _MASK_NAME = re.compile(r"\d{5,}\.png")
 _SPOOL_PREFIX = ".masks-"
@@ -75,7 +56,7 @@ class OutputChoice:
 
 @dataclass(frozen=True, kw_only=True)
 class FrameAccess:
-    """What writers ask of the frames of a video.
+    """What writers need of the frames of a video.
 
     Args:
         read: returns a frame as uint8 RGB [H, W, 3]; used for the overlay.
@@ -93,7 +74,7 @@ class ResultWriter:
 
     Args:
         folder: made if need be.
-        choice: which files.
+        choice: choice of the files.
         video: size and rate.
         frames: pictures, names and times of the frames.
         in_order: frames will come in the order of the video, so that the overlay can be written at once. Otherwise
@@ -161,9 +142,9 @@ class ResultWriter:
         writer.add(picture, self._source.time(frame_idx))
 
     def close(self, progress: Callable[[list[int]], Iterable[int]] = iter) -> None:
-        """Finish all files with the frames there are, each even if another one cannot be finished.
+        """Finish all files with the frames written so far, each of them even if another one cannot be finished.
 
-        Ctrl-C cuts an overlay that is made now short.
+        Ctrl-C ends an overlay that is made now early.
 
         Args:
             progress: wraps the frames of an overlay that is made now, `tqdm` for example.

@@ -24,7 +24,7 @@ def read_yaml(path: Path) -> Any:
     """Return the content of a YAML file; see `parse_yaml` and `read_yaml_text`.
 
     Raises:
-        ConfigError: as of these two.
+        ConfigError: see these two.
     """
     return parse_yaml(read_yaml_text(path), str(path))
 

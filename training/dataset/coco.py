@@ -12,7 +12,7 @@ from typing import Any
 from i2vpp.data.files import Size, check_size, image_size, list_images, read_json, require_folder
 from i2vpp.data.rle import LazyMasks, is_crowd, masks_of, shown, whole_number
 from i2vpp.errors import DataError, NoDataError
-from i2vpp.utils.writers import require_coco
+from i2vpp.utils.result_files import require_coco
 from training.dataset.file_source import FileSource, FileVideo
 
 MAX_SIDE = 2**31  # pixels of an image
