@@ -711,7 +711,7 @@ def test_untrained_weights_are_the_same_in_every_run(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("i2vpp.build_i2vpp.build_i2vpp_video_predictor", build)
     before = torch.random.get_rng_state()
     first, second = (model_choice.build_predictor(model_choice.ModelChoice(config="i2vpp-256")) for _ in range(2))
-    assert torch.equal(first.weights, second.weights)
+    assert torch.equal(first.weights, second.weights)  # type: ignore[attr-defined]
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
