@@ -126,7 +126,7 @@ class I2VPPImagePredictor:
             VideoError: it cannot be read; no image is set then.
         """
         self.reset_predictor()
-        self._images = [self._encode(image)]
+        self._images = [self._encode(open_image(image))]
 
     def set_image_batch(self, image_list: Sequence[ImageLike]) -> None:
         """Encode several images of any sizes for `predict_batch`; they replace earlier ones.
@@ -142,7 +142,7 @@ class I2VPPImagePredictor:
         self.reset_predictor()
         if not isinstance(image_list, (list, tuple)) or not image_list:
             raise VideoError("image_list must be a list of at least one image")
-        self._images = [self._encode(image) for image in image_list]
+        self._images = [self._encode(open_image(image)) for image in image_list]
         self._is_batch = True
 
     def get_image_embedding(self) -> Tensor:
@@ -274,8 +274,7 @@ class I2VPPImagePredictor:
         return self._images
 
     @torch.no_grad()
-    def _encode(self, image: ImageLike) -> EncodedImage:
-        pixels = open_image(image)
+    def _encode(self, pixels: NDArray[np.uint8]) -> EncodedImage:
         frames = FrameStore(open_source([pixels]), self.model.image_size, device=self.device, prefetch=0)
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
             conditioned = self.model.condition_on_memory(self._runner.encode(frames.clip(0)), None)

@@ -19,7 +19,7 @@ from PIL import Image
 
 from i2vpp.build_i2vpp import build_i2vpp_image_predictor, build_i2vpp_video_predictor
 from i2vpp.checkpoint import save_checkpoint
-from i2vpp.errors import FrameDecodeError, PromptError, SessionError, UntrainedWarning, VideoError
+from i2vpp.errors import FrameDecodeError, I2VPPWarning, PromptError, SessionError, UntrainedWarning, VideoError
 from i2vpp.i2vpp_image_predictor import I2VPPImagePredictor
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.session.images import open_image
@@ -245,6 +245,13 @@ def test_an_image_of_any_kind_is_the_same(tmp_path: Path) -> None:
         assert np.array_equal(open_image(kind), FRAME)
     grey = open_image(picture.convert("L"))
     assert (grey[..., 0] == grey[..., 2]).all()
+
+
+def test_a_warning_names_the_users_line(predictor: I2VPPImagePredictor) -> None:
+    deep = Image.fromarray((FRAME[..., 0].astype(np.uint16) + 1) * 200)
+    with pytest.warns(I2VPPWarning, match="grey values of more than 8 bits") as warned:
+        predictor.set_image(deep)
+    assert warned[0].filename == __file__
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
