@@ -7,7 +7,8 @@
 
 TYPE_CHECKING = False  # type checkers take it for True; `typing`, which has the same constant, takes time to import
 if TYPE_CHECKING:
-    from i2vpp.build_i2vpp import build_i2vpp_video_predictor
+    from i2vpp.automatic_mask_generator import I2VPPAutomaticMaskGenerator
+    from i2vpp.build_i2vpp import build_i2vpp_image_predictor, build_i2vpp_video_predictor
     from i2vpp.errors import (
         CheckpointError,
         CompilationError,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
         UntrainedWarning,
         VideoError,
     )
+    from i2vpp.i2vpp_image_predictor import I2VPPImagePredictor
     from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
     from i2vpp.session.state import InferenceState
     from i2vpp.stream import StreamSession
@@ -33,7 +35,9 @@ __all__ = [
     "ConfigError",
     "FrameDecodeError",
     "FrameResult",
+    "I2VPPAutomaticMaskGenerator",
     "I2VPPError",
+    "I2VPPImagePredictor",
     "I2VPPVideoPredictor",
     "I2VPPWarning",
     "InferenceState",
@@ -43,6 +47,7 @@ __all__ = [
     "UntrainedWarning",
     "VideoError",
     "__version__",
+    "build_i2vpp_image_predictor",
     "build_i2vpp_video_predictor",
 ]
 
@@ -50,9 +55,12 @@ __all__ = [
 # attribute of the package that name is the module `i2vpp.build_i2vpp`.
 _MODULES = {
     "FrameResult": "i2vpp.structures",
+    "I2VPPAutomaticMaskGenerator": "i2vpp.automatic_mask_generator",
+    "I2VPPImagePredictor": "i2vpp.i2vpp_image_predictor",
     "I2VPPVideoPredictor": "i2vpp.i2vpp_video_predictor",
     "InferenceState": "i2vpp.session.state",
     "StreamSession": "i2vpp.stream",
+    "build_i2vpp_image_predictor": "i2vpp.build_i2vpp",
     "build_i2vpp_video_predictor": "i2vpp.build_i2vpp",
 }
 

@@ -14,6 +14,7 @@ from i2vpp.checkpoint_files import where_weights_are
 from i2vpp.compilation import CompiledRunner
 from i2vpp.config import Config, ModelConfig, load_config, shipped_configs
 from i2vpp.errors import ConfigError, UntrainedWarning
+from i2vpp.i2vpp_image_predictor import I2VPPImagePredictor
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.memory.selection import MemorySelector
 from i2vpp.modeling.i2vpp import I2VPP
@@ -142,6 +143,42 @@ def tune_allocator(predictor: I2VPPVideoPredictor) -> bool:
         Whether memory is kept from now on.
     """
     return predictor.device.type == "cpu" and predictor.image_size >= LARGE_IMAGE and keep_freed_memory()
+
+
+def build_i2vpp_image_predictor(
+    config_file: str | PathLike[str] | None = None,
+    ckpt_path: str | PathLike[str] | None = None,
+    device: str | torch.device | None = None,
+    mode: str = "eval",
+    hydra_overrides_extra: Sequence[str] | None = (),
+    apply_postprocessing: bool = True,
+    vos_optimized: bool = False,
+    *,
+    dtype: torch.dtype | str | None = None,
+) -> I2VPPImagePredictor:
+    """Build an image predictor; a still image needs no memory, so there is no selector.
+
+    Args:
+        config_file: see `build_i2vpp_video_predictor`, also for the following arguments.
+        ckpt_path: path or name of a checkpoint; None for untrained weights.
+        device: None for the best there is.
+        mode: `eval` or `train`.
+        hydra_overrides_extra: overrides of the config.
+        apply_postprocessing: replace unstable masks.
+        vos_optimized: compile the image encoder when it is first used.
+        dtype: data type of the image encoder's arithmetic.
+
+    Returns:
+        The predictor.
+
+    Raises:
+        I2VPPError: as of `build_i2vpp_video_predictor`.
+    """
+    built = build_i2vpp_video_predictor(
+        config_file, ckpt_path, device, mode, hydra_overrides_extra, apply_postprocessing, dtype=dtype
+    )
+    runner = CompiledRunner if vos_optimized else Runner
+    return I2VPPImagePredictor(built.model, dtype=built.dtype, runner=runner)
 
 
 def best_device() -> torch.device:

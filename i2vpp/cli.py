@@ -16,6 +16,7 @@ from i2vpp import __version__
 from i2vpp.checkpoint_files import DEMO, DOWNLOADABLE, demo_checkpoint
 from i2vpp.commands import annotate as annotate_command
 from i2vpp.commands import prompts as prompt_args
+from i2vpp.commands import segment as segment_command
 from i2vpp.errors import CheckpointError, FrameDecodeError, I2VPPError
 from i2vpp.model_choice import ModelChoice, add_model_options, build_predictor, chosen_model
 from i2vpp.utils.brief import counted
@@ -98,6 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"i2vpp {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_track(commands)
+    _add_segment(commands)
     _add_demo(commands)
     _add_annotate(commands)
     _add_info(commands)
@@ -168,6 +170,21 @@ def _add_track(commands: Any) -> None:
 
 def _repeatable(group: Any, option: str, parse: Callable[[str], Any], form: str, text: str) -> None:
     group.add_argument(option, metavar=form, type=parse, action="append", default=[], help=text)
+
+
+def _add_segment(commands: Any) -> None:
+    parser = _add_command(
+        commands,
+        "segment",
+        run_segment,
+        usage="IMAGE... -o OUT (--point ... | --box ... | --prompts FILE.json | --everything) [options]",
+        brief="segment objects in still images",
+        text=segment_command.TEXT,
+        examples=segment_command.EXAMPLES,
+    )
+    segment_command.add_options(parser)
+    add_model_options(parser)
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def _add_demo(commands: Any) -> None:
@@ -272,6 +289,16 @@ def run_track(arguments: argparse.Namespace) -> int:
     if isinstance(summary.stopped, FrameDecodeError):
         _complain("--on-bad-frame repeat or skip goes on in spite of frames that cannot be decoded")
     return _report(summary, arguments.output)
+
+
+def run_segment(arguments: argparse.Namespace) -> int:
+    """Run `i2vpp segment`."""
+    prompts = segment_command.read_prompts(arguments)
+
+    from i2vpp.commands import track  # noqa: PLC0415 - PyTorch takes seconds to import
+
+    track.check_folder(arguments.output, overwrite=arguments.overwrite)
+    return segment_command.run(arguments, _model(arguments), prompts)
 
 
 def run_demo(arguments: argparse.Namespace) -> int:

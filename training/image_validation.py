@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -28,11 +27,8 @@ from i2vpp.errors import I2VPPError
 from i2vpp.evaluation.clicks import central_click
 from i2vpp.evaluation.metrics import jaccard
 from i2vpp.evaluation.protocol import bounding_box
+from i2vpp.i2vpp_image_predictor import I2VPPImagePredictor
 from i2vpp.modeling.i2vpp import I2VPP
-from i2vpp.prompts import BOX_LABELS
-from i2vpp.session.frames import FrameStore
-from i2vpp.session.video import open_source
-from i2vpp.structures import Prompt
 from i2vpp.utils.machine import parse_device
 from i2vpp.utils.parser import Parser
 from training.dataset.clips import AnnotatedVideo
@@ -77,7 +73,6 @@ def held_out_photos(data: Path) -> list[AnnotatedVideo]:
     return [source[i] for source in sources for i, name in enumerate(source.names) if name in names]
 
 
-@torch.no_grad()
 def score_photos(model: I2VPP, photos: Iterable[AnnotatedVideo], *, dtype: torch.dtype = torch.bfloat16) -> ImageScores:
     """Score a network in evaluation mode; its present mode is restored.
 
@@ -91,35 +86,22 @@ def score_photos(model: I2VPP, photos: Iterable[AnnotatedVideo], *, dtype: torch
     """
     training = model.training
     model.eval()
+    predictor = I2VPPImagePredictor(model, dtype=dtype)
     boxes: list[float] = []
     points: list[float] = []
     for photo in photos:
-        frames = FrameStore(open_source([photo.image(0)]), model.image_size, device=model.device, prefetch=0)
-        clip = frames.clip(0)
-        with torch.autocast(model.device.type, dtype=dtype, enabled=dtype != torch.float32):
-            conditioned = model.condition_on_memory(model.encode(clip), None)
+        predictor.set_image(photo.image(0))
         for mask in _objects(photo):
             click = central_click(mask)
-            for values, coords, labels in (
-                (boxes, [bounding_box(mask)[:2], bounding_box(mask)[2:]], BOX_LABELS),
-                (points, [(click.x, click.y)], (1,)),
-            ):
-                logits = model.decode(conditioned, _prompt(model, coords, labels, mask.shape)).logits
-                found = F.interpolate(logits, mask.shape, mode="bilinear", align_corners=False)[0, 0] > 0
-                values.append(jaccard(found.cpu().numpy(), mask))
+            found, _, _ = predictor.predict(box=bounding_box(mask), multimask_output=False)
+            boxes.append(jaccard(found[0] > 0, mask))
+            found, ious, _ = predictor.predict([(click.x, click.y)], [1])
+            points.append(jaccard(found[ious.argmax()] > 0, mask))
     model.train(training)
     mean = {
         name: float(np.mean(values)) if values else math.nan for name, values in (("box", boxes), ("point", points))
     }
     return ImageScores(**mean, objects=len(boxes))
-
-
-def _prompt(model: I2VPP, coords: Sequence[tuple[int, int]], labels: Sequence[int], size: tuple[int, ...]) -> Prompt:
-    """Scale points in pixels of a photo of height and width `size` to the network's input."""
-    scaled = torch.tensor(coords, dtype=torch.float32) / torch.tensor([size[1], size[0]]) * model.image_size
-    return Prompt(
-        coords=scaled[None].to(model.device), labels=torch.tensor([labels], dtype=torch.int32, device=model.device)
-    )
 
 
 def _objects(photo: AnnotatedVideo) -> Iterator[NDArray[np.bool_]]:

@@ -51,6 +51,14 @@ class RunLengths:
         """Return the mask of an absent object."""
         return cls(size=size, lengths=np.array([size[0] * size[1]], np.int64))
 
+    @classmethod
+    def encode(cls, mask: Mask) -> RunLengths:
+        """Take a mask [H, W] apart into runs."""
+        flat = np.concatenate([[False], mask.T.ravel()])  # the first run is background, 0 long if need be
+        changes = np.flatnonzero(flat[1:] != flat[:-1])
+        lengths = np.diff(np.concatenate([[0], changes, [mask.size]]))
+        return cls(size=(mask.shape[0], mask.shape[1]), lengths=lengths.astype(np.int64))
+
     def decode(self) -> Mask:
         """Draw the mask [H, W]."""
         height, width = self.size
