@@ -53,11 +53,28 @@ def test_the_folder_of_an_exported_model_is_a_checkpoint(checkpoint: Path, tmp_p
     assert first["meta"] == second["meta"]  # the hash among it
 
 
+def test_the_average_of_two_checkpoints_is_written(checkpoint: Path, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    save_checkpoint(I2VPP(ModelConfig(image_size=64)), tmp_path / "before=1.pt", image_size=64)
+    arguments = [str(checkpoint), str(tmp_path / "mean.pt"), "--dtype", "float32"]
+    assert export.main([*arguments, "--average", f"{tmp_path / 'before=1.pt'}=0.25"]) == 0
+    one, other, mean = (
+        read_checkpoint(p)["model"] for p in (checkpoint, tmp_path / "before=1.pt", tmp_path / "mean.pt")
+    )
+    floats = [name for name, value in one.items() if value.is_floating_point()]
+    assert any(not torch.equal(one[name], other[name]) for name in floats)
+    for name in floats:
+        torch.testing.assert_close(mean[name], 0.75 * one[name] + 0.25 * other[name])
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
         (["nothing.pt", "out.pt"], 1, "nothing.pt does not exist"),
         (["{}", "out.pt", "--card", "licence"], 2, "expected KEY=TEXT, got 'licence'"),
+        (["{}", "out.pt", "--average", "before.pt=2"], 2, "expected FILE=SHARE such as before.pt=0.3, with 0 to 1"),
+        (["{}", "out.pt", "--average", "before.pt"], 2, "expected FILE=SHARE such as before.pt=0.3, with 0 to 1"),
+        (["{}", "out.pt", "--average", "before.pt=0.5"], 1, "before.pt does not exist"),
         (["{}", "{}/out.pt"], 1, "Not a directory|File exists"),
     ],
 )
