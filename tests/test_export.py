@@ -72,8 +72,13 @@ def test_the_average_of_two_checkpoints_is_written(checkpoint: Path, tmp_path: P
     [
         (["nothing.pt", "out.pt"], 1, "nothing.pt does not exist"),
         (["{}", "out.pt", "--card", "licence"], 2, "expected KEY=TEXT, got 'licence'"),
-        (["{}", "out.pt", "--average", "before.pt=2"], 2, "expected FILE=SHARE such as before.pt=0.3, with 0 to 1"),
-        (["{}", "out.pt", "--average", "before.pt"], 2, "expected FILE=SHARE such as before.pt=0.3, with 0 to 1"),
+        (
+            ["{}", "out.pt", "--average", "before.pt=2"],
+            1,
+            "the share of before.pt in the average must lie in [0, 1]; got 2.0",
+        ),
+        (["{}", "out.pt", "--average", "before.pt=nan"], 1, "must lie in [0, 1]; got nan"),
+        (["{}", "out.pt", "--average", "before.pt"], 2, "expected FILE=SHARE such as before.pt=0.3, got 'before.pt'"),
         (["{}", "out.pt", "--average", "before.pt=0.5"], 1, "before.pt does not exist"),
         (["{}", "{}/out.pt"], 1, "Not a directory|File exists"),
     ],

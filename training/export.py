@@ -10,7 +10,6 @@ A checkpoint's card is kept; --card adds to it. A name that ends in .safetensors
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -54,7 +53,8 @@ def export_weights(
         What was written.
 
     Raises:
-        CheckpointError: the file does not fit, an unknown dtype, or weights that are not finite in it.
+        CheckpointError: a file does not fit, an unknown dtype, a share outside [0, 1], or weights that are not finite
+            in the dtype.
         RunError: the file could not be written, for example because the disk is full.
     """
     dtype = SHORT.get(dtype, dtype)
@@ -84,7 +84,7 @@ def _mix(model: I2VPP, checkpoint: Path, share: float) -> None:
     other = I2VPP(model.config)
     load_checkpoint(other, checkpoint)
     values = other.state_dict()
-    for name, value in model.state_dict().items():  # tensors that share storage with the model
+    for name, value in model.state_dict().items():  # these tensors share storage with the model: written in place
         if value.is_floating_point():
             value.lerp_(values[name], share)
 
@@ -121,12 +121,9 @@ def _note(text: str) -> tuple[str, str]:
 def _share(text: str) -> tuple[Path, float]:
     path, _, share = text.rpartition("=")
     try:
-        number = float(share)
+        return Path(path), float(share)
     except ValueError:
-        number = math.nan
-    if not path or not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError(f"expected FILE=SHARE such as before.pt=0.3, with 0 to 1; got {text!r}")
-    return Path(path), number
+        raise argparse.ArgumentTypeError(f"expected FILE=SHARE such as before.pt=0.3, got {text!r}") from None
 
 
 if __name__ == "__main__":
