@@ -1,4 +1,4 @@
-"""What the parts of a tracked frame's work take: seconds, or whatever else a meter counts."""
+"""Seconds, or another count such as allocations, that each part of the work on a tracked frame takes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pixels that a set leaves open (255 beside object ids): no loss depends on them, and nobody clicks on them."""
+"""Pixels without a label (255 beside object ids): no loss depends on them, and no simulated click lies on them."""
 
 from __future__ import annotations
 

@@ -191,7 +191,7 @@ def attend_by_object(
 def attend_in_tiles(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor | None:
     """Compute softmax(q k' / sqrt(C) + bias) v with plain matrix products over tiles of the logits.
 
-    On a CPU, PyTorch's fused attention gains nothing from bfloat16 and wants values as wide as keys; matrix products of
+    On a CPU, PyTorch's fused attention gains nothing from bfloat16 and needs values as wide as keys; matrix products of
     one tile after the other, into memory that is used again, run at the processor's full rate. Nothing is subtracted
     from the logits before the exponential: they are known to be small, from the norms of queries and keys.
 

@@ -55,7 +55,7 @@ class PartialMasks(dict[int, NDArray[np.bool_]]):
 
     Args:
         masks: masks [H, W] by object id.
-        ignored: bool [H, W], the pixels of which nobody said what they show; None: there are none.
+        ignored: bool [H, W], the pixels without a label (255 in the mask file); None: there are none.
     """
 
     def __init__(self, masks: Mapping[int, NDArray[np.bool_]], ignored: NDArray[np.bool_] | None) -> None:

@@ -9,7 +9,7 @@ from training.dataset.palette import read_masks
 class PaletteImages(ImageMaskPairs):
     """Images and palette PNGs of the same names in two folders; pixel values are object ids.
 
-    0 is background or an object that nobody labelled: only labelled objects are drawn, and the mask of each is
+    0 is background or an object without a label: only labelled objects are drawn, and the mask of each is
     complete, so photos that are labelled in part can be trained on. Of pixels of 255 it is not known whether they
     belong to a labelled object: losses leave them out.
 
