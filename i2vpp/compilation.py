@@ -77,7 +77,8 @@ class CompiledRunner(Runner):
         self._follow_model()
         # Make contiguous: a new memory layout triggers a recompilation.
         stacked = [tensor.contiguous() for tensor in self.model.stack_memories(selected)]
-        return ObjectOutput(*self._track_step(features.embedding, features.position, *stacked))
+        track = self._track_one if len(stacked[0]) == 1 else self._track_several
+        return ObjectOutput(*track(features.embedding, features.position, *stacked))
 
     def _follow_model(self) -> None:
         if self._place.data_ptr() != self.model.no_mem_embed.data_ptr() or self._place.device != self.model.device:
@@ -101,17 +102,23 @@ class CompiledRunner(Runner):
             features = FrameFeatures(embedding=embedding, position=position)
             return tuple(track_step(model, features, model.stacked_memory_tokens(memories)))
 
-        compiled_step = self._compiled(track_objects)
+        def compiled_step() -> Function:
+            step = self._compiled(track_objects)
 
-        def track_any_number(embedding: Tensor, position: Tensor, *stacked: Tensor) -> tuple[Tensor, ...]:
-            for tensor in stacked:  # [B, memories or pointers, ...]; PyTorch compiles for a batch of one separately
-                dims = [1] if len(tensor) == 1 else [0, 1]
-                torch._dynamo.maybe_mark_dynamic(tensor, dims)
-            return compiled_step(embedding, position, *stacked)
+            def track(embedding: Tensor, position: Tensor, *stacked: Tensor) -> tuple[Tensor, ...]:
+                for tensor in stacked:  # [B, memories or pointers, ...]
+                    torch._dynamo.maybe_mark_dynamic(tensor, [1] if len(tensor) == 1 else [0, 1])
+                return step(embedding, position, *stacked)
+
+            return track
 
         on_gpu = model.device.type == "cuda"
         self._encode = _Compiled(self._compiled(encode), "the encoder", graphs=on_gpu)
-        self._track_step = _Compiled(track_any_number, "the step of a tracked frame", graphs=on_gpu)
+        # PyTorch compiles for a batch of one separately. Both could be compilations of one function, but a thread that
+        # looks for one of them while another thread reorders them may miss it, and it is compiled once more.
+        self._track_one = _Compiled(compiled_step(), "the step of a tracked frame", graphs=on_gpu)
+        several = "the step of a tracked frame for several objects"
+        self._track_several = _Compiled(compiled_step(), several, graphs=on_gpu)
 
     def _compiled(self, function: Function) -> Function:
         # PyTorch keeps a limited number of compilations per code object, so every runner compiles a copy of its own.
@@ -122,7 +129,7 @@ class CompiledRunner(Runner):
 
 
 class _Compiled:
-    """A compiled function of tensors that logs the first call with one and with several objects, which takes long.
+    """A compiled function of tensors that logs its first call, which takes long.
 
     Args:
         function: result of `torch.compile`.
@@ -133,25 +140,24 @@ class _Compiled:
     def __init__(self, function: Function, name: str, *, graphs: bool) -> None:
         self._run = CudaGraphs(function) if graphs else function
         self._name = name
-        self._ready: set[bool] = set()
+        self._ready = False
         self._lock = threading.Lock()
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        several = any(len(x) > 1 for x in inputs)
-        if several in self._ready:
+        if self._ready:
             return self._run(*inputs)
         with self._lock:
-            outputs = self._first(f"{self._name} for several objects" if several else self._name, inputs)
-            self._ready.add(several)
+            outputs = self._first(inputs)
+            self._ready = True
         return outputs
 
-    def _first(self, what: str, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def _first(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Compile and run.
 
         Raises:
             CompilationError: PyTorch cannot.
         """
-        log.info("compiling %s; this may take a minute", what)
+        log.info("compiling %s; this may take a minute", self._name)
         begin = time.perf_counter()
         try:
             with warnings.catch_warnings():  # cached tables depend on sizes alone, and are made in the graph instead
@@ -159,8 +165,8 @@ class _Compiled:
                 outputs = self._run(*inputs)
         except torch._dynamo.exc.TorchDynamoException as error:
             reason = " ".join(str(error).splitlines()[:2])
-            raise CompilationError(f"PyTorch could not compile {what}: {reason}; mend that {ADVICE}") from error
-        log.info("compiled %s in %.0f s", what, time.perf_counter() - begin)
+            raise CompilationError(f"PyTorch could not compile {self._name}: {reason}; mend that {ADVICE}") from error
+        log.info("compiled %s in %.0f s", self._name, time.perf_counter() - begin)
         return outputs
 
 

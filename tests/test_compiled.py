@@ -18,9 +18,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import CodeType, FunctionType
 
 import pytest
 import torch
+from torch._dynamo.eval_frame import _debug_get_cache_entry_list
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from i2vpp import cli
@@ -171,6 +173,20 @@ def test_threads_share_what_is_compiled(played: Played) -> None:
     for seen in found.values():
         assert_alike(seen, played.compiled, tolerance=1e-3, share=0.001)
     assert played.counter.frame_count == played.counts[-1]
+
+
+def test_each_function_has_one_compilation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one has several, a thread that looks for one while another thread reorders them compiles once more."""
+    compiled: list[CodeType] = []
+
+    def remember(function: FunctionType, **options: object) -> Callable[..., object]:
+        compiled.append(function.__code__)
+        return compile_function(function, **options)
+
+    compile_function = torch.compile
+    monkeypatch.setattr(torch, "compile", remember)
+    play(I2VPPVideoPredictor(small_model(), runner=partial(CompiledRunner, backend="eager")))
+    assert [len(_debug_get_cache_entry_list(code)) for code in compiled] == [ENCODER, ONE_OBJECT, SEVERAL]
 
 
 def clip_of(seed: int, device: torch.device = CPU) -> torch.Tensor:
@@ -386,5 +402,5 @@ def test_cuda_graphs(dtype: torch.dtype) -> None:
         assert torch.equal(*seen.early)
     runner = predictor._tracker.runner
     assert isinstance(runner, CompiledRunner)
-    recordings = [len(part._run._recordings) for part in (runner._encode, runner._track_step)]
+    recordings = [len(part._run._recordings) for part in (runner._encode, runner._track_one, runner._track_several)]
     assert recordings == [1, 5]  # objects x memories: 1 x 7, 8 x 7, 7 x 7, 1 x 8, 1 x 12
