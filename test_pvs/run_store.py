@@ -18,13 +18,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 import torch
 from filelock import FileLock, Timeout
 
+from i2vpp import __version__
 from i2vpp.errors import RunError
 from i2vpp.utils.files import atomic_write
 from sav_dataset.results import RUN_FOLDER, flat_settings
@@ -280,15 +280,11 @@ def _check_names(jobs: Sequence[Job]) -> None:
 
 def _circumstances() -> dict[str, Any]:
     """Return what is recorded of a run, but need not be the same on a restart."""
-    try:
-        i2vpp = version("i2vpp")
-    except PackageNotFoundError:
-        i2vpp = "not installed"
     return {
         "command": sys.argv,
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "host": socket.gethostname(),
-        "versions": {"i2vpp": i2vpp, "torch": torch.__version__, "python": platform.python_version()},
+        "versions": {"i2vpp": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }
 
 

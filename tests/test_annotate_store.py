@@ -619,7 +619,7 @@ def foreign(path: Path) -> None:
 def newer(path: Path) -> None:
     fill(path)
     with sqlite3.connect(path) as connection:
-        connection.execute("PRAGMA user_version = 2")
+        connection.execute(f"PRAGMA user_version = {files.VERSION + 1}")
     connection.close()
 
 
@@ -641,7 +641,7 @@ def truncated(path: Path) -> None:
         (lambda path: path.write_text("hello, this is my shopping list\n" * 9), "is no annotation file"),
         (lambda path: path.write_bytes(b"SQLite format 3\0"), "is no annotation file, or it is damaged"),
         (foreign, "SQLite file of another program"),
-        (newer, "version 2; this i2vpp reads version 1 only"),
+        (newer, r"version \d; this i2vpp reads versions up to \d: update it"),
         (overwritten, "is damaged"),
         (truncated, "is damaged"),
     ],

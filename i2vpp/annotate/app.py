@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import Future
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -20,28 +17,33 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from i2vpp.annotate.answers import (
+    Handler,
+    SessionHandler,
+    answer_state,
+    picture,
+    read,
+    revision,
+    run,
+    unless_gone,
+    whole,
+)
 from i2vpp.annotate.errors import StaleRevisionError
 from i2vpp.annotate.frames import MAX_WIDTH, MIN_WIDTH
 from i2vpp.annotate.jobs import PROPAGATE
+from i2vpp.annotate.label_routes import label_routes
 from i2vpp.annotate.problems import EXPECTED, NotFoundError, RequestError
 from i2vpp.annotate.security import Gate, Guard, Refused
 from i2vpp.annotate.session import VideoSession
 from i2vpp.annotate.transfers import start_export, start_import
 from i2vpp.annotate.values import Prompts
-from i2vpp.annotate.workers import Workers
 from i2vpp.annotate.workspace import Workspace
-from i2vpp.utils.json_values import json_flag, json_integer, json_object
-
-T = TypeVar("T")
-Handler = Callable[[Request], Awaitable[Response]]
-SessionHandler = Callable[[Request, VideoSession], Awaitable[Response]]
+from i2vpp.utils.json_values import json_flag, json_integer
 
 MEDIA_TYPES = {
     ".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml", ".png": "image/png",
     ".json": "application/json", ".woff2": "font/woff2", ".ico": "image/x-icon",
 }  # fmt: skip
-FRAME_SECONDS = 3600  # for which a browser may keep a frame
-GONE = 499  # status of an answer whose browser has closed the connection; nginx's number for that
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +114,7 @@ class Routes:
             Route(obj, self._with(self.change_object), methods=["PATCH"]),
             Route(obj, self._with(self.delete_object), methods=["DELETE"]),
             Route(f"{obj}/prompts/{{t:int}}", self._with(self.set_prompts), methods=["PUT"]),
+            *label_routes(self._with),
             Route(f"{video}/undo", self._with(partial(self.travel, "undo")), methods=["POST"]),
             Route(f"{video}/redo", self._with(partial(self.travel, "redo")), methods=["POST"]),
             Route(f"{video}/propagate", self._with(self.propagate), methods=["POST"]),
@@ -304,105 +307,6 @@ class Routes:
         """Ask the running job to end."""
         session.jobs.stop()
         return await answer_state(session)
-
-
-async def run(workers: Workers, task: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """Run a call in a worker thread and wait for its result without blocking the event loop.
-
-    Args:
-        workers: the thread.
-        task: what is called.
-        args: its arguments.
-        kwargs: its keyword arguments.
-
-    Returns:
-        Its result; an exception is raised again.
-    """
-    return await asyncio.wrap_future(workers.submit(task, *args, **kwargs))
-
-
-async def unless_gone(request: Request, future: Future[Any]) -> Any:
-    """Wait for a result, or until the browser has closed the connection, as it does for frames that are scrubbed over.
-
-    Args:
-        request: whose connection is watched.
-        future: result of the work; it is cancelled if it has not begun when the browser leaves.
-
-    Returns:
-        The result, or None if the browser left first.
-    """
-    result: asyncio.Future[Any] = asyncio.wrap_future(future)
-    gone: asyncio.Future[Any] = asyncio.ensure_future(left(request))
-    try:
-        await asyncio.wait({result, gone}, return_when=asyncio.FIRST_COMPLETED)
-        return result.result() if result.done() else None
-    finally:
-        gone.cancel()
-        result.cancel()
-
-
-def picture(jpeg: bytes | None) -> Response:
-    """Answer with a JPEG; None means that the browser has closed the connection."""
-    if jpeg is None:
-        return Response(status_code=GONE)
-    return Response(jpeg, media_type="image/jpeg", headers={"cache-control": f"private, max-age={FRAME_SECONDS}"})
-
-
-async def left(request: Request) -> None:
-    """Wait until the browser has closed the connection."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-async def answer_state(session: VideoSession, **more: Any) -> Response:
-    """Answer with the state of a video."""
-    return JSONResponse({**await run(session.store_worker, session.state), **more})
-
-
-async def read(request: Request, allowed: set[str]) -> dict[str, Any]:
-    """Read the body of a request: a JSON object.
-
-    Args:
-        request: its body may be limited, see `Gate`.
-        allowed: the keys that the object may have.
-
-    Raises:
-        RequestError: the body is not JSON.
-        PromptError: it is no object, or has another key.
-    """
-    text = await request.body()
-    try:
-        body = json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise RequestError("the body is not JSON") from error
-    return json_object("the body", body, allowed)
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON")
-
-
-def revision(body: dict[str, Any]) -> int:
-    """Return the revision of the store that the page knew when it made the request."""
-    return json_integer("revision", body.get("revision"))
-
-
-def whole(text: str, key: str, low: int, high: int = 2**53) -> int:
-    """Return an integer from the query of a URL.
-
-    Args:
-        text: its digits, with a minus sign where `low` is negative.
-        key: its name, for the message.
-        low: smallest number allowed.
-        high: largest number allowed.
-
-    Raises:
-        RequestError: it is no such integer.
-    """
-    digits = text.removeprefix("-")
-    if not (digits.isascii() and digits.isdecimal() and len(digits) < 17 and low <= int(text) <= high):
-        raise RequestError(f"{key} must be an integer from {low} to {high}; got {text!r:.40}")
-    return int(text)
 
 
 def static_files() -> dict[str, tuple[Path, str]]:

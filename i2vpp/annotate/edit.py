@@ -10,12 +10,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from i2vpp.annotate.history import NO_FRAME, History, names
+from i2vpp.annotate.labels import Label, changed_label, label_of, new_label
 from i2vpp.annotate.values import ObjectInfo, Prompts, StoredMask, check_color, check_name
 from i2vpp.errors import PromptError
 from i2vpp.utils.result_files import MAX_OBJECT_ID
 from i2vpp.utils.visualize import object_color
 
 COMPRESSION = 1
+OBJECTS = f"SELECT object, {names('objects')}, label FROM objects LEFT JOIN classes USING (object, frame)"
+"""The query whose rows `to_object` reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,10 +114,69 @@ class Edit:
             self._put("objects", obj_id, NO_FRAME, (new.name, new.color, new.hidden, new.locked))
         return new
 
+    def add_label(self, name: str, color: str | None = None) -> Label:
+        """Add a label.
+
+        Args:
+            name: 1 to 100 printable characters.
+            color: `#rrggbb`; None: one that differs from the other labels'.
+
+        Returns:
+            The new label.
+
+        Raises:
+            PromptError: a bad name or colour, one of that name exists, or there are `MAX_LABELS`.
+        """
+        label = new_label(self._sql, name, color)
+        self._put("labels", label.number, NO_FRAME, (label.name, label.color))
+        return label
+
+    def change_label(self, number: int, *, name: str | None = None, color: str | None = None) -> Label:
+        """Change fields of a label; those that are None stay as they are.
+
+        Args:
+            number: the label.
+            name: 1 to 100 printable characters.
+            color: `#rrggbb`.
+
+        Returns:
+            The label after the change.
+
+        Raises:
+            PromptError: there is no such label, the name or colour is not allowed, or another one has that name.
+        """
+        old = label_of(self._sql, number)
+        new = changed_label(self._sql, old, name, color)
+        if new != old:
+            self._put("labels", number, NO_FRAME, (new.name, new.color))
+        return new
+
+    def delete_label(self, number: int) -> None:
+        """Delete a label; the objects that have it have none then."""
+        label_of(self._sql, number)
+        for (obj_id,) in self._sql("SELECT object FROM classes WHERE label = ?", (number,)).fetchall():
+            self._put("classes", obj_id, NO_FRAME, None)
+        self._put("labels", number, NO_FRAME, None)
+
+    def set_label(self, obj_id: int, number: int | None) -> None:
+        """Give an object a label, or none.
+
+        Args:
+            obj_id: the object.
+            number: number of the label; None: it has none.
+
+        Raises:
+            PromptError: there is no such object or label.
+        """
+        if number is not None:
+            label_of(self._sql, number)
+        if number != self._object(obj_id).label:
+            self._put("classes", obj_id, NO_FRAME, None if number is None else (number,))
+
     def delete_object(self, obj_id: int) -> None:
         """Delete an object with its prompts and masks."""
         self._object(obj_id)
-        for table in ("masks", "prompts", "objects"):
+        for table in ("masks", "prompts", "classes", "objects"):
             for (frame,) in self._sql(f"SELECT frame FROM {table} WHERE object = ?", (obj_id,)).fetchall():
                 self._put(table, obj_id, frame, None)
 
@@ -170,7 +232,7 @@ class Edit:
             self._sql(f"INSERT OR REPLACE INTO {table} VALUES ({places})", (obj_id, frame, *row))
 
     def _object(self, obj_id: int) -> ObjectInfo:
-        row = self._sql(f"SELECT object, {names('objects')} FROM objects WHERE object = ?", (obj_id,)).fetchone()
+        row = self._sql(f"{OBJECTS} WHERE object = ?", (obj_id,)).fetchone()
         if row is None:
             raise PromptError(f"there is no object {obj_id}")
         return to_object(row)
@@ -184,9 +246,9 @@ class Edit:
 
 
 def to_object(row: tuple[Any, ...]) -> ObjectInfo:
-    """Make an ObjectInfo of a row: id, then the columns of `objects`."""
-    obj_id, name, color, hidden, locked = row
-    return ObjectInfo(id=obj_id, name=name, color=color, hidden=bool(hidden), locked=bool(locked))
+    """Make an ObjectInfo of a row of `OBJECTS`."""
+    obj_id, name, color, hidden, locked, label = row
+    return ObjectInfo(id=obj_id, name=name, color=color, hidden=bool(hidden), locked=bool(locked), label=label)
 
 
 def _known(value: float) -> float | None:

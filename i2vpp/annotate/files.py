@@ -8,10 +8,12 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from i2vpp.annotate.errors import AnnotationError, DiskFullError, is_disk_full
-from i2vpp.annotate.history import create_tables
+from i2vpp.annotate.history import create_table, create_tables
 
 APPLICATION_ID = 0x69327670  # "i2vp", in the header of the file
-VERSION = 1
+VERSION = 2
+READABLE = (1, VERSION)
+"""Versions of files that are opened; those of version 1 become such of version 2."""
 LOCK_SECONDS = 2.0
 
 
@@ -42,6 +44,8 @@ def open_file(path: Path) -> sqlite3.Connection:
             problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             if problem != "ok":
                 raise sqlite3.DatabaseError(problem)
+            if connection.execute("PRAGMA user_version").fetchone()[0] == 1:
+                _migrate(connection)
         except BaseException:
             connection.close()
             raise
@@ -66,10 +70,23 @@ def _check_kind(path: Path) -> None:
         ) from error
     if application != APPLICATION_ID:
         raise AnnotationError(f"{path} is a SQLite file of another program; it is left as it is, move it away")
-    if version != VERSION:
+    if version not in READABLE:
         raise AnnotationError(
-            f"{path} is an annotation file of version {version}; this i2vpp reads version {VERSION} only"
+            f"{path} is an annotation file of version {version}; this i2vpp reads versions up to {VERSION}: update it"
         )
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    """Bring a file of version 1 to version 2, with its history: it gets the tables of labels."""
+    connection.execute("BEGIN IMMEDIATE")
+    _add_labels(connection)
+    connection.execute(f"PRAGMA user_version = {VERSION}")
+    connection.execute("COMMIT")
+
+
+def _add_labels(connection: sqlite3.Connection) -> None:
+    for table in ("labels", "classes"):
+        create_table(connection, table)
 
 
 def _create(connection: sqlite3.Connection) -> None:

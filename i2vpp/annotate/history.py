@@ -23,9 +23,12 @@ COLUMNS = {
     "objects": ("name TEXT", "color TEXT", "hidden INTEGER", "locked INTEGER"),
     "prompts": ("value TEXT",),
     "masks": ("area INTEGER", "score REAL", "iou REAL", "bytes INTEGER", "runs INTEGER"),
+    "labels": ("name TEXT", "color TEXT"),
+    "classes": ("label INTEGER",),
 }
 """Tables by name, with what their rows hold beside the key; `objects` have the frame NO_FRAME. The runs of a mask are
-a row of the table `runs`, where they take `bytes` bytes."""
+a row of the table `runs`, where they take `bytes` bytes. `labels` have the frame NO_FRAME, too, and their number in the
+place of the object; `classes` has the number of the label of each object that has one."""
 
 _EXCHANGED = 0  # number of no step; rows have it while they are exchanged
 
@@ -35,17 +38,27 @@ def names(table: str) -> str:
     return ", ".join(column.split()[0] for column in COLUMNS[table])
 
 
+def create_table(connection: sqlite3.Connection, table: str) -> None:
+    """Make an empty table of `COLUMNS`, and the one of its rows in the history.
+
+    Args:
+        connection: connection to the file.
+        table: one of `COLUMNS`.
+    """
+    own = ", ".join(COLUMNS[table])
+    connection.execute(
+        f"CREATE TABLE {table} (object INTEGER, frame INTEGER, {own}, PRIMARY KEY (frame, object)) WITHOUT ROWID"
+    )
+    connection.execute(
+        f"CREATE TABLE past_{table} (step INTEGER, object INTEGER, frame INTEGER, present INTEGER, {own}, "
+        "PRIMARY KEY (step, frame, object)) WITHOUT ROWID"
+    )
+
+
 def create_tables(connection: sqlite3.Connection) -> None:
     """Make all empty tables."""
-    for table, columns in COLUMNS.items():
-        own = ", ".join(columns)
-        connection.execute(
-            f"CREATE TABLE {table} (object INTEGER, frame INTEGER, {own}, PRIMARY KEY (frame, object)) WITHOUT ROWID"
-        )
-        connection.execute(
-            f"CREATE TABLE past_{table} (step INTEGER, object INTEGER, frame INTEGER, present INTEGER, {own}, "
-            "PRIMARY KEY (step, frame, object)) WITHOUT ROWID"
-        )
+    for table in COLUMNS:
+        create_table(connection, table)
     connection.execute("CREATE TABLE runs (id INTEGER PRIMARY KEY, data BLOB)")
     connection.execute("CREATE TABLE steps (number INTEGER PRIMARY KEY, label TEXT, joint TEXT, bytes INTEGER)")
     connection.execute("CREATE TABLE position (step INTEGER)")

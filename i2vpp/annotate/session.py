@@ -14,6 +14,7 @@ from typing import Any
 
 from i2vpp.annotate.frames import FrameReader, JpegCache
 from i2vpp.annotate.jobs import PROPAGATE, Job, JobRunner
+from i2vpp.annotate.labels import LabelChoice
 from i2vpp.annotate.library import Library, Video
 from i2vpp.annotate.model import Model
 from i2vpp.annotate.problems import EXPECTED, NotFoundError, Problems
@@ -41,6 +42,7 @@ class ServerContext:
         cache: cache of JPEGs.
         problems: finds the messages for errors.
         send: sends an event to all pages, see `Events.send`.
+        labels: every video gets them, beside those that it has.
     """
 
     library: Library
@@ -50,6 +52,7 @@ class ServerContext:
     cache: JpegCache
     problems: Problems
     send: Callable[..., None]
+    labels: Sequence[LabelChoice] = ()
 
     @property
     def mask_roots(self) -> list[Path]:
@@ -92,6 +95,7 @@ class VideoSession:
             self.store = Annotation(
                 context.store_path(video), height=self.height, width=self.width, frames=self.frames, video=video.name
             )
+            self.store.offer_labels(context.labels)
         except BaseException:
             self.frame_reader.close()
             raise
@@ -146,6 +150,7 @@ class VideoSession:
             "undo": store.undo_label,
             "redo": store.redo_label,
             "objects": [asdict(info) for info in store.objects()],
+            "labels": [asdict(label) for label in store.labels()],
             "prompts": {
                 str(obj_id): {str(frame): prompts.to_json() for frame, prompts in frames.items()}
                 for obj_id, frames in store.prompts().items()

@@ -10,17 +10,18 @@ import json
 import sqlite3
 import threading
 import zlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from i2vpp.annotate.doubt import Row, next_doubtful
-from i2vpp.annotate.edit import Edit, Extent, to_object
+from i2vpp.annotate.edit import OBJECTS, Edit, Extent, to_object
 from i2vpp.annotate.errors import AnnotationError, StaleRevisionError
 from i2vpp.annotate.files import in_words, open_file
-from i2vpp.annotate.history import History, names
+from i2vpp.annotate.history import History
+from i2vpp.annotate.labels import Label, LabelChoice, labels_of, offer_labels
 from i2vpp.annotate.values import NAN, Change, ObjectInfo, Prompts, StoredMask, Summary
 
 _MASKS = "SELECT object, area, score, iou, data FROM masks JOIN runs ON masks.runs = runs.id"
@@ -95,7 +96,24 @@ class Annotation:
 
     def objects(self) -> list[ObjectInfo]:
         """Return all objects in the order of their ids."""
-        return [to_object(row) for row in self._rows(f"SELECT object, {names('objects')} FROM objects ORDER BY object")]
+        return [to_object(row) for row in self._rows(f"{OBJECTS} ORDER BY object")]
+
+    def labels(self) -> list[Label]:
+        """Return all labels in the order of their numbers."""
+        with self._reading():
+            return labels_of(self._connection.execute)
+
+    def offer_labels(self, choices: Sequence[LabelChoice]) -> None:
+        """Add the labels that are not there yet by name. This is no step to undo, and no change for who looks on.
+
+        Args:
+            choices: names and colours.
+
+        Raises:
+            DiskFullError: no space is left.
+        """
+        with self._transaction():
+            offer_labels(self._connection.execute, choices)
 
     def prompts(self) -> dict[int, dict[int, Prompts]]:
         """Return all prompts by object and frame."""

@@ -96,6 +96,7 @@ class ObjectInfo:
         color: `#rrggbb`.
         hidden: not drawn.
         locked: its prompts and masks are not to be changed; the store only keeps this flag.
+        label: number of the label that says what kind of thing it is; None: it has none.
     """
 
     id: int
@@ -103,6 +104,7 @@ class ObjectInfo:
     color: str
     hidden: bool = False
     locked: bool = False
+    label: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 from i2vpp.annotate.errors import AnnotationError
 from i2vpp.annotate.events import Events
 from i2vpp.annotate.frames import FrameReader, JpegCache
+from i2vpp.annotate.labels import LabelChoice
 from i2vpp.annotate.library import Library, Video
 from i2vpp.annotate.model import Model
 from i2vpp.annotate.problems import BusyError, NotFoundError, Problems
@@ -41,11 +42,19 @@ class Workspace:
         output: folder of annotations and exports.
         model: the network.
         masks: another folder that masks may be imported from.
+        labels: labels that every video gets.
         max_open: how many videos are open at most.
     """
 
     def __init__(
-        self, library: Library, output: Path, model: Model, *, masks: Path | None = None, max_open: int = MAX_OPEN
+        self,
+        library: Library,
+        output: Path,
+        model: Model,
+        *,
+        masks: Path | None = None,
+        labels: Sequence[LabelChoice] = (),
+        max_open: int = MAX_OPEN,
     ) -> None:
         self.library = library
         self.output = output
@@ -61,6 +70,7 @@ class Workspace:
             cache=JpegCache(),
             problems=self.problems,
             send=self.events.send,
+            labels=labels,
         )
         self._open: OrderedDict[str, VideoSession] = OrderedDict()  # the latest used last
         self._opening = 0

@@ -54,6 +54,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", metavar="OUT", type=Path, default=DEFAULT_FOLDER,
                         help="folder for annotations and exports (%(default)s)")  # fmt: skip
     parser.add_argument("--masks", metavar="DIR", type=Path, help="folder from which the page may import masks")
+    parser.add_argument(
+        "--labels", metavar="FILE.txt", type=Path, help="classes of objects: a name a line, #rrggbb after it if wanted"
+    )
     where = parser.add_argument_group("server")
     where.add_argument("--host", default=DEFAULT_HOST, help="address to listen on (%(default)s)")
     where.add_argument(
@@ -108,6 +111,7 @@ def _server(arguments: argparse.Namespace, choice: ModelChoice, video: Path) -> 
         if error.name not in WEB_PACKAGES:
             raise
         raise I2VPPError(f"i2vpp annotate needs the package {error.name}: {how_to_install('web')}") from error
+    from i2vpp.annotate.labels import read_labels  # noqa: PLC0415
     from i2vpp.annotate.library import open_library  # noqa: PLC0415
     from i2vpp.annotate.model import Model  # noqa: PLC0415
     from i2vpp.annotate.workspace import Workspace  # noqa: PLC0415
@@ -115,11 +119,13 @@ def _server(arguments: argparse.Namespace, choice: ModelChoice, video: Path) -> 
     library = open_library(video)
     if arguments.masks is not None and not arguments.masks.is_dir():
         raise I2VPPError(f"--masks: {arguments.masks} is not a folder")
+    labels = [] if arguments.labels is None else read_labels(arguments.labels)
     check_output(arguments.output)
     weights = "untrained" if choice.checkpoint is None else choice.checkpoint.name
     model = Model(lambda: build_predictor(choice), checkpoint=weights)
     address = Address(host=arguments.host, port=arguments.port, token=arguments.token)
-    server = Server(Workspace(library, arguments.output, model, masks=arguments.masks), address)
+    workspace = Workspace(library, arguments.output, model, masks=arguments.masks, labels=labels)
+    server = Server(workspace, address)
     print(f"{counted(len(library.videos), 'video')} in {video}; annotations are kept in {arguments.output}")
     if library.left_out:
         print(f"left out, as they lead out of the folder: {', '.join(library.left_out)}")

@@ -7,7 +7,6 @@ early, so that a broken annotation would be noise without an error. Polygons are
 from __future__ import annotations
 
 import re
-import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -20,11 +19,11 @@ from numpy.typing import NDArray
 from i2vpp.data.files import Size, check_size, image_size
 from i2vpp.data.masks import Mask
 from i2vpp.errors import DataError
+from i2vpp.utils.brief import brief
 from i2vpp.utils.result_files import require_coco
 
 _MAX_DIGITS = 12  # of 5 bits each: what fits into int64
 _MAX_RUN = 2**31  # pixels; longer runs are refused before anything is computed from them
-_LONGEST = 40  # characters of a text in messages
 _WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")
 _MAX_OUTLINE = 2e6  # pixels; the memory in which pycocotools draws a polygon grows with the length of its outline
 
@@ -119,7 +118,7 @@ def masks_of(annotations: Iterable[Any], *, file: Path, image: Path) -> LazyMask
         if number is None:
             problems.append(f"an annotation of {image} in {file} is not a mapping with a whole number or text as `id`")
             continue
-        where = f"object {shown(annotation['id'])} in {file}"
+        where = f"object {brief(annotation['id'])} in {file}"
         if number in runs:
             raise DataError(f"{where} is there twice")
         try:
@@ -136,18 +135,13 @@ def masks_of(annotations: Iterable[Any], *, file: Path, image: Path) -> LazyMask
     return LazyMasks(runs, problems)
 
 
-def shown(value: object) -> str:
-    """Return a value of a file as it is written in messages, shortened if it is long."""
-    return value if isinstance(value, str) and len(value) < _LONGEST else reprlib.repr(value)
-
-
 def is_crowd(annotation: Any) -> bool:
     """Whether an annotation marks a group of objects as a whole; some tools write the flag as text."""
     flag = annotation.get("iscrowd") if isinstance(annotation, Mapping) else None
     return bool(flag) and str(flag).strip().lower() not in ("0", "0.0", "false", "")
 
 
-def whole_number(value: object) -> int | None:
+def lenient_integer(value: object) -> int | None:
     """Return an id or a count that tools write as 7, 7.0 or "7"; None for anything else."""
     if isinstance(value, str) and _WHOLE.fullmatch(value):
         return int(value)
@@ -159,10 +153,10 @@ def whole_number(value: object) -> int | None:
 def _object_ids(annotations: Sequence[Any]) -> list[int | None]:
     """Return a number for each annotation, None for those without an id."""
     given = [annotation.get("id") if isinstance(annotation, Mapping) else None for annotation in annotations]
-    numbers = [whole_number(value) for value in given]
+    numbers = [lenient_integer(value) for value in given]
     taken = set(numbers)
     free = (number for number in count(1) if number not in taken)
-    texts = {value: next(free) for value in given if isinstance(value, str) and whole_number(value) is None}
+    texts = {value: next(free) for value in given if isinstance(value, str) and lenient_integer(value) is None}
     return [
         texts.get(value) if isinstance(value, str) and number is None else number
         for value, number in zip(given, numbers, strict=True)

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
-from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 
+from i2vpp import __version__
 from i2vpp.errors import DataError, I2VPPError
 from i2vpp.utils.files import atomic_write
 from i2vpp.utils.machine import cpu_name
@@ -72,7 +72,7 @@ def about(command: Sequence[str]) -> Result:
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "command": shlex.join(command),
         "commit": _commit(),
-        "i2vpp": version("i2vpp"),
+        "i2vpp": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),

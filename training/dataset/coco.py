@@ -10,8 +10,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from i2vpp.data.files import Size, check_size, image_size, list_images, read_json, require_folder
-from i2vpp.data.rle import LazyMasks, is_crowd, masks_of, shown, whole_number
+from i2vpp.data.rle import LazyMasks, is_crowd, lenient_integer, masks_of
 from i2vpp.errors import DataError, NoDataError
+from i2vpp.utils.brief import brief
 from i2vpp.utils.result_files import require_coco
 from training.dataset.file_source import FileSource, FileVideo
 
@@ -157,14 +158,14 @@ def _record(file: Path, image: Mapping[str, Any], annotations: list[Any]) -> _Re
     name, sides, problem = image.get("file_name"), [], None
     for side in ("height", "width"):
         value = image.get(side)
-        number = whole_number(value)
+        number = lenient_integer(value)
         if value not in (None, "") and (number is None or not 0 <= number < MAX_SIDE):
-            problem = f"{side} = {shown(value)} of the image {shown(name)} in {file} is not a number of pixels"
+            problem = f"{side} = {brief(value)} of the image {brief(name)} in {file} is not a number of pixels"
         sides.append(number)
     height, width = sides
     if not isinstance(name, str) or not _posix(name).name:
-        problem = f"file_name = {shown(name)} of the image {shown(image['id'])} in {file} is not the name of a file"
-        name = f"image {shown(image['id'])}"
+        problem = f"file_name = {brief(name)} of the image {brief(image['id'])} in {file} is not the name of a file"
+        name = f"image {brief(image['id'])}"
     return _Record(
         file=file,
         image=name,
@@ -182,5 +183,5 @@ def _posix(name: str) -> PurePosixPath:
 def _key(entry: Any, name: str) -> str | None:
     """Return an id as text, so that 7, 7.0 and "7" are the same; None where there is none."""
     value = entry.get(name) if isinstance(entry, Mapping) else None
-    number = whole_number(value)
+    number = lenient_integer(value)
     return str(number) if number is not None else value if isinstance(value, str) else None

@@ -38,7 +38,7 @@ function report(error) {
 }
 
 /** Send a change of the open video and take over the state that comes back; null if it was refused. */
-function change(method, rest, body = {}) {
+export function change(method, rest, body = {}) {
   const { id } = app.video;
   return enqueue(async () => {
     const state = await call(method, videoPath(id, rest), { revision: app.video.revision, ...body });

@@ -2,6 +2,7 @@
 
 import { addObject, changeObject, clearPrompts, deleteObject, deletePrompt } from "./actions.js";
 import { byId, count, debounce, el, icon, iconButton, placeOf, setIcon, setText } from "./dom.js";
+import { fillLabel, labelSelect } from "./labels.js";
 import { isDoubtful } from "./scores.js";
 import { app, isEmpty, objects, on, promptsOf, select, selectMarker, selectedObject } from "./state.js";
 
@@ -33,7 +34,7 @@ function makeRow(id) {
     { class: "object", "data-object": id, on: { pointerdown: () => select(id), focusin: () => select(id) } },
     el("kbd", { class: "place" }),
     color,
-    name,
+    el("div", { class: "names" }, name, labelSelect(id)),
     el("span", { class: "presence" }),
     iconButton("eye", "Hide", () => changeObject(id, { hidden: !objectOf(id).hidden }), { "data-role": "eye" }),
     iconButton("unlocked", "Lock", () => changeObject(id, { locked: !objectOf(id).locked }), { "data-role": "lock" }),
@@ -67,6 +68,7 @@ function fillRow(row, object, place) {
   if (name.readOnly && name.value !== object.name) name.value = object.name;
   name.setAttribute("aria-label", `Name of object ${object.id}`);
   name.title = `${object.name} (double click to rename)`;
+  fillLabel(part(".label-select"), object);
   part(".color").value = object.color;
   part(".color").setAttribute("aria-label", `Colour of ${object.name}`);
   row.style.setProperty("--color", object.color);

@@ -2,6 +2,7 @@
 
 import { videoPath } from "./api.js";
 import { byId, clamp, el, setText } from "./dom.js";
+import { showLabelTag } from "./labels.js";
 import { isDoubtful } from "./scores.js";
 import { visit } from "./playback.js";
 import { app, emit, isEmpty, objects, on, promptsOf, select } from "./state.js";
@@ -168,7 +169,7 @@ function drawNames() {
   const rows = objects();
   while (list.children.length > rows.length) list.lastChild.remove();
   while (list.children.length < rows.length) {
-    const row = el("button", { type: "button", class: "lane-name", tabindex: "-1", on: { click: () => select(Number(row.dataset.object)) } }, el("span", { class: "swatch" }), el("span", { class: "lane-text" }));
+    const row = el("button", { type: "button", class: "lane-name", tabindex: "-1", on: { click: () => select(Number(row.dataset.object)) } }, el("span", { class: "swatch" }), el("span", { class: "lane-text" }), el("span", { class: "label-tag" }));
     list.append(row);
   }
   rows.forEach((object, i) => {
@@ -176,7 +177,8 @@ function drawNames() {
     row.dataset.object = object.id;
     row.classList.toggle("selected", object.id === app.selected);
     row.firstChild.style.setProperty("--color", object.color);
-    setText(row.lastChild, object.name);
+    setText(row.querySelector(".lane-text"), object.name);
+    showLabelTag(row.lastChild, object);
   });
   byId("timeline-empty").hidden = !app.video || rows.length > 0;
 }
