@@ -276,10 +276,17 @@ def test_jpegs_are_cached_up_to_a_bound():
 def test_objects_are_added_changed_and_deleted(page):
     state = page.change("objects", name="  fox ", color="#ABCDEF")
     assert state["created"] == 2
-    assert state["objects"][1] == {"id": 2, "name": "fox", "color": "#abcdef", "hidden": False, "locked": False}
+    assert state["objects"][1] == {
+        "id": 2,
+        "name": "fox",
+        "color": "#abcdef",
+        "hidden": False,
+        "locked": False,
+        "label": None,
+    }
     state = page.change("objects/2", "PATCH", name="<b>vixen</b>", hidden=True, locked=True)
     assert state["objects"][1] == {
-        "id": 2, "name": "<b>vixen</b>", "color": "#abcdef", "hidden": True, "locked": True
+        "id": 2, "name": "<b>vixen</b>", "color": "#abcdef", "hidden": True, "locked": True, "label": None
     }  # fmt: skip
     answer = page.client.delete(f"{page.url}/objects/2?revision={state['revision']}")
     assert [info["id"] for info in page.ok(answer)["objects"]] == [1]
