@@ -139,11 +139,12 @@ class I2VPPAutomaticMaskGenerator:
         """
         return cls(I2VPPImagePredictor.from_pretrained(path_or_hub_id, revision=revision, device=device), **options)
 
-    def generate(self, image: ImageLike) -> list[dict[str, Any]]:
+    def generate(self, image: ImageLike, *, covered: NDArray[np.bool_] | None = None) -> list[dict[str, Any]]:
         """Find the masks on an image.
 
         Args:
             image: see `open_image`.
+            covered: bool [H, W]: pixels that are not clicked, because it is known what they show; default: none.
 
         Returns:
             A record of each mask, in descending order of predicted IoU where the image is not cropped: `segmentation`
@@ -152,14 +153,19 @@ class I2VPPAutomaticMaskGenerator:
 
         Raises:
             VideoError: the image cannot be read.
+            ConfigError: `covered` has another size than the image.
         """
         pixels = open_image(image)
         height, width = pixels.shape[:2]
+        if covered is not None and covered.shape != (height, width):
+            raise ConfigError(f"covered must be [H, W] = {[height, width]}; got {list(covered.shape)}")
         found: list[FoundMask] = []
         self._highest_iou = 0.0
         try:
             for layer, crop in crops(height, width, layers=self.crop_n_layers, overlap=self.crop_overlap_ratio):
-                found += self._search(pixels, crop, self._grids[layer])
+                clicks = self._grids[layer] if covered is None else uncovered(self._grids[layer], crop, covered)
+                if len(clicks):
+                    found += self._search(pixels, crop, clicks)
         finally:
             self.predictor.reset_predictor()
         if self.crop_n_layers:  # smaller crops show more
@@ -168,7 +174,7 @@ class I2VPPAutomaticMaskGenerator:
             cleaned = [self._clean(mask) for mask in found]
             unchanged = [float(new is old) for new, old in zip(cleaned, found, strict=True)]
             found = keep_one_each(cleaned, unchanged, max(self.box_nms_thresh, self.crop_nms_thresh))
-        if not found:
+        if not found and covered is None:
             warn_user(
                 f"no mask passed the thresholds: the highest predicted IoU is {self._highest_iou:.2f}, with "
                 f"pred_iou_thresh={self.pred_iou_thresh:g} and stability_score_thresh={self.stability_score_thresh:g}; "
@@ -291,6 +297,24 @@ def point_grid(side: int) -> Floats:
     """Return the centres [side * side, 2] x, y of the cells of a grid over a square of side 1, row by row."""
     centres = (np.arange(side) + 0.5) / side
     return np.stack(np.meshgrid(centres, centres), axis=-1).reshape(-1, 2)
+
+
+def uncovered(grid: Floats, crop: Box, covered: NDArray[np.bool_]) -> Floats:
+    """Return the clicks of a grid over a crop that lie on pixels which are not covered.
+
+    Args:
+        grid: clicks [N, 2] x, y as fractions of the crop's size.
+        crop: part of the image.
+        covered: bool [H, W] of the image.
+
+    Returns:
+        The clicks [M, 2], in the same order.
+    """
+    x0, y0, x1, y1 = crop
+    part = covered[y0:y1, x0:x1]
+    columns, rows = (grid * (x1 - x0, y1 - y0)).astype(np.int64).clip(max=(x1 - x0 - 1, y1 - y0 - 1)).T
+    left: Floats = grid[~part[rows, columns]]
+    return left
 
 
 def crops(height: int, width: int, *, layers: int, overlap: float) -> Iterator[tuple[int, Box]]:

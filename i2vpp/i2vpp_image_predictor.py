@@ -15,6 +15,7 @@ from torch import Tensor
 
 from i2vpp.errors import PromptError, SessionError, VideoError
 from i2vpp.image_prompts import parse_prompts
+from i2vpp.image_result import ImageResult
 from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.runner import Runner
 from i2vpp.session.frames import FrameStore
@@ -32,8 +33,6 @@ CLEAR_LOGIT = 10.0
 """Distance from the threshold that pixels get where a hole is filled or a small part is removed (SAM 2's value)."""
 
 Masks: TypeAlias = "NDArray[np.float32]"
-Prediction: TypeAlias = tuple[Masks, Masks, Masks]
-"""Masks, scores and low-resolution logits."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -169,7 +168,7 @@ class I2VPPImagePredictor:
         multimask_output: bool = True,
         return_logits: bool = False,
         normalize_coords: bool = True,
-    ) -> Prediction:
+    ) -> ImageResult:
         """Predict the masks of one object, or of several at once.
 
         Args:
@@ -186,7 +185,8 @@ class I2VPPImagePredictor:
 
         Returns:
             Masks [C, H, W] at the image's size, float32, 0 and 1 (or logits); their predicted IoUs [C]; their
-            low-resolution logits [C, s, s], between -32 and 32. C is 3 or 1; for several objects [B, C, ...].
+            low-resolution logits [C, s, s], between -32 and 32. C is 3 or 1; for several objects [B, C, ...]. The tuple
+            has `plot`, `save` and `best`, too.
 
         Raises:
             SessionError: no image is set, or a batch of them is.
@@ -283,7 +283,7 @@ class I2VPPImagePredictor:
     @torch.no_grad()
     def _predict(
         self, image: EncodedImage, prompts: Sequence[Any], multimask: bool, *, return_logits: bool, normalize: bool
-    ) -> Prediction:
+    ) -> ImageResult:
         """Return what `predict` returns; `prompts` are its first four arguments."""
         size = (image.height, image.width)
         clicks, start = parse_prompts(*prompts, size=size, image_size=self.model.image_size, normalize_coords=normalize)
@@ -297,7 +297,7 @@ class I2VPPImagePredictor:
         low_res = logits.clamp(-PREVIOUS_LOGIT_LIMIT, PREVIOUS_LOGIT_LIMIT)
         # One object has no axis for objects, as in SAM 2.
         masks, scores, low_res = (x[0] if len(clicks) == 1 else x for x in (masks, scores, low_res))
-        return masks.cpu().numpy(), scores.cpu().numpy(), low_res.cpu().numpy()
+        return ImageResult(*(x.cpu().numpy() for x in (masks, scores, low_res)))
 
     def _decode_objects(
         self, image: EncodedImage, clicks: Sequence[Clicks | None], start: Tensor | None, *, multimask: bool

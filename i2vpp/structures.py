@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any
 
 import torch
@@ -262,6 +263,18 @@ class FrameResult(Sequence[Any]):
     def __getitem__(self, index: Any) -> Any:
         return (self.frame_idx, self.obj_ids, self.masks)[index]
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        """The masks as NumPy's bool [len(obj_ids), H, W]; of another dtype, if one is asked for."""
+        masks = (self.masks[:, 0] > 0).cpu().numpy()
+        return masks if dtype is None else masks.astype(dtype)
+
+    def __repr__(self) -> str:
+        areas = (self.masks[:, 0] > 0).sum((1, 2)).tolist()
+        rows = zip(self.obj_ids, areas, self.object_scores.tolist(), self.predicted_ious.tolist(), strict=True)
+        objects = [f"{i}: area {area}, score {score:.1f}, IoU {iou:.2f}" for i, area, score, iou in rows]
+        bad = ", bad frame" if self.bad_frame else ""
+        return f"FrameResult(frame {self.frame_idx}{bad}; {'; '.join(objects) or 'no objects'})"
+
     def plot(self, frame: Any = None, *, alpha: float = 0.5, labels: bool = True) -> Any:
         """Draw the masks, each in its object's colour; a notebook shows the picture that is returned.
 
@@ -281,3 +294,23 @@ class FrameResult(Sequence[Any]):
 
         masks = (self.masks[:, 0] > 0).cpu().numpy()
         return plot(frame, masks, self.obj_ids, alpha=alpha, labels=labels)
+
+    def save(self, path: str | PathLike[str], frame: Any = None) -> None:
+        """Write the masks to a file.
+
+        Args:
+            path: path of the file.
+            frame: without one, the file is an index mask: a PNG whose pixels are object ids, with the palette of DAVIS.
+                With one, it is the picture of `plot`, in the format that the suffix says.
+
+        Raises:
+            ValueError: `frame` does not fit, or the suffix is of no format that Pillow writes.
+            I2VPPError: an object id is none of 1 to 255, which an index mask can hold.
+            OSError: the file cannot be written.
+        """
+        if frame is not None:
+            self.plot(frame).save(path)
+            return
+        from i2vpp.utils.result_files import save_index_mask  # noqa: PLC0415 - as in `plot`
+
+        save_index_mask(path, self)

@@ -16,7 +16,8 @@ CODE_FOLDERS = ("i2vpp", "training", "tools", "test_pvs", "sav_dataset")
 # module that is listed itself goes by its own line: `data` reads videos by `session`, which needs but one module of it
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
-    "structures": {"utils.visualize"},  # for `FrameResult.plot`, when it is called
+    # for `plot` and `save` of `FrameResult`, when they are called
+    "structures": {"utils.visualize", "utils.result_files"},
     "config": {"errors", "utils"},
     "prompts": {"errors", "utils"},
     "memory": {"structures", "config", "errors"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,37 @@ def test_everything(photos: Path, tmp_path: Path) -> None:
         ids = np.array(mask)
     assert set(np.unique(ids)) <= {0, *(entry["id"] for entry in objects)}
     assert (ids == objects[-1]["id"]).sum() == objects[-1]["area"], "the smallest lies on top"
+
+
+def test_cut_outs_and_run_lengths(photos: Path, tmp_path: Path, video: I2VPPVideoPredictor) -> None:
+    coco = pytest.importorskip("pycocotools.mask")
+    out = tmp_path / "out"
+    options = ("--box", "4,5,30,40", "--point", "40,30,0,2", "--cutouts", "--json", "--no-masks", "--no-overlay")
+    assert segment(photos, "-o", out, *options) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["cutouts", "rle", "scores.json"]
+    predictor = I2VPPImagePredictor(video.model)
+    predictor.set_image(photos / "b.jpg")
+    expected = predictor.predict(box=[4, 5, 30, 40], multimask_output=False)[0][0] > 0
+    rle = json.loads((out / "rle" / "b.json").read_text())
+    assert rle["size"] == [HEIGHT, WIDTH] and list(rle["objects"]) == ["1", "2"]
+    assert np.array_equal(coco.decode(rle["objects"]["1"]), expected), "the object's own mask, overlaps included"
+    x, y, width, height = json.loads((out / "scores.json").read_text())["b"]["objects"][0]["bbox"]
+    with Image.open(out / "cutouts" / "b_1.png") as cut, Image.open(photos / "b.jpg") as photo:
+        assert (cut.mode, cut.size) == ("RGBA", (width, height))
+        mask = expected[y : y + height, x : x + width]
+        assert mask.sum() == expected.sum()
+        pixels = np.array(cut)
+        assert np.array_equal(pixels[..., 3] == 255, mask) and set(np.unique(pixels[..., 3])) <= {0, 255}
+        assert np.array_equal(pixels[mask][:, :3], np.array(photo)[y : y + height, x : x + width][mask])
+
+
+def test_run_lengths_need_pycocotools(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pycocotools.mask", None)
+    assert segment(photos, "-o", tmp_path / "out", "--box", "4,5,30,40", "--json") == 1
+    assert "COCO RLE needs pycocotools" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_image_that_cannot_be_read_is_named_and_the_others_are_written(

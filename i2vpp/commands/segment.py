@@ -6,19 +6,23 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from i2vpp.commands import prompts as prompt_args
+from i2vpp.commands.everything import add_grid_options, build_generator
 from i2vpp.errors import I2VPPError, PromptError
 from i2vpp.model_choice import ModelChoice, build_predictor
 from i2vpp.utils.brief import counted
-from i2vpp.utils.parser import integer
+from i2vpp.utils.suggest import how_to_install
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from PIL import Image
 
+    from i2vpp.data.rle import RunLengths
     from i2vpp.i2vpp_image_predictor import I2VPPImagePredictor
     from i2vpp.prompts import ObjectPrompt
 
@@ -34,12 +38,14 @@ EXAMPLES = """\
 examples:
   i2vpp segment dog.jpg -o outputs/dog --box 90,40,400,360
   i2vpp segment dog.jpg -o outputs/two --point 420,310 --point 600,200,0,2
-  i2vpp segment photos/ -o outputs/photos --everything
+  i2vpp segment photos/ -o outputs/photos --everything --cutouts --json
 
 written to the output folder, image by image:
-  masks/NAME.png      pixel value = object id, with the palette of DAVIS
-  overlays/NAME.png   the image with tinted objects
-  scores.json         {"NAME": {"image": ..., "size": [H, W], "objects": [{"id", "predicted_iou", "area", "bbox"}]}}
+  masks/NAME.png        pixel value = object id, with the palette of DAVIS; the stronger object wins an overlap
+  overlays/NAME.png     the image with tinted objects
+  scores.json           {"NAME": {"image": ..., "size": [H, W], "objects": [{"id", "predicted_iou", "area", "bbox"}]}}
+  cutouts/NAME_ID.png   with --cutouts: each object alone, cut to its bbox, transparent around it
+  rle/NAME.json         with --json: {"size": [H, W], "objects": {"1": {"size": [H, W], "counts": "..."}}}, COCO RLE
 """
 
 
@@ -57,13 +63,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         what.add_argument(option, metavar=form, type=parse, action="append", default=[], help=text)
     what.add_argument("--prompts", metavar="FILE.json", type=Path, help="a file of prompts, as of `i2vpp track`")
     what.add_argument("--everything", action="store_true", help="find masks without prompts")
+    outputs = parser.add_argument_group("what to write")
+    switch = argparse.BooleanOptionalAction
+    outputs.add_argument("--masks", action=switch, default=True, help="indexed PNGs (on)")
+    outputs.add_argument("--overlay", action=switch, default=True, help="pictures of tinted objects (on)")
+    outputs.add_argument("--cutouts", action="store_true", help="objects alone, as PNGs with alpha")
+    outputs.add_argument("--json", action="store_true", help=f"COCO RLE; needs {how_to_install('coco')}")
     found = parser.add_argument_group("with --everything")
-    found.add_argument("--points-per-side", metavar="N", type=integer(1), default=32,
-                       help="clicks along a side of the grid (%(default)s)")  # fmt: skip
-    found.add_argument("--iou-threshold", metavar="X", type=float, default=0.8,
-                       help="least predicted IoU (%(default)s); i2vpp-demo needs about 0.5")  # fmt: skip
-    found.add_argument("--stability-threshold", metavar="X", type=float, default=0.95,
-                       help="least stability (%(default)s); i2vpp-demo needs about 0.5")  # fmt: skip
+    add_grid_options(found)
 
 
 def read_prompts(arguments: argparse.Namespace) -> list[ObjectPrompt]:
@@ -122,15 +129,17 @@ def run(arguments: argparse.Namespace, choice: ModelChoice, prompts: Sequence[Ob
     from i2vpp.i2vpp_image_predictor import I2VPPImagePredictor  # noqa: PLC0415
     from i2vpp.runner import Runner  # noqa: PLC0415
     from i2vpp.utils.files import atomic_write  # noqa: PLC0415
+    from i2vpp.utils.result_files import require_coco  # noqa: PLC0415
 
     images = list_images(arguments.images)
+    if arguments.json:
+        require_coco()
     network = build_predictor(choice)
     runner = CompiledRunner if choice.compile else Runner
     predictor = I2VPPImagePredictor(network.model, dtype=network.dtype, runner=runner)
     scores: dict[str, Any] = {}
     failed = 0
-    for folder in ("masks", "overlays"):
-        (arguments.output / folder).mkdir(parents=True, exist_ok=True)
+    arguments.output.mkdir(parents=True, exist_ok=True)
     for name, image in tqdm(images.items(), unit="image", disable=arguments.quiet or len(images) == 1):
         try:
             scores[name] = {"image": image, **_segment(predictor, name, image, prompts, arguments)}
@@ -144,6 +153,24 @@ def run(arguments: argparse.Namespace, choice: ModelChoice, prompts: Sequence[Ob
     return 1 if failed else 0
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageObject:
+    """An object on an image.
+
+    Args:
+        entry: what scores.json says of it.
+        runs: its mask, overlaps included.
+    """
+
+    entry: dict[str, Any]
+    runs: RunLengths
+
+    @property
+    def obj_id(self) -> int:
+        """Its id."""
+        return int(self.entry["id"])
+
+
 def _segment(
     predictor: I2VPPImagePredictor,
     name: str,
@@ -151,33 +178,71 @@ def _segment(
     prompts: Sequence[ObjectPrompt],
     arguments: argparse.Namespace,
 ) -> dict[str, Any]:
-    """Write the masks and the overlay of an image and return its entry in scores.json."""
+    """Write the chosen files of an image and return its entry in scores.json."""
     from PIL import Image  # noqa: PLC0415 - see `run`
 
     from i2vpp.session.images import open_image  # noqa: PLC0415
     from i2vpp.utils.result_files import write_png  # noqa: PLC0415
     from i2vpp.utils.visualize import davis_palette, draw_prompt, overlay  # noqa: PLC0415
 
+    out = arguments.output
     pixels = open_image(image)
     if prompts:
         ids, objects = _prompted(predictor, pixels, prompts)
     else:
         ids, objects = _everything(predictor, pixels, arguments)
-    indexed = Image.fromarray(ids)
-    indexed.putpalette(davis_palette())
-    write_png(arguments.output / "masks" / f"{name}.png", indexed)
-    picture = overlay(pixels, ids, [entry["id"] for entry in objects], labels=bool(prompts))
-    for prompt in prompts:
-        picture = draw_prompt(picture, prompt.points, prompt.labels, prompt.box)
-    write_png(arguments.output / "overlays" / f"{name}.png", Image.fromarray(picture))
-    return {"size": list(ids.shape), "objects": objects}
+    if arguments.masks:
+        indexed = Image.fromarray(ids)
+        indexed.putpalette(davis_palette())
+        write_png(_made(out / "masks") / f"{name}.png", indexed)
+    if arguments.overlay:
+        picture = overlay(pixels, ids, [one.obj_id for one in objects], labels=bool(prompts))
+        for prompt in prompts:
+            picture = draw_prompt(picture, prompt.points, prompt.labels, prompt.box)
+        write_png(_made(out / "overlays") / f"{name}.png", Image.fromarray(picture))
+    if arguments.cutouts:
+        for one in objects:
+            if one.runs.area:
+                write_png(_made(out / "cutouts") / f"{name}_{one.obj_id}.png", _cut_out(pixels, one))
+    if arguments.json:
+        _write_rle(_made(out / "rle") / f"{name}.json", objects, ids.shape)
+    return {"size": list(ids.shape), "objects": [one.entry for one in objects]}
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _cut_out(pixels: NDArray[np.uint8], one: ImageObject) -> Image.Image:
+    """Return an object alone, transparent around it, at the size of its box."""
+    from i2vpp.utils.visualize import cut_out  # noqa: PLC0415 - see `run`
+
+    x, y, width, height = one.entry["bbox"]
+    return cut_out(pixels, one.runs.decode()).crop((x, y, x + width, y + height))
+
+
+def _write_rle(path: Path, objects: Sequence[ImageObject], size: tuple[int, ...]) -> None:
+    """Write the masks of an image as COCO RLE."""
+    from i2vpp.utils.files import atomic_write  # noqa: PLC0415 - see `run`
+    from i2vpp.utils.result_files import require_coco  # noqa: PLC0415
+
+    coco = require_coco()
+    masks = {}
+    for one in objects:
+        rle = coco.frPyObjects({"size": list(size), "counts": one.runs.lengths.tolist()}, *size)
+        masks[str(one.obj_id)] = {"size": list(size), "counts": rle["counts"].decode("ascii")}
+    with atomic_write(path, "w") as file:
+        json.dump({"size": list(size), "objects": masks}, file)
 
 
 def _prompted(
     predictor: I2VPPImagePredictor, pixels: NDArray[np.uint8], prompts: Sequence[ObjectPrompt]
-) -> tuple[NDArray[np.uint8], list[dict[str, Any]]]:
-    """Return the map of object ids [H, W], and what is known of each object; the higher logit wins an overlap."""
+) -> tuple[NDArray[np.uint8], list[ImageObject]]:
+    """Return the map of object ids [H, W], and the objects; the higher logit wins an overlap."""
     import numpy as np  # noqa: PLC0415 - see `run`
+
+    from i2vpp.data.rle import RunLengths  # noqa: PLC0415
 
     predictor.set_image(pixels)
     highest = np.zeros(pixels.shape[:2], np.float32)
@@ -194,7 +259,9 @@ def _prompted(
         best = int(ious.argmax())
         ids[logits[best] > highest] = prompt.obj_id
         highest = np.maximum(highest, logits[best])
-        objects.append(_entry(prompt.obj_id, float(ious[best]), logits[best] > 0))
+        mask = logits[best] > 0
+        entry = _entry(prompt.obj_id, float(ious[best]), mask)
+        objects.append(ImageObject(entry=entry, runs=RunLengths.encode(mask)))
     return ids, objects
 
 
@@ -207,25 +274,19 @@ def _entry(obj_id: int, iou: float, mask: NDArray[np.bool_]) -> dict[str, Any]:
 
 def _everything(
     predictor: I2VPPImagePredictor, pixels: NDArray[np.uint8], arguments: argparse.Namespace
-) -> tuple[NDArray[np.uint8], list[dict[str, Any]]]:
-    """Return the map of object ids [H, W], smaller objects over larger ones, and what is known of each object."""
+) -> tuple[NDArray[np.uint8], list[ImageObject]]:
+    """Return the map of object ids [H, W], smaller objects over larger ones, and the objects."""
     import numpy as np  # noqa: PLC0415 - see `run`
 
-    from i2vpp.automatic_mask_generator import I2VPPAutomaticMaskGenerator  # noqa: PLC0415
     from i2vpp.data.rle import parse_segmentation  # noqa: PLC0415
 
-    generator = I2VPPAutomaticMaskGenerator(
-        predictor,
-        points_per_side=arguments.points_per_side,
-        pred_iou_thresh=arguments.iou_threshold,
-        stability_score_thresh=arguments.stability_threshold,
-        output_mode="uncompressed_rle",
-    )
+    generator = build_generator(predictor, arguments, output_mode="uncompressed_rle")
     records = sorted(generator.generate(pixels)[:MOST_OBJECTS], key=lambda record: -record["area"])
     size = (pixels.shape[0], pixels.shape[1])
     ids = np.zeros(size, np.uint8)
     objects = []
     for obj_id, record in enumerate(records, 1):
-        ids[parse_segmentation(record.pop("segmentation"), size=size, where="a mask").decode()] = obj_id
-        objects.append({"id": obj_id, **record})
+        runs = parse_segmentation(record.pop("segmentation"), size=size, where="a mask")
+        ids[runs.decode()] = obj_id
+        objects.append(ImageObject(entry={"id": obj_id, **record}, runs=runs))
     return ids, objects

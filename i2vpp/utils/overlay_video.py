@@ -44,8 +44,11 @@ class OverlayWriter:
 
     Attributes:
         count: how many frames were added.
+        pixel_format: FFmpeg's name of the format of added images; a class for another one overrides it and `_open`.
         problem: what is wrong with the file after an error, in words; None if it holds all frames.
     """
+
+    pixel_format = "rgb24"
 
     def __init__(self, path: Path, fps: float | None) -> None:
         self.problem: str | None = None
@@ -76,7 +79,7 @@ class OverlayWriter:
         with self._reporting():
             if self._container is None:
                 self._open(image.shape[0], image.shape[1])
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format=self.pixel_format)
             frame.pts, frame.time_base = self._next(time), self._tick
             self._container.mux(self._stream.encode(frame))
         self.count += 1

@@ -14,6 +14,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import IO, Any
 
@@ -75,6 +76,23 @@ def index_map(result: FrameResult) -> UInt8:
     return found
 
 
+def save_index_mask(path: str | PathLike[str], result: FrameResult) -> None:
+    """Write the masks of a frame as one PNG of object ids with the palette of DAVIS.
+
+    Args:
+        path: path of the file.
+        result: result of the frame.
+
+    Raises:
+        I2VPPError: an id is none of 1 to 255.
+        OSError: the file cannot be written; an earlier file stays.
+    """
+    check_object_ids(result.obj_ids)
+    image = Image.fromarray(index_map(result)).convert("P")
+    image.putpalette(davis_palette())
+    write_png(Path(path), image)
+
+
 def write_png(path: Path, image: Image.Image, **options: Any) -> None:
     """Write an image as a PNG that appears only when it is complete.
 
@@ -97,6 +115,13 @@ def index_name(frame_idx: int) -> str:
     return f"{frame_idx:05d}"
 
 
+def marked() -> PngInfo:
+    """Return the text by which `is_written_here` recognises a PNG."""
+    mark = PngInfo()
+    mark.add_text("Software", _SOFTWARE)
+    return mark
+
+
 class MaskWriter:
     """Index masks in a folder, with the palette of DAVIS.
 
@@ -110,8 +135,7 @@ class MaskWriter:
         self.folder = folder
         self._name = name
         self._palette = davis_palette()
-        self._mark = PngInfo()
-        self._mark.add_text("Software", _SOFTWARE)
+        self._mark = marked()
 
     def add(self, frame_idx: int, index: UInt8) -> None:
         """Write the mask of one frame; its file appears only when it is complete.
@@ -289,7 +313,7 @@ def _number(value: float) -> str:
 
 
 def is_written_here(path: Path) -> bool:
-    """Whether a PNG was written by `MaskWriter`, whatever it is called."""
+    """Whether a PNG is marked as written by `MaskWriter` or as a cut-out, whatever it is called."""
     try:
         with Image.open(path, formats=["PNG"]) as image:
             return image.info.get("Software") == _SOFTWARE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,6 +111,52 @@ def plot(
     elif isinstance(frame, Image.Image):
         frame = np.array(frame.convert("RGB"))
     return Image.fromarray(overlay(frame, masks, obj_ids, alpha=alpha, labels=labels))
+
+
+def plot_records(
+    records: Sequence[Mapping[str, Any]], image: UInt8 | Image.Image | None = None, *, alpha: float = 0.5
+) -> Image.Image:
+    """Draw automatic masks, smaller ones over larger ones.
+
+    Args:
+        records: what `I2VPPAutomaticMaskGenerator.generate` returned, with `output_mode="binary_mask"`.
+        image: uint8 RGB [H, W, 3] or a PIL image of the masks' size; None for a dark background.
+        alpha: strength of the tint, 0 to 1.
+
+    Returns:
+        A PIL image, RGB, W x H.
+
+    Raises:
+        ValueError: there is neither a record nor an image, or they do not fit together.
+    """
+    if not records and image is None:
+        raise ValueError("there is nothing to draw: neither a record nor an image")
+    masks = [record["segmentation"] for record in sorted(records, key=lambda record: -record["area"])]
+    if any(not isinstance(mask, np.ndarray) for mask in masks):
+        raise ValueError("the records must hold masks: output_mode='binary_mask'")
+    size = image.size[::-1] if isinstance(image, Image.Image) else masks[0].shape if image is None else image.shape[:2]
+    stacked = np.stack(masks) if masks else np.zeros((0, *size), bool)
+    return plot(image, stacked, range(1, len(masks) + 1), alpha=alpha, labels=False)
+
+
+def cut_out(frame: UInt8 | Image.Image, mask: NDArray[np.bool_]) -> Image.Image:
+    """Return what a mask shows of a frame, transparent elsewhere.
+
+    Args:
+        frame: uint8 RGB [H, W, 3], or a PIL image of that size.
+        mask: bool [H, W].
+
+    Returns:
+        A PIL image, RGBA, W x H; black where it is transparent.
+
+    Raises:
+        ValueError: frame and mask do not fit together.
+    """
+    pixels = _rgb(np.array(frame.convert("RGB")) if isinstance(frame, Image.Image) else frame)
+    if mask.shape != pixels.shape[:2]:
+        raise ValueError(f"mask must be [H, W] = {pixels.shape[:2]}, got {mask.shape}")
+    alpha = np.where(mask, np.uint8(255), np.uint8(0))
+    return Image.fromarray(np.dstack([pixels * mask[..., None], alpha]))
 
 
 def _rgb(image: UInt8) -> UInt8:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from i2vpp.structures import FrameResult
+from i2vpp.utils.cutouts import cutout_writer
 from i2vpp.utils.overlay_video import OverlayWriter
 from i2vpp.utils.result_files import (
     MaskWriter,
@@ -43,15 +44,17 @@ class OutputChoice:
         overlay: `overlay.mp4`.
         rle: `masks.json`, COCO RLE.
         scores: `scores.csv`.
+        alpha: cut-outs, one of `i2vpp.utils.cutouts.ALPHA_FORMATS`; None for none.
     """
 
     masks: bool = True
     overlay: bool = True
     rle: bool = False
     scores: bool = True
+    alpha: str | None = None
 
     def __bool__(self) -> bool:
-        return self.masks or self.overlay or self.rle or self.scores
+        return self.masks or self.overlay or self.rle or self.scores or self.alpha is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +104,9 @@ class ResultWriter:
         self._overlay = OverlayWriter(folder / "overlay.mp4", video.fps) if choice.overlay else None
         self._rle = RleWriter(folder / "masks.json", video) if choice.rle else None
         self._scores = ScoreWriter(folder / "scores.csv") if choice.scores else None
+        self._cutouts = None
+        if choice.alpha is not None:
+            self._cutouts = cutout_writer(folder, choice.alpha, fps=video.fps, name=frames.name)
 
     @property
     def frames(self) -> list[int]:
@@ -111,7 +117,8 @@ class ResultWriter:
     def problems(self) -> list[str]:
         """What is wrong with files that do not hold all frames, one sentence each; complete after `close`."""
         of_overlay = (self._overlay and self._overlay.problem) or self._cut_short
-        return [problem for problem in (of_overlay, self._rle and self._rle.problem) if problem]
+        of_cutouts = self._cutouts and self._cutouts.problem
+        return [problem for problem in (of_overlay, self._rle and self._rle.problem, of_cutouts) if problem]
 
     def add(self, result: FrameResult) -> None:
         """Write a frame to all files; a frame that was written before is passed over.
@@ -131,6 +138,10 @@ class ResultWriter:
                 self._add_overlay(self._overlay, result.frame_idx, index, result.obj_ids)
             if self._masks is not None:
                 self._masks.add(result.frame_idx, index)
+        if self._cutouts is not None:
+            mask = (result.masks[:, 0] > 0).any(0).cpu().numpy()
+            frame_idx = result.frame_idx
+            self._cutouts.add(frame_idx, self._source.read(frame_idx), mask, self._source.time(frame_idx))
         if self._rle is not None:
             self._rle.add(result)
         if self._scores is not None:
@@ -158,7 +169,7 @@ class ResultWriter:
             if self._overlay is not None:
                 last.callback(_held_back, self._overlay.close)
                 last.callback(self._make_overlay, self._overlay, progress)
-            for writer in (self._scores, self._rle, self._overlay if self._in_order else None):
+            for writer in (self._scores, self._rle, self._cutouts, self._overlay if self._in_order else None):
                 if writer is not None:
                     last.callback(_held_back, writer.close)
 
@@ -182,6 +193,8 @@ class ResultWriter:
             "overlay.mp4": choice.overlay,
             "masks.json": choice.rle,
             "scores.csv": choice.scores,
+            "cutouts": choice.alpha == "png",
+            f"cutouts.{choice.alpha}": choice.alpha in ("webm", "mov"),
         }
         return [path for name, wanted in chosen.items() if wanted and (path := self._folder / name).exists()]
 
@@ -193,15 +206,16 @@ def _held_back(close: Callable[[], None]) -> None:
 
 def remove_results(folder: Path) -> None:
     """Delete the files of an earlier run; other files in the folder stay."""
-    for name in ("overlay.mp4", "overlay.png", "masks.json", "masks.json.partial", "scores.csv"):
+    videos = ("overlay.mp4", "cutouts.webm", "cutouts.mov")
+    for name in (*videos, "overlay.png", "masks.json", "masks.json.partial", "scores.csv"):
         (folder / name).unlink(missing_ok=True)
     for spool in folder.glob(f"{_SPOOL_PREFIX}*"):
         shutil.rmtree(spool)
-    masks = folder / "masks"
-    if not masks.is_dir():
-        return
-    for path in masks.glob("*.png"):
-        if _MASK_NAME.fullmatch(path.name) or is_written_here(path):
-            path.unlink()
-    if not any(masks.iterdir()):
-        masks.rmdir()
+    for pictures in (folder / "masks", folder / "cutouts"):
+        if not pictures.is_dir():
+            continue
+        for path in pictures.glob("*.png"):
+            if _MASK_NAME.fullmatch(path.name) or is_written_here(path):
+                path.unlink()
+        if not any(pictures.iterdir()):
+            pictures.rmdir()
