@@ -9,6 +9,8 @@ TYPE_CHECKING = False  # type checkers take it for True; `typing`, which has the
 if TYPE_CHECKING:
     from i2vpp.automatic_mask_generator import I2VPPAutomaticMaskGenerator
     from i2vpp.build_i2vpp import build_i2vpp_image_predictor, build_i2vpp_video_predictor
+    from i2vpp.detections import prompts_from_detector, track_detections
+    from i2vpp.discovery import ObjectDiscovery, track_everything
     from i2vpp.errors import (
         CheckpointError,
         CompilationError,
@@ -41,6 +43,7 @@ __all__ = [
     "I2VPPVideoPredictor",
     "I2VPPWarning",
     "InferenceState",
+    "ObjectDiscovery",
     "PromptError",
     "SessionError",
     "StreamSession",
@@ -49,6 +52,9 @@ __all__ = [
     "__version__",
     "build_i2vpp_image_predictor",
     "build_i2vpp_video_predictor",
+    "prompts_from_detector",
+    "track_detections",
+    "track_everything",
 ]
 
 # Modules of the names that `i2vpp.errors` does not define. The function `build_i2vpp` is not among them: as an
@@ -59,9 +65,13 @@ _MODULES = {
     "I2VPPImagePredictor": "i2vpp.i2vpp_image_predictor",
     "I2VPPVideoPredictor": "i2vpp.i2vpp_video_predictor",
     "InferenceState": "i2vpp.session.state",
+    "ObjectDiscovery": "i2vpp.discovery",
     "StreamSession": "i2vpp.stream",
     "build_i2vpp_image_predictor": "i2vpp.build_i2vpp",
     "build_i2vpp_video_predictor": "i2vpp.build_i2vpp",
+    "prompts_from_detector": "i2vpp.detections",
+    "track_detections": "i2vpp.detections",
+    "track_everything": "i2vpp.discovery",
 }
 
 if not TYPE_CHECKING:  # a type checker would take any name for one that this function finds

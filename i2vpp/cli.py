@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING, Any
 from i2vpp import __version__
 from i2vpp.checkpoint_files import DEMO, DOWNLOADABLE, demo_checkpoint
 from i2vpp.commands import annotate as annotate_command
+from i2vpp.commands import everything as everything_command
 from i2vpp.commands import prompts as prompt_args
 from i2vpp.commands import segment as segment_command
+from i2vpp.commands import track_options
 from i2vpp.errors import CheckpointError, FrameDecodeError, I2VPPError
 from i2vpp.model_choice import ModelChoice, add_model_options, build_predictor, chosen_model
 from i2vpp.utils.brief import counted
 from i2vpp.utils.notices import plain_warnings
 from i2vpp.utils.parser import Parser, integer
 from i2vpp.utils.signals import Terminated, exit_status, sigterm_raises
-from i2vpp.utils.suggest import how_to_install
 
 if TYPE_CHECKING:
     from i2vpp.commands.track import Summary
@@ -32,36 +33,8 @@ EXIT_ERROR, EXIT_USAGE, EXIT_BROKEN_PIPE = 1, 2, 141
 
 DEMO_FOLDER = Path("outputs/demo")
 TEXT_WIDTH = 80
-ON_BAD_FRAME = ("raise", "repeat", "skip")  # as in i2vpp.session.bad_frames, which takes seconds to import
 DOWNLOADS = f"{', '.join(DOWNLOADABLE)}, or all"
 UNTRAINED = "untrained weights, as --untrained asks for: the masks mean nothing"
-
-TRACK_TEXT = """\
-Track objects through a video. Say what to track with clicks, boxes or masks, in pixels of the video; frames count
-from 0, objects from 1, and both may be left out: frame 0, object 1. Clicks and boxes may be repeated; those of one
-object on one frame belong together.
-"""
-
-TRACK_EXAMPLES = """\
-examples:
-  i2vpp track dog.mp4 -o outputs/dog --point 420,310 --checkpoint sam-i2vpp_32gpu
-  i2vpp track dog.mp4 -o outputs/two --box 90,40,400,360 --point 600,200,0,2 --negative 640,90,0,2
-  i2vpp track frames/ -o outputs/vos --mask first_frame.png --json --no-overlay
-
-A prompts file is a JSON list. "frame" is 0 and "object" is 1 where they are left out, "labels" are 1 (positive) or
-0 (negative), and a mask file lies beside the JSON file and goes without points and box:
-  [{"frame": 0, "object": 1, "points": [[420, 310], [90, 80]], "labels": [1, 0], "box": [90, 40, 400, 360]},
-   {"frame": 8, "object": 2, "mask": "cat.png"}]
-
-written to the output folder, frame by frame, so that Ctrl-C keeps what is finished:
-  masks/00000.png ...   pixel value = object id, with the palette of DAVIS; the stronger object wins an overlap;
-                        called like the frames where VIDEO is a folder, else by the frame's index
-  overlay.mp4           the tracked frames with tinted objects, in the order and with the timing of the video
-  scores.csv            frame, time in seconds, object, object_score, predicted_iou, area, bad_frame
-  masks.json            with --json: {"video": {...}, "objects": {"1": {"0": {"size": [H, W], "counts": "..."}}}}
-
-exit status: 0 done, 1 error, 2 wrong usage, 130 interrupted by Ctrl-C, 143 by SIGTERM.
-"""
 
 Run = Callable[[argparse.Namespace], int]
 
@@ -127,49 +100,12 @@ def _add_track(commands: Any) -> None:
         commands,
         "track",
         run_track,
-        usage="VIDEO -o OUT (--point ... | --box ... | --mask ... | --prompts FILE.json) [options]",
+        usage="VIDEO -o OUT (--point ... | --box ... | --mask ... | --prompts FILE.json | --everything) [options]",
         brief="track objects through a video",
-        text=TRACK_TEXT,
-        examples=TRACK_EXAMPLES,
+        text=track_options.TEXT,
+        examples=track_options.EXAMPLES,
     )
-    parser.add_argument("video", metavar="VIDEO", help="video file, URL or folder of images")
-    parser.add_argument("-o", "--output", metavar="OUT", type=Path, required=True, help="folder for the results")
-    parser.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run in OUT")
-
-    what = parser.add_argument_group("what to track")
-    _repeatable(what, "--point", prompt_args.positive_point, prompt_args.POINT_FORM, "a click on the object")
-    _repeatable(what, "--negative", prompt_args.negative_point, prompt_args.POINT_FORM, "a click beside the object")
-    _repeatable(what, "--box", prompt_args.box, prompt_args.BOX_FORM, "a box around the object")
-    _repeatable(what, "--mask", prompt_args.mask_file, prompt_args.MASK_FORM,
-                "a mask image: with an object, all that it shows; else one object per value or colour")  # fmt: skip
-    what.add_argument("--resize-masks", action="store_true", help="resize masks whose size is not that of the video")
-    what.add_argument("--prompts", metavar="FILE.json", type=Path, help="a file of prompts, described below")
-
-    where = parser.add_argument_group("which frames")
-    direction = where.add_mutually_exclusive_group()
-    direction.add_argument("--reverse", action="store_true", help="track towards the beginning")
-    direction.add_argument("--both", action="store_true", help="track towards the end, then towards the beginning")
-    where.add_argument("--start-frame", metavar="N", type=integer(0), help="start here, not at the first prompt")
-    where.add_argument("--max-frames", metavar="N", type=integer(0),
-                       help="track at most N frames beyond the first one, in each direction")  # fmt: skip
-
-    where.add_argument("--on-bad-frame", choices=ON_BAD_FRAME, default=ON_BAD_FRAME[0],
-                       help="at a frame that cannot be decoded: stop with an error (raise), track the frame before "
-                            "in its place (repeat), or give it no result (skip); default: %(default)s")  # fmt: skip
-
-    add_model_options(parser)
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-
-    outputs = parser.add_argument_group("what to write")
-    switch = argparse.BooleanOptionalAction
-    outputs.add_argument("--masks", action=switch, default=True, help="indexed PNGs (on)")
-    outputs.add_argument("--overlay", action=switch, default=True, help="a video of tinted objects (on)")
-    outputs.add_argument("--scores", action=switch, default=True, help="a CSV table of scores (on)")
-    outputs.add_argument("--json", action="store_true", help=f"COCO RLE; needs {how_to_install('coco')}")
-
-
-def _repeatable(group: Any, option: str, parse: Callable[[str], Any], form: str, text: str) -> None:
-    group.add_argument(option, metavar=form, type=parse, action="append", default=[], help=text)
+    track_options.add_options(parser)
 
 
 def _add_segment(commands: Any) -> None:
@@ -256,32 +192,56 @@ def _add_download(commands: Any) -> None:
 def run_track(arguments: argparse.Namespace) -> int:
     """Run `i2vpp track`."""
     clicks = [*arguments.point, *arguments.negative, *arguments.box]
-    if not (clicks or arguments.mask or arguments.prompts):
-        arguments.usage_error("nothing to track: give --point, --box, --mask or --prompts")
-    if not (arguments.masks or arguments.overlay or arguments.scores or arguments.json):
-        arguments.usage_error("nothing to write: all of --masks, --overlay, --scores and --json are off")
+    if bool(clicks or arguments.mask or arguments.prompts) == arguments.everything:
+        arguments.usage_error(
+            "--everything goes without --point, --negative, --box, --mask and --prompts"
+            if arguments.everything
+            else "nothing to track: give --point, --box, --mask, --prompts or --everything"
+        )
+    if arguments.everything and (arguments.reverse or arguments.both):
+        arguments.usage_error("--everything tracks towards the end: without --reverse and --both")
+    if not (arguments.masks or arguments.overlay or arguments.scores or arguments.json or arguments.alpha):
+        arguments.usage_error("nothing to write: all of --masks, --overlay, --scores, --json and --alpha are off")
+    if arguments.alpha in ("webm", "mov") and (arguments.reverse or arguments.both):
+        arguments.usage_error(f"--alpha {arguments.alpha} is written forwards: with --reverse and --both, --alpha png")
     given = [*clicks, *(prompt for file in arguments.mask for prompt in prompt_args.read_mask(file))]
     if arguments.prompts is not None:
         given += prompt_args.read_prompts_file(arguments.prompts)
     prompts = prompt_args.merge(given)
 
     from i2vpp.commands import track  # noqa: PLC0415 - PyTorch takes seconds to import
+    from i2vpp.utils.result_files import MAX_OBJECT_ID  # noqa: PLC0415
     from i2vpp.utils.writers import OutputChoice  # noqa: PLC0415
 
-    choice = OutputChoice(masks=arguments.masks, overlay=arguments.overlay, rle=arguments.json, scores=arguments.scores)
+    choice = OutputChoice(
+        masks=arguments.masks,
+        overlay=arguments.overlay,
+        rle=arguments.json,
+        scores=arguments.scores,
+        alpha=arguments.alpha,
+    )
     span = track.Span(
         start_frame=arguments.start_frame,
         max_frames=arguments.max_frames,
         reverse=arguments.reverse,
         both=arguments.both,
     )
+    most = MAX_OBJECT_ID if arguments.masks or arguments.overlay else None
+    everything = everything_command.chosen(arguments, highest_id=most)
     track.check_folder(arguments.output, overwrite=arguments.overwrite)
     track.check_outputs(choice, prompts)
     predictor = build_predictor(_model(arguments))
     with predictor.init_state(arguments.video, on_bad_frame=arguments.on_bad_frame) as state:
         prompts = prompt_args.fit_masks(prompts, state.video_height, state.video_width, resize=arguments.resize_masks)
         summary = track.track(
-            predictor, state, prompts, arguments.output, choice=choice, span=span, quiet=arguments.quiet
+            predictor,
+            state,
+            prompts,
+            arguments.output,
+            choice=choice,
+            span=span,
+            quiet=arguments.quiet,
+            everything=everything,
         )
         bad_frames = state.bad_frames
     if bad_frames:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from i2vpp import cli
 from i2vpp.checkpoint import save_checkpoint
+from i2vpp.commands import track_options
 from i2vpp.errors import FrameDecodeError, I2VPPError, PromptError, VideoError
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.session.bad_frames import ON_BAD_FRAME, tolerate
@@ -62,7 +63,7 @@ def test_no_good_frame_at_all(tmp_path):
 def test_the_choice_is_checked(predictor, tmp_path):
     with pytest.raises(I2VPPError, match="on_bad_frame='ignore' is unknown; allowed: raise, repeat, skip"):
         predictor.init_state(FRAMES, on_bad_frame="ignore")
-    assert cli.ON_BAD_FRAME == ON_BAD_FRAME
+    assert track_options.ON_BAD_FRAME == ON_BAD_FRAME
 
 
 def run(predictor: I2VPPVideoPredictor, video: Any, choice: str, **span: Any) -> tuple[dict[int, Any], list[int]]:

@@ -221,6 +221,9 @@ def test_a_bad_value_names_its_option_and_the_form(
         ([], "nothing to track"),
         (["--point", "1,1", "--no-masks", "--no-overlay", "--no-scores"], "nothing to write"),
         (["--point", "1,1", "--reverse", "--both"], "not allowed with"),
+        (["--everything", "--point", "1,1"], "--everything goes without --point, --negative, --box, --mask"),
+        (["--everything", "--both"], "--everything tracks towards the end: without --reverse and --both"),
+        (["--everything", "--max-objects", "0"], "--max-objects: must be an integer of 1 or more"),
     ],
 )
 def test_wrong_usage(

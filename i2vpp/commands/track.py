@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from i2vpp.commands.everything import Everything
 from i2vpp.errors import I2VPPError
 from i2vpp.prompts import ObjectPrompt
 from i2vpp.utils.brief import counted
@@ -117,6 +118,8 @@ def track(
     choice: OutputChoice,
     span: Span,
     quiet: bool = False,
+    everything: Everything | None = None,
+    on_frame: Callable[[], None] | None = None,
 ) -> Summary:
     """Track the prompted objects and write results as they come; earlier results in the folder are deleted.
 
@@ -131,6 +134,8 @@ def track(
         choice: choice of the files that are written.
         span: frames that are tracked.
         quiet: whether to show no progress bar.
+        everything: how objects are found without prompts; None where there are prompts.
+        on_frame: called after each frame.
 
     Returns:
         What was written, and why it ended early where it did.
@@ -142,26 +147,53 @@ def track(
     add_prompts(predictor, state, prompts)
     num_frames = state.num_frames if state.source.countable else None
     video = VideoInfo(height=state.video_height, width=state.video_width, fps=state.fps, num_frames=num_frames)
-    results = predictor.propagate_in_video(
-        state,
-        start_frame_idx=span.start_frame,
-        max_frame_num_to_track=span.max_frames,
-        reverse=span.reverse,
-        both=span.both,
-        progress=not quiet,
-    )
+    limits: dict[str, Any] = {"max_frame_num_to_track": span.max_frames, "progress": not quiet}
+    results: Any
+    if everything is not None:
+        results = everything.discovery(predictor).track(state, start_frame_idx=span.start_frame or 0, **limits)
+    else:
+        results = predictor.propagate_in_video(
+            state, start_frame_idx=span.start_frame, reverse=span.reverse, both=span.both, **limits
+        )
     remove_results(folder)
     in_order = not (span.reverse or span.both)
     names = state.source.names
     name = index_name if names is None else names.__getitem__
     frames = FrameAccess(read=state.frame, name=name, time=state.source.time)
     writer = ResultWriter(folder, choice, video, frames, in_order=in_order)
+    return write_results(results, writer, {prompt.obj_id for prompt in prompts}, quiet=quiet, on_frame=on_frame)
+
+
+def write_results(
+    results: Any,
+    writer: ResultWriter,
+    obj_ids: set[int],
+    *,
+    quiet: bool,
+    on_frame: Callable[[], None] | None = None,
+) -> Summary:
+    """Write results as they come; Ctrl-C, SIGTERM and errors on the way end the run early.
+
+    Args:
+        results: generator of them, which is closed in the end.
+        writer: writes them, and is closed in the end.
+        obj_ids: ids of the objects that were prompted.
+        quiet: whether to show no progress bar.
+        on_frame: called after each frame.
+
+    Returns:
+        What was written, and why it ended early where it did.
+    """
     begin = time.perf_counter()
     stopped: BaseException | None = None
+    found = set(obj_ids)
     try:
         with closing(results):
             for result in results:
                 writer.add(result)
+                found.update(result.obj_ids)
+                if on_frame is not None:
+                    on_frame()
     except (KeyboardInterrupt, I2VPPError, OSError) as error:
         stopped = error
     finally:
@@ -172,7 +204,7 @@ def track(
             stopped = stopped or error
     return Summary(
         frames=writer.frames,
-        obj_ids=sorted({prompt.obj_id for prompt in prompts}),
+        obj_ids=sorted(found),
         seconds=time.perf_counter() - begin,
         paths=writer.paths(),
         stopped=stopped,

@@ -57,12 +57,14 @@ class ObjectTrack:
         clicks: clicks by prompted frame; None for a frame that was prompted with a mask.
         records: masks and scores by frame, of prompted and tracked frames alike.
         visited: frames that a propagation has passed since the object exists.
+        label: what the object is called, if it has been told.
     """
 
     bank: MemoryBank
     clicks: dict[int, Clicks | None] = field(default_factory=dict)
     records: dict[int, FrameRecord] = field(default_factory=dict)
     visited: set[int] = field(default_factory=set)
+    label: str | None = None
 
     def mark_visited(self, frames: Iterable[int]) -> None:
         """Treat frames as passed by a propagation, which passes an object only if it has a prompt."""
@@ -188,6 +190,24 @@ class InferenceState:
     def obj_ids(self) -> list[int]:
         """Ids of all objects, in the order in which they were added."""
         return list(self.tracks)
+
+    @property
+    def labels(self) -> dict[int, str]:
+        """What objects are called, by id; objects without a label are left out."""
+        return {obj_id: track.label for obj_id, track in self.tracks.items() if track.label is not None}
+
+    def set_label(self, obj_id: int, label: str | None) -> None:
+        """Say what an object is called; it keeps the label until it is removed.
+
+        Args:
+            obj_id: the object.
+            label: any text; None for no label.
+
+        Raises:
+            PromptError: there is no such object.
+        """
+        with self.lock:
+            self.track(obj_id).label = label
 
     @property
     def num_frames(self) -> int:
