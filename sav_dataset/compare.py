@@ -21,10 +21,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `sav_dataset` is no installed package
 
 from i2vpp.errors import DataError, I2VPPError
+from i2vpp.runs.settings import flat_settings
 from i2vpp.utils.parser import Parser, integer
 from sav_dataset.names import some
 from sav_dataset.report import markdown
-from sav_dataset.results import MEASURES, Evaluation, flat_settings, measures, read_evaluation
+from sav_dataset.results import MEASURES, Evaluation, measures, read_evaluation
 from sav_dataset.scoring import ObjectResult
 
 CONFIDENCE = 0.95

@@ -13,13 +13,12 @@ from typing import Any
 
 from i2vpp.data.files import read_json
 from i2vpp.errors import DataError
+from i2vpp.runs.settings import RUN_FOLDER
 from i2vpp.utils.files import atomic_write
 from sav_dataset.layouts import Missing
 from sav_dataset.scoring import ObjectResult
 
 MEASURES = ("J&F", "J", "F")
-RUN_FOLDER = ".run"
-"""Name of the folder beside predictions in which `test_pvs` records how they were made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +134,7 @@ def read_run(pred_root: Path) -> dict[str, Any] | None:
     path = pred_root / RUN_FOLDER / "run.json"
     if not path.is_file():
         return None
-    folder = path.parent / "units"  # the records of the run's jobs; see test_pvs/run_store.py
+    folder = path.parent / "units"  # the records of the run's jobs; see i2vpp/runs/store.py
     records = {file.relative_to(folder).with_suffix("").as_posix(): read_json(file) for file in folder.rglob("*.json")}
     made = [record for record in records.values() if "error" not in record]
     try:
@@ -152,23 +151,6 @@ def read_run(pred_root: Path) -> dict[str, Any] | None:
         "devices": sorted({record["device"] for record in made if record.get("device")}),
         "failed": sorted(name for name, record in records.items() if "error" in record),
     }
-
-
-def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings as one level, with dots between the keys.
-
-    Args:
-        settings: of a run, as `run.json` has them.
-        prefix: put before every key.
-
-    Returns:
-        The values by keys such as `model.selection.mode`.
-    """
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        name = f"{prefix}{key}"
-        flat.update(flat_settings(value, f"{name}.") if isinstance(value, dict) else {name: value})
-    return flat
 
 
 # ---- JSON

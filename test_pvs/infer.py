@@ -23,6 +23,8 @@ from i2vpp.errors import I2VPPError, NoDataError
 from i2vpp.evaluation.protocol import GivenObject, PromptProtocol
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.model_choice import ModelChoice, add_model_options
+from i2vpp.runs.runner import Meter
+from i2vpp.runs.store import DoJob, Job, JobRecord
 from i2vpp.utils.parser import Parser, integer
 from sav_dataset.layouts import ANNOTATIONS
 from test_pvs.options import (
@@ -34,8 +36,6 @@ from test_pvs.options import (
     protocol_name,
     run_command,
 )
-from test_pvs.run_store import DoJob, Job, JobRecord
-from test_pvs.runner import Meter
 from test_pvs.sav import IMAGES, SavObject, find_objects
 
 EXAMPLES = """\
@@ -56,7 +56,7 @@ TRACKED_ID = 1
 
 @dataclass(frozen=True, kw_only=True)
 class SavTracking:
-    """Tracks objects of SA-V, each of which is a job; calling it sets up a process (`test_pvs.runner.SetUp`).
+    """Tracks objects of SA-V, each of which is a job; calling it sets up a process (`i2vpp.runs.runner.SetUp`).
 
     Args:
         model: the network.

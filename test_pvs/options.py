@@ -18,21 +18,21 @@ from i2vpp.errors import I2VPPError, RunError
 from i2vpp.evaluation.protocol import PromptProtocol
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.model_choice import ModelChoice, build_predictor, chosen_model
+from i2vpp.runs.runner import SetUp, run_jobs
+from i2vpp.runs.settings import RUN_FOLDER
+from i2vpp.runs.store import Job, RunStore
 from i2vpp.utils.cluster import CLUSTERS, Cluster, Requeued, submit
 from i2vpp.utils.files import file_sha256
 from i2vpp.utils.notices import plain_warnings
 from i2vpp.utils.parser import Parser, integer
 from i2vpp.utils.signals import Terminated, exit_status
-from sav_dataset.results import RUN_FOLDER
-from test_pvs.run_store import Job, RunStore
-from test_pvs.runner import SetUp, run_jobs
 
 EXIT_ERROR = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """The jobs of a command, and what `test_pvs.runner.run_jobs` needs to make them."""
+    """The jobs of a command, and what `i2vpp.runs.runner.run_jobs` needs to make them."""
 
     jobs: Sequence[Job]
     set_up: SetUp

@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 from i2vpp.evaluation.protocol import PromptProtocol
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.model_choice import ModelChoice
+from i2vpp.runs.runner import Meter
+from i2vpp.runs.store import DoJob, Job, JobRecord
 from i2vpp.utils.result_files import MaskWriter, check_object_ids, index_map
 from test_pvs.benchmarks import VosVideo, VosVideos
 from test_pvs.options import build
-from test_pvs.run_store import DoJob, Job, JobRecord
-from test_pvs.runner import Meter
 
 
 @dataclass(frozen=True, kw_only=True)
 class VosTracking:
-    """Tracks videos, each of which is a job; calling it sets up a process (`test_pvs.runner.SetUp`).
+    """Tracks videos, each of which is a job; calling it sets up a process (`i2vpp.runs.runner.SetUp`).
 
     Args:
         model: the network.

@@ -18,9 +18,9 @@ from functools import partial
 from pathlib import Path
 
 from i2vpp.errors import DataError, I2VPPError
+from i2vpp.runs.runner import run_jobs
+from i2vpp.runs.store import DoJob, Job, JobRecord
 from i2vpp.utils.signals import exit_status
-from test_pvs.run_store import DoJob, Job, JobRecord
-from test_pvs.runner import run_jobs
 
 JOBS = [Job(name=f"{video}/{obj:03d}", frames=3 + obj) for video in ("bear", "cat", "dog") for obj in range(3)]
 SETTINGS = {"prompt": "gm", "model": {"seed": 0}}

@@ -10,11 +10,11 @@ import pytest
 
 from conftest import REPO
 from data_files import SQUARE, write_image, write_mask
+from i2vpp.runs.store import Job, RunStore
 from sav_dataset.plots import draw_plots
 from sav_dataset.results import Evaluation, ObjectResult, write_csv, write_frames_csv, write_json
 from sav_dataset.sav_evaluator import evaluate, main
 from test_pvs.mask_info import write_mask_info
-from test_pvs.run_store import Job, RunStore
 from tools import make_file_lists, pack_dataset, speed_table
 from tools.benchmarking.report import write_report
 

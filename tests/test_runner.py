@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 
 from i2vpp.errors import CheckpointError, RunError
+from i2vpp.runs.runner import Outcome, run_jobs
+from i2vpp.runs.store import Job, JobRecord, RunStore
 from i2vpp.utils.distributed import find_free_port
 from runner_jobs import JOBS, SETTINGS, Drawing
-from test_pvs.run_store import Job, JobRecord, RunStore
-from test_pvs.runner import Outcome, run_jobs
 
 REPO = Path(__file__).resolve().parent.parent
 NAMES = {job.name for job in JOBS}

@@ -14,11 +14,11 @@ from data_files import write_image, write_json, write_mask
 from i2vpp.checkpoint import save_checkpoint
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.model_choice import ModelChoice
+from i2vpp.runs.store import Job, JobRecord
 from i2vpp.utils.visualize import davis_palette
 from media import moving_disc
 from models import make_predictor
 from test_pvs.benchmarks import BENCHMARKS, VosVideos, open_benchmark, open_folder
-from test_pvs.run_store import Job, JobRecord
 from test_pvs.vos import VosTracking
 from tools import vos_inference
 

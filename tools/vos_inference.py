@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `test_pvs` is
 
 from i2vpp.errors import DataError, NoDataError
 from i2vpp.model_choice import add_model_options
+from i2vpp.runs.store import Job
 from i2vpp.utils.parser import Parser
 from sav_dataset.names import some
 from test_pvs import infer
@@ -36,7 +37,6 @@ from test_pvs.options import (
     protocol_name,
     run_command,
 )
-from test_pvs.run_store import Job
 from test_pvs.vos import VosTracking
 
 FOLDER, SAV = "folder", "sav"

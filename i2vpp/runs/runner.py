@@ -27,10 +27,10 @@ from torch.multiprocessing import get_context
 from tqdm import tqdm
 
 from i2vpp.errors import I2VPPError, RunError
+from i2vpp.runs.store import DoJob, Failure, Job, JobRecord, RunStore
 from i2vpp.utils.distributed import Ranks, broadcast_object, process_group
 from i2vpp.utils.machine import device_name, peak_memory
 from i2vpp.utils.signals import handled, sigterm_raises
-from test_pvs.run_store import DoJob, Failure, Job, JobRecord, RunStore
 
 SetUp: TypeAlias = Callable[[int], DoJob]
 """Builds what does the jobs of a process, from the index of the process on this machine, which is also its GPU's."""
@@ -97,7 +97,7 @@ def run_jobs(
     Args:
         jobs: all jobs, also those that are done.
         set_up: called once in each process, and only when there is a job for it; can be pickled.
-        out: output folder; `test_pvs.run_store` describes its content.
+        out: output folder; `i2vpp.runs.store` describes its content.
         settings: what the masks depend on, as plain data: a run goes on with the same settings only.
         processes: number of processes on this machine; with 1 the jobs are made in this process.
         threads: PyTorch's threads in each process. Sums on a CPU depend on it, so it is one of the settings.
@@ -399,7 +399,7 @@ class Meter:
 
     Args:
         device: where the network runs.
-        on_frame: called on each frame; see `test_pvs.run_store.DoJob`.
+        on_frame: called on each frame; see `i2vpp.runs.store.DoJob`.
     """
 
     def __init__(self, device: torch.device, on_frame: Callable[[], None]) -> None:

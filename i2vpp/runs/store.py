@@ -26,8 +26,8 @@ from filelock import FileLock, Timeout
 
 from i2vpp import __version__
 from i2vpp.errors import RunError
+from i2vpp.runs.settings import RUN_FOLDER, flat_settings
 from i2vpp.utils.files import atomic_write
-from sav_dataset.results import RUN_FOLDER, flat_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class JobRecord:
-    """What a finished job took; `test_pvs.runner.Meter` makes it.
+    """What a finished job took; `i2vpp.runs.runner.Meter` makes it.
 
     Args:
         frames: number of tracked frames; 0 for a job that had nothing to do and wrote nothing.

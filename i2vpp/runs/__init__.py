@@ -1,0 +1,1 @@
+"""Runs: jobs shared by processes and machines, each made once and whole."""
