@@ -25,7 +25,7 @@ export function showLibrary(open = true) {
   byId("show-library").setAttribute("aria-expanded", open);
   if (open) {
     loadLibrary();
-    (drawer.querySelector("[aria-current=true]") ?? drawer.querySelector("button.video"))?.focus({ preventScroll: true });
+    (drawer.querySelector("[aria-current=true]") ?? drawer.querySelector("button.video") ?? byId("close-library")).focus({ preventScroll: true });
   }
 }
 
