@@ -80,7 +80,7 @@ def test_sav_masks_are_read_back(annotation: Annotation, tmp_path: Path) -> None
     expected = [*(f"001/{t:05d}.png" for t in range(6)), *(f"003/{t:05d}.png" for t in range(2, 6)), "objects.json"]
     assert files(folder) == expected
     for t in range(6):
-        assert np.array_equal(read(folder / f"001/{t:05d}.png"), large(t) * np.uint8(255))
+        assert np.array_equal(read(folder / f"001/{t:05d}.png"), large(t))
     frames = tmp_path / "frames"
     frames.mkdir()
     for t in range(FRAMES):
@@ -257,12 +257,16 @@ def test_a_full_disk_ends_an_export_in_words(
 ) -> None:
     replace = Path.replace
 
+    def full_at_once(path: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     def full(path: Path, target: Path) -> Path:
         if "00004" in target.name:
             raise OSError(errno.ENOSPC, "No space left on device")
         return replace(path, target)
 
     monkeypatch.setattr(Path, "replace", full)
+    monkeypatch.setattr(Path, "write_bytes", full_at_once)
     with pytest.raises(DiskFullError, match=r"no space is left on the disk of .*; nothing of the export is left"):
         export(annotation, tmp_path / "out" / "x", "sav", footage=FOOTAGE)
     assert list((tmp_path / "out").iterdir()) == []

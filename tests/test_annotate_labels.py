@@ -120,9 +120,12 @@ def test_classes_are_numbered_alike_for_all_videos() -> None:
 def as_before_labels(path: Path) -> None:
     """Take from a file what version 1 did not have."""
     with sqlite3.connect(path) as connection:
-        for table in ("labels", "classes"):
+        connection.execute("CREATE TABLE used_ids (id INTEGER PRIMARY KEY)")
+        connection.execute("INSERT INTO used_ids SELECT object FROM ids UNION SELECT object FROM past_ids")
+        for table in ("labels", "classes", "ids", "tracked"):
             connection.execute(f"DROP TABLE {table}")
             connection.execute(f"DROP TABLE past_{table}")
+        connection.execute("DROP TABLE propagation")
         connection.execute("PRAGMA user_version = 1")
     connection.close()
 

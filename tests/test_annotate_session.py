@@ -398,12 +398,15 @@ def test_what_is_told_while_frames_come(video, tmp_path, predictor):
     annotator.told.clear()
     propagate(session)
     annotator.close()
-    masks = [message for message in annotator.told if message["type"] == "mask"]
-    assert [message["frame"] for message in masks] == list(range(FRAMES))
-    assert masks[0]["objects"] == {}, "a prompted frame is not tracked"
-    area, score, iou = masks[3]["objects"]["1"]
+    masks = [message for message in annotator.told if "tracked" in message]
+    assert [message["tracked"] for message in masks] == list(range(1, FRAMES)), "a prompted frame is not tracked"
+    assert [message["masks"] for message in masks] == [[t] for t in range(1, FRAMES)]
+    assert [message["since"] + 1 for message in masks] == [message["revision"] for message in masks]
     with opened(video, tmp_path / "out", lambda: predictor) as again:
-        assert again.store.timeline()[1][3] == (area, pytest.approx(score), pytest.approx(iou))
+        kinds = {f: kind for first, last, kind in again.state()["timeline"]["1"] for f in range(first, last + 1)}
+    assert {f: kind for message in masks for f, _, kind in message["timeline"]["1"]} == {
+        f: kind for f, kind in kinds.items() if f
+    }
     jobs = [message["job"] for message in annotator.told if message["type"] == "job"]
     assert [job["done"] for job in jobs[1:]] == [1, 2, 3, 4, 5, 6, 6]
     assert jobs[4]["fps"] > 0

@@ -300,7 +300,7 @@ def test_a_new_edit_drops_what_was_undone(annotation: Annotation) -> None:
     annotation.undo()
     annotation.undo()
     with annotation.edit("add d") as edit:
-        assert edit.add_object("d").id == 4  # 2 and 3 are not used again
+        assert edit.add_object("d").id == 2  # undone, ids are free again
     assert annotation.redo_label is None
     assert annotation.redo() is None
     annotation.undo()
@@ -346,14 +346,14 @@ def test_an_error_takes_the_whole_edit_back(annotation: Annotation) -> None:
     before = content(annotation), annotation.revision
     with pytest.raises(ZeroDivisionError), annotation.edit("bad") as edit:
         edit.add_object()
-        edit.set_mask(2, 0, square(3))
+        edit.set_mask(1, 0, square(3))
         _ = 1 / 0
     assert (content(annotation), annotation.revision) == before
     assert annotation.redo_label == "Add"
     with pytest.raises(OSError, match="mine"), annotation.edit("bad") as edit:
         raise OSError("mine")
     with annotation.edit("Add") as edit:
-        assert edit.add_object().id == 2  # the failed edit used no id
+        assert edit.add_object().id == 1  # the failed edit used no id
 
 
 def test_a_stale_revision_is_refused(annotation: Annotation) -> None:

@@ -1,15 +1,16 @@
-"""What the HTTP interface needs for every request: reading bodies and queries, working in threads, answering."""
+"""What requests bring and what answers consist of: JSON both ways, pictures, compression."""
 
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from i2vpp.annotate.problems import RequestError
 from i2vpp.annotate.session import VideoSession
@@ -24,6 +25,41 @@ WithSession = Callable[[SessionHandler], Handler]
 
 FRAME_SECONDS = 3600  # for which a browser may keep a frame
 GONE = 499  # status of an answer whose browser has closed the connection; nginx's number for that
+PACKED_BYTES = 1000  # answers of so many bytes are compressed
+PACKING = 1  # level of gzip: masks and states are packed for every request
+
+
+def answer_json(
+    request: Request, content: Any, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Answer with JSON.
+
+    Args:
+        request: what is answered.
+        content: dictionaries, lists, strings and numbers. Bytes of file names that are not UTF-8 are escaped.
+        status: HTTP status.
+        headers: further headers.
+    """
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    body = text.encode("utf-8", "backslashreplace")  # in a JSON string that is an escape, too
+    return packed(request, body, "application/json", headers or {}, status)
+
+
+def packed(request: Request, body: bytes, media_type: str, headers: Mapping[str, str], status: int = 200) -> Response:
+    """Answer with bytes, compressed where the browser takes that and it is worth it.
+
+    Args:
+        request: what is answered.
+        body: the bytes.
+        media_type: their type.
+        headers: further headers.
+        status: HTTP status.
+    """
+    found = {**headers, "vary": "accept-encoding"}
+    if len(body) >= PACKED_BYTES and "gzip" in request.headers.get("accept-encoding", ""):
+        body = gzip.compress(body, PACKING)
+        found["content-encoding"] = "gzip"
+    return Response(body, status, found, media_type)
 
 
 async def run(workers: Workers, task: Callable[..., T], *args: Any, **kwargs: Any) -> T:
@@ -74,9 +110,16 @@ async def left(request: Request) -> None:
         pass
 
 
-async def answer_state(session: VideoSession, **more: Any) -> Response:
-    """Answer with the state of a video."""
-    return JSONResponse({**await run(session.store_worker, session.state), **more})
+async def answer_state(request: Request, session: VideoSession, since: int | None = None, **more: Any) -> Response:
+    """Answer with the state of a video.
+
+    Args:
+        request: what is answered.
+        session: the video.
+        since: the revision that the page knows: the answer has what changed since then; None: all.
+        more: further entries.
+    """
+    return answer_json(request, {**await run(session.store_worker, session.state, since), **more})
 
 
 async def read(request: Request, allowed: set[str]) -> dict[str, Any]:
@@ -105,6 +148,11 @@ def _refuse_constant(name: str) -> float:
 def revision(body: dict[str, Any]) -> int:
     """Return the revision of the store that the page knew when it made the request."""
     return json_integer("revision", body.get("revision"))
+
+
+def known_to(body: dict[str, Any]) -> int | None:
+    """Return the revision that the page knew, where the request does not depend on it; None where it is not told."""
+    return None if body.get("revision") is None else revision(body)
 
 
 def whole(text: str, key: str, low: int, high: int = 2**53) -> int:

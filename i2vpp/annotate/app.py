@@ -13,14 +13,17 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from i2vpp.annotate.answers import (
     Handler,
     SessionHandler,
+    answer_json,
     answer_state,
+    known_to,
+    packed,
     picture,
     read,
     revision,
@@ -35,7 +38,7 @@ from i2vpp.annotate.label_routes import label_routes
 from i2vpp.annotate.problems import EXPECTED, NotFoundError, RequestError
 from i2vpp.annotate.security import Gate, Guard, Refused
 from i2vpp.annotate.session import VideoSession
-from i2vpp.annotate.transfers import start_export, start_import
+from i2vpp.annotate.transfers import mask_folders, start_export, start_import
 from i2vpp.annotate.values import Prompts
 from i2vpp.annotate.workspace import Workspace
 from i2vpp.utils.json_values import json_flag, json_integer
@@ -68,19 +71,19 @@ def make_app(workspace: Workspace, guard: Guard) -> ASGIApp:
     return Gate(Starlette(routes=routes.table(), exception_handlers=answers, lifespan=lifespan), guard=guard)
 
 
-async def answer_refused(_: Request, refused: Refused) -> Response:
+async def answer_refused(request: Request, refused: Refused) -> Response:
     """Answer a request whose body turned out too large while it was read."""
-    return JSONResponse({"error": refused.reason}, refused.status)
+    return answer_json(request, {"error": refused.reason}, refused.status)
 
 
-async def answer_unknown(_: Request, error: HTTPException) -> Response:
+async def answer_unknown(request: Request, error: HTTPException) -> Response:
     """Answer a request for a path or method that does not exist."""
-    return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
+    return answer_json(request, {"error": error.detail}, error.status_code, error.headers)
 
 
-async def answer_bug(_: Request, __: Exception) -> Response:
+async def answer_bug(request: Request, __: Exception) -> Response:
     """Answer after an unexpected exception; Starlette raises it again, so that it gets into the log."""
-    return JSONResponse({"error": "an error in the program; the server's log tells more"}, 500)
+    return answer_json(request, {"error": "an error in the program; the server's log tells more"}, 500)
 
 
 class Routes:
@@ -106,7 +109,6 @@ class Routes:
             Route(f"{video}/open", self._with(self.open), methods=["POST"]),
             Route(f"{video}/close", self.close, methods=["POST"]),
             Route(f"{video}/thumbnail", self.thumbnail),
-            Route(f"{video}/timeline", self._with(self.timeline)),
             Route(f"{video}/frames/{{t:int}}", self._with(self.frame)),
             Route(f"{video}/masks/{{t:int}}", self._with(self.masks)),
             Route(f"{video}/doubtful", self._with(self.doubtful)),
@@ -118,8 +120,10 @@ class Routes:
             Route(f"{video}/undo", self._with(partial(self.travel, "undo")), methods=["POST"]),
             Route(f"{video}/redo", self._with(partial(self.travel, "redo")), methods=["POST"]),
             Route(f"{video}/propagate", self._with(self.propagate), methods=["POST"]),
+            Route(f"{video}/go-on", self._with(self.go_on), methods=["POST"]),
             Route(f"{video}/export", self._with(self.export), methods=["POST"]),
             Route(f"{video}/import", self._with(self.import_masks), methods=["POST"]),
+            Route(f"{video}/mask-folders", self._with(self.mask_folders)),
             Route(f"{video}/cancel", self._with(self.cancel), methods=["POST"]),
         ]
 
@@ -132,37 +136,37 @@ class Routes:
                     return await handler(request, session)
                 except StaleRevisionError as error:
                     state = await run(session.store_worker, session.state)
-                    return JSONResponse({"error": self._workspace.problems.words(error), "state": state}, 409)
+                    return answer_json(request, {"error": self._workspace.problems.words(error), "state": state}, 409)
 
         return handle
 
-    async def answer_problem(self, _: Request, error: Exception) -> Response:
+    async def answer_problem(self, request: Request, error: Exception) -> Response:
         """Answer with the status and the message of an expected error."""
         status = self._workspace.problems.status(error)
         if status >= 500:
             log.warning("%s", error, exc_info=error)
-        return JSONResponse({"error": self._workspace.problems.words(error)}, status)
+        return answer_json(request, {"error": self._workspace.problems.words(error)}, status)
 
     # ---- page, list, events
 
-    async def page(self, _: Request) -> Response:
+    async def page(self, request: Request) -> Response:
         """Answer with the page itself."""
-        return self._file("index.html")
+        return self._file(request, "index.html")
 
     async def static(self, request: Request) -> Response:
         """Answer with a file of the page; only those found at the start are served, so no path can lead elsewhere."""
-        return self._file(request.path_params["name"])
+        return self._file(request, request.path_params["name"])
 
-    def _file(self, name: str) -> Response:
+    def _file(self, request: Request, name: str) -> Response:
         if name not in self._static:
             raise NotFoundError("there is no such file")
         file, media_type = self._static[name]
-        return Response(file.read_bytes(), media_type=media_type, headers={"cache-control": "no-cache"})
+        return packed(request, file.read_bytes(), media_type, {"cache-control": "no-cache"})
 
-    async def library(self, _: Request) -> Response:
+    async def library(self, request: Request) -> Response:
         """List the videos."""
         videos = await self._workspace.describe()
-        return JSONResponse({"videos": videos, "model": self._workspace.describe_model()})
+        return answer_json(request, {"videos": videos, "model": self._workspace.describe_model()})
 
     async def thumbnail(self, request: Request) -> Response:
         """Answer with a small picture of a video."""
@@ -178,22 +182,20 @@ class Routes:
     async def close(self, request: Request) -> Response:
         """Close a video."""
         await self._workspace.close(request.path_params["id"])
-        return JSONResponse({})
+        return answer_json(request, {})
 
     # ---- looking at a video
 
-    async def state(self, _: Request, session: VideoSession) -> Response:
-        """Answer with the state of a video."""
-        return await answer_state(session)
+    async def state(self, request: Request, session: VideoSession) -> Response:
+        """Answer with the state of a video, or with what changed since a revision."""
+        known = request.query_params.get("since")
+        return await answer_state(request, session, None if known is None else whole(known, "since", 0))
 
-    async def open(self, _: Request, session: VideoSession) -> Response:
+    async def open(self, request: Request, session: VideoSession) -> Response:
         """Open a video."""
-        self._workspace.events.send(type="video", id=session.video.id, revision=session.store.revision)
-        return await answer_state(session)
-
-    async def timeline(self, _: Request, session: VideoSession) -> Response:
-        """Answer with areas and scores of all masks."""
-        return JSONResponse(await run(session.store_worker, session.timeline))
+        now = session.store.revision
+        self._workspace.events.send(type="video", id=session.video.id, since=now, revision=now)
+        return await answer_state(request, session)
 
     async def frame(self, request: Request, session: VideoSession) -> Response:
         """Answer with a frame as JPEG."""
@@ -218,22 +220,21 @@ class Routes:
         headers = {"etag": tag, "cache-control": "private, no-cache"}
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers=headers)
-        return Response(body, media_type="application/octet-stream", headers=headers)
+        return packed(request, body, "application/octet-stream", headers)
 
     async def doubtful(self, request: Request, session: VideoSession) -> Response:
         """Answer with the next frame that a person should look at."""
         after = whole(request.query_params.get("after", "-1"), "after", -1)
-        return JSONResponse({"frame": await run(session.store_worker, session.doubtful, after)})
+        return answer_json(request, {"frame": await run(session.store_worker, session.doubtful, after)})
 
     # ---- changing it
 
     async def add_object(self, request: Request, session: VideoSession) -> Response:
         """Add an object."""
         body = await read(request, {"revision", "name", "color"})
-        created = await run(
-            session.store_worker, session.add_object, revision(body), body.get("name"), body.get("color")
-        )
-        return await answer_state(session, created=created)
+        known = revision(body)
+        created = await run(session.store_worker, session.add_object, known, body.get("name"), body.get("color"))
+        return await answer_state(request, session, known, created=created)
 
     async def change_object(self, request: Request, session: VideoSession) -> Response:
         """Change an object's name, colour or flags."""
@@ -245,15 +246,16 @@ class Routes:
         if "locked" in changes:
             session.jobs.stop(PROPAGATE)
             workers = session.model_worker
-        await run(workers, session.change_object, request.path_params["obj"], revision(body), changes)
-        return await answer_state(session)
+        known = revision(body)
+        await run(workers, session.change_object, request.path_params["obj"], known, changes)
+        return await answer_state(request, session, known)
 
     async def delete_object(self, request: Request, session: VideoSession) -> Response:
         """Delete an object."""
         expected = whole(request.query_params.get("revision", ""), "revision", 0)
         session.jobs.stop(PROPAGATE)
         await run(session.model_worker, session.delete_object, request.path_params["obj"], expected)
-        return await answer_state(session)
+        return await answer_state(request, session, expected)
 
     async def set_prompts(self, request: Request, session: VideoSession) -> Response:
         """Replace the prompts of an object on a frame."""
@@ -264,14 +266,15 @@ class Routes:
         session.jobs.stop(PROPAGATE)
         where = request.path_params["obj"], request.path_params["t"]
         await run(session.model_worker, session.set_prompts, *where, expected, prompts)
-        return await answer_state(session)
+        return await answer_state(request, session, expected)
 
     async def travel(self, move: str, request: Request, session: VideoSession) -> Response:
         """Take the last step back, or do the step again that was undone last: `move` is `undo` or `redo`."""
         body = await read(request, {"revision"})
         session.jobs.stop(PROPAGATE)
-        await run(session.model_worker, session.travel, move, revision(body))
-        return await answer_state(session)
+        known = revision(body)
+        await run(session.model_worker, session.travel, move, known)
+        return await answer_state(request, session, known)
 
     async def propagate(self, request: Request, session: VideoSession) -> Response:
         """Start a job that tracks objects."""
@@ -279,34 +282,50 @@ class Routes:
         objects, stop = body.get("objects"), body.get("stop")
         if objects is not None and not (isinstance(objects, list) and all(type(i) is int for i in objects)):
             raise RequestError("objects must be a list of ids, or null for all")
+        known = revision(body)
         await run(
             session.store_worker,
             session.start_propagation,
-            revision(body),
+            known,
             start=json_integer("start", body.get("start")),
             direction=body.get("direction", "forward"),
             stop=None if stop is None else json_integer("stop", stop),
             obj_ids=objects,
         )
-        return await answer_state(session)
+        return await answer_state(request, session, known)
+
+    async def go_on(self, request: Request, session: VideoSession) -> Response:
+        """Go on with the propagation that broke off, or give it up."""
+        body = await read(request, {"revision", "give_up"})
+        known = revision(body)
+        if json_flag("give_up", body.get("give_up", False)):
+            await run(session.store_worker, session.store.set_propagation, None)
+        else:
+            await run(session.store_worker, session.go_on, known)
+        return await answer_state(request, session, known)
 
     async def export(self, request: Request, session: VideoSession) -> Response:
         """Start a job that writes masks to files."""
         body = await read(request, {"kind", "every", "revision"})
         every = 1 if body.get("every") is None else json_integer("every", body["every"])
         await run(session.store_worker, start_export, session, body.get("kind"), every)
-        return await answer_state(session)
+        return await answer_state(request, session, known_to(body))
 
     async def import_masks(self, request: Request, session: VideoSession) -> Response:
         """Start a job that reads masks from files."""
         body = await read(request, {"folder", "prompts", "revision"})
         await run(session.store_worker, start_import, session, body.get("folder"), body.get("prompts", "first"))
-        return await answer_state(session)
+        return await answer_state(request, session, known_to(body))
 
-    async def cancel(self, _: Request, session: VideoSession) -> Response:
+    async def mask_folders(self, request: Request, session: VideoSession) -> Response:
+        """Name folders that masks could be imported from."""
+        return answer_json(request, {"folders": await run(session.store_worker, mask_folders, session)})
+
+    async def cancel(self, request: Request, session: VideoSession) -> Response:
         """Ask the running job to end."""
+        body = await read(request, {"revision"}) if await request.body() else {}
         session.jobs.stop()
-        return await answer_state(session)
+        return await answer_state(request, session, known_to(body))
 
 
 def static_files() -> dict[str, tuple[Path, str]]:

@@ -12,6 +12,8 @@ Row: TypeAlias = tuple[int, int, int, float, float]
 THRESHOLD = 0.25
 REACH = 5
 SMALL_AREA = 64
+SURE_IOU = 0.6  # predicted overlap; timelines mark lower ones
+SURE_SCORE = 1.0  # object score, a logit: between 0 (not there) and this it is hardly there
 
 
 def next_doubtful(rows: Sequence[Row], prompted: Collection[tuple[int, int]], after: int) -> int | None:
@@ -39,6 +41,16 @@ def next_doubtful(rows: Sequence[Row], prompted: Collection[tuple[int, int]], af
         doubts[frame] = max(doubts.get(frame, 0.0), doubt)
     peaks = sorted(frame for frame in doubts if _is_peak(doubts, frame))
     return next((frame for frame in peaks if frame > after), peaks[0] if peaks else None)
+
+
+def is_doubtful(score: float, iou: float) -> bool:
+    """Whether timelines mark a visible mask of an object that was not prompted there.
+
+    Args:
+        score: object score, a logit; NaN if unknown.
+        iou: predicted IoU; NaN if unknown.
+    """
+    return iou < SURE_IOU or score < SURE_SCORE
 
 
 def _doubt(before: int, area: int, score: float, iou: float) -> float:

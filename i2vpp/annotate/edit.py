@@ -9,9 +9,9 @@ import zlib
 from dataclasses import dataclass, replace
 from typing import Any
 
-from i2vpp.annotate.history import NO_FRAME, History, names
+from i2vpp.annotate.history import COLUMNS, MASK_TABLES, NO_FRAME, History, names
 from i2vpp.annotate.labels import Label, changed_label, label_of, new_label
-from i2vpp.annotate.values import ObjectInfo, Prompts, StoredMask, check_color, check_name
+from i2vpp.annotate.values import ObjectInfo, Prompts, StoredMask, Touched, check_color, check_name
 from i2vpp.errors import PromptError
 from i2vpp.utils.result_files import MAX_OBJECT_ID
 from i2vpp.utils.visualize import object_color
@@ -41,14 +41,20 @@ class Edit:
         self._extent = extent
         self._label, self._joint = label, joint
         self._step: int | None = None
+        self._keys: dict[str, set[tuple[int, int]]] = {table: set() for table in COLUMNS}
 
     @property
     def changed(self) -> bool:
         """Whether anything was changed yet."""
         return self._step is not None
 
+    @property
+    def touched(self) -> Touched:
+        """What was changed so far."""
+        return Touched.of(self._keys)
+
     def add_object(self, name: str | None = None, color: str | None = None, *, obj_id: int | None = None) -> ObjectInfo:
-        """Add an object; an id that was ever used in this file is not used again.
+        """Add an object; the id of an object that was deleted is not used again, that of an undone addition is.
 
         Args:
             name: None: `Object <id>`.
@@ -61,7 +67,8 @@ class Edit:
         Raises:
             PromptError: a bad name or colour, or all 255 ids were used.
         """
-        used = {row[0] for row in self._sql("SELECT id FROM used_ids")}
+        self._begin()  # ids that only undone steps know are free from now on
+        used = {row[0] for row in self._sql("SELECT object FROM ids")}
         free = [i for i in range(1, MAX_OBJECT_ID + 1) if i not in used]
         if not free:
             raise PromptError(
@@ -74,7 +81,7 @@ class Edit:
             name=check_name(f"Object {number}" if name is None else name),
             color=check_color("#{:02x}{:02x}{:02x}".format(*object_color(number)) if color is None else color),
         )
-        self._sql("INSERT INTO used_ids VALUES (?)", (number,))
+        self._put("ids", number, NO_FRAME, (1,))
         self._put("objects", number, NO_FRAME, (info.name, info.color, info.hidden, info.locked))
         return info
 
@@ -176,7 +183,7 @@ class Edit:
     def delete_object(self, obj_id: int) -> None:
         """Delete an object with its prompts and masks."""
         self._object(obj_id)
-        for table in ("masks", "prompts", "classes", "objects"):
+        for table in (*MASK_TABLES, "prompts", "classes", "objects"):
             for (frame,) in self._sql(f"SELECT frame FROM {table} WHERE object = ?", (obj_id,)).fetchall():
                 self._put(table, obj_id, frame, None)
 
@@ -210,21 +217,47 @@ class Edit:
             PromptError: there is no such object or frame.
             ValueError: the mask has another size than the video.
         """
+        self._put_mask("masks", obj_id, frame, mask)
+
+    def set_tracked(self, obj_id: int, frame: int, mask: StoredMask | None) -> None:
+        """Set the mask that a prompted frame had before it was prompted, see `Annotation.tracked`.
+
+        Args:
+            obj_id: the object.
+            frame: index of the frame.
+            mask: replaces an earlier one; None deletes it.
+
+        Raises:
+            PromptError: there is no such object or frame.
+            ValueError: the mask has another size than the video.
+        """
+        self._put_mask("tracked", obj_id, frame, mask)
+
+    def set_done(self, frames: int) -> None:
+        """Note how far the propagation is, see `Annotation.propagation`; this is no part of a step."""
+        self._sql("UPDATE propagation SET done = ?", (frames,))
+
+    def _put_mask(self, table: str, obj_id: int, frame: int, mask: StoredMask | None) -> None:
         self._check_key(obj_id, frame)
         if mask is None:
-            if self._sql("SELECT 1 FROM masks WHERE object = ? AND frame = ?", (obj_id, frame)).fetchone():
-                self._put("masks", obj_id, frame, None)
+            if self._sql(f"SELECT 1 FROM {table} WHERE object = ? AND frame = ?", (obj_id, frame)).fetchone():
+                self._put(table, obj_id, frame, None)
             return
         mask.check_size(self._extent.height, self._extent.width)
         packed = zlib.compress(mask.runs, COMPRESSION)
         runs = self._sql("INSERT INTO runs (data) VALUES (?)", (packed,)).lastrowid
-        self._put("masks", obj_id, frame, (mask.area, _known(mask.score), _known(mask.iou), len(packed), runs))
+        self._put(table, obj_id, frame, (mask.area, _known(mask.score), _known(mask.iou), len(packed), runs))
 
-    def _put(self, table: str, obj_id: int, frame: int, row: tuple[Any, ...] | None) -> None:
-        """Write or delete (None) a row; the first change makes this edit a step."""
+    def _begin(self) -> int:
+        """Return the step that this edit is; it is begun by the first change."""
         if self._step is None:
             self._step = self._history.begin(self._label, self._joint)
-        self._history.keep(self._step, table, obj_id, frame)
+        return self._step
+
+    def _put(self, table: str, obj_id: int, frame: int, row: tuple[Any, ...] | None) -> None:
+        """Write or delete (None) a row."""
+        self._history.keep(self._begin(), table, obj_id, frame)
+        self._keys[table].add((obj_id, frame))
         if row is None:
             self._sql(f"DELETE FROM {table} WHERE object = ? AND frame = ?", (obj_id, frame))
         else:

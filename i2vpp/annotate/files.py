@@ -8,12 +8,13 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from i2vpp.annotate.errors import AnnotationError, DiskFullError, is_disk_full
-from i2vpp.annotate.history import create_table, create_tables
+from i2vpp.annotate.history import NO_FRAME, create_table, create_tables
 
 APPLICATION_ID = 0x69327670  # "i2vp", in the header of the file
-VERSION = 2
-READABLE = (1, VERSION)
-"""Versions of files that are opened; those of version 1 become such of version 2."""
+VERSION = 3
+READABLE = (1, 2, VERSION)
+"""Versions of files that are opened; earlier ones get what they lack. Version 2 has brought labels, version 3 ids that
+undo gives back, the masks below prompts, and the propagation that runs."""
 LOCK_SECONDS = 2.0
 
 
@@ -44,7 +45,7 @@ def open_file(path: Path) -> sqlite3.Connection:
             problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             if problem != "ok":
                 raise sqlite3.DatabaseError(problem)
-            if connection.execute("PRAGMA user_version").fetchone()[0] == 1:
+            if connection.execute("PRAGMA user_version").fetchone()[0] < VERSION:
                 _migrate(connection)
         except BaseException:
             connection.close()
@@ -76,10 +77,17 @@ def _check_kind(path: Path) -> None:
         )
 
 
+_PROPAGATION = "CREATE TABLE propagation (value TEXT, done INTEGER)"  # the one that runs; at most one row
+
+
 def _migrate(connection: sqlite3.Connection) -> None:
-    """Bring a file of version 1 to version 2, with its history: it gets the tables of labels."""
+    """Bring a file of an earlier version to the present one, with its history."""
     connection.execute("BEGIN IMMEDIATE")
-    _add_labels(connection)
+    if connection.execute("PRAGMA user_version").fetchone()[0] < 2:
+        _add_labels(connection)
+    _add_ids(connection)
+    create_table(connection, "tracked")
+    connection.execute(_PROPAGATION)
     connection.execute(f"PRAGMA user_version = {VERSION}")
     connection.execute("COMMIT")
 
@@ -89,6 +97,29 @@ def _add_labels(connection: sqlite3.Connection) -> None:
         create_table(connection, table)
 
 
+def _add_ids(connection: sqlite3.Connection) -> None:
+    """Bring the ids of all objects that were ever added into the history; before version 3 they were outside of it."""
+    sql = connection.execute
+    create_table(connection, "ids")
+    sql("INSERT INTO ids SELECT id, ?, 1 FROM used_ids", (NO_FRAME,))
+    sql("DROP TABLE used_ids")
+    # Steps that are done and added an object: it was not there before. Undoing them takes the id out.
+    sql(
+        "INSERT INTO past_ids SELECT min(step), object, frame, 0, NULL FROM past_objects "
+        "WHERE step <= (SELECT step FROM position) AND NOT present GROUP BY object"
+    )
+    # Objects whose addition is undone: only steps that can be done again know them.
+    sql(
+        "INSERT INTO past_ids SELECT min(step), object, frame, 1, 1 FROM past_objects "
+        "WHERE object NOT IN (SELECT object FROM objects) AND object NOT IN "
+        "(SELECT object FROM past_objects WHERE step <= (SELECT step FROM position)) GROUP BY object"
+    )
+    sql(
+        "DELETE FROM ids WHERE object IN "
+        "(SELECT object FROM past_ids WHERE present AND step > (SELECT step FROM position))"
+    )
+
+
 def _create(connection: sqlite3.Connection) -> None:
     connection.execute("BEGIN IMMEDIATE")
     create_tables(connection)
@@ -96,7 +127,7 @@ def _create(connection: sqlite3.Connection) -> None:
         "CREATE TABLE video (name TEXT, height INTEGER, width INTEGER, frames INTEGER, revision INTEGER, "
         "settled INTEGER)"
     )
-    connection.execute("CREATE TABLE used_ids (id INTEGER PRIMARY KEY)")
+    connection.execute(_PROPAGATION)
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {VERSION}")
     connection.execute("COMMIT")

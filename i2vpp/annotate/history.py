@@ -12,23 +12,29 @@ from __future__ import annotations
 
 import sqlite3
 
-from i2vpp.annotate.values import Change
+from i2vpp.annotate.values import Change, Touched
 
 MAX_STEPS = 200
 MAX_BYTES = 1 << 29
 """Bytes of masks that the history keeps. Beyond that the oldest steps are deleted, except for the last one."""
 
 NO_FRAME = -1
+_MASK = ("area INTEGER", "score REAL", "iou REAL", "bytes INTEGER", "runs INTEGER")
+MASK_TABLES = ("masks", "tracked")
 COLUMNS = {
     "objects": ("name TEXT", "color TEXT", "hidden INTEGER", "locked INTEGER"),
+    "ids": ("used INTEGER",),
     "prompts": ("value TEXT",),
-    "masks": ("area INTEGER", "score REAL", "iou REAL", "bytes INTEGER", "runs INTEGER"),
+    "masks": _MASK,
+    "tracked": _MASK,
     "labels": ("name TEXT", "color TEXT"),
     "classes": ("label INTEGER",),
 }
-"""Tables by name, with what their rows hold beside the key; `objects` have the frame NO_FRAME. The runs of a mask are
-a row of the table `runs`, where they take `bytes` bytes. `labels` have the frame NO_FRAME, too, and their number in the
-place of the object; `classes` has the number of the label of each object that has one."""
+"""Tables by name, with what their rows hold beside the key; `objects` and `ids` have the frame NO_FRAME. `ids` has the
+ids of all objects that were ever added, deleted ones included; undoing an addition takes its id out. `tracked` has the
+masks that prompted frames had before they were prompted. The runs of a mask are a row of the table `runs`, where they
+take `bytes` bytes. `labels` have the frame NO_FRAME, too, and their number in the place of the object; `classes` has
+the number of the label of each object that has one."""
 
 _EXCHANGED = 0  # number of no step; rows have it while they are exchanged
 
@@ -113,10 +119,10 @@ class History:
             f"FROM (SELECT 1) LEFT JOIN (SELECT * {row})",
             (step, obj_id, frame, obj_id, frame),
         ).rowcount
-        if table == "masks" and kept:
+        if table in MASK_TABLES and kept:
             size = f"coalesce((SELECT bytes {row}), 0)"
             self._sql(f"UPDATE steps SET bytes = bytes + {size} WHERE number = ?", (obj_id, frame, step))
-        elif table == "masks":  # the mask was made by this same step, so undo never needs it
+        elif table in MASK_TABLES:  # the mask was made by this same step, so undo never needs it
             self._sql(f"DELETE FROM runs WHERE id = (SELECT runs {row})", (obj_id, frame))
 
     def trim(self) -> None:
@@ -148,7 +154,8 @@ class History:
 
     def _forget(self, which: str, step: int) -> None:
         self._sql(f"DELETE FROM steps WHERE number {which}", (step,))
-        self._sql(f"DELETE FROM runs WHERE id IN (SELECT runs FROM past_masks WHERE step {which})", (step,))
+        for table in MASK_TABLES:
+            self._sql(f"DELETE FROM runs WHERE id IN (SELECT runs FROM past_{table} WHERE step {which})", (step,))
         for table in COLUMNS:
             self._sql(f"DELETE FROM past_{table} WHERE step {which}", (step,))
 
@@ -157,13 +164,12 @@ class History:
         if label is None:
             return None
         keys = {table: self._exchange_rows(table, step) for table in COLUMNS}
-        self._sql(
-            "UPDATE steps SET bytes = (SELECT coalesce(sum(bytes), 0) FROM past_masks WHERE step = ?) WHERE number = ?",
-            (step, step),
+        sizes = " + ".join(
+            f"(SELECT coalesce(sum(bytes), 0) FROM past_{table} WHERE step = :step)" for table in MASK_TABLES
         )
+        self._sql(f"UPDATE steps SET bytes = {sizes} WHERE number = :step", {"step": step})
         self._sql("UPDATE position SET step = ?", (position,))
-        objects = frozenset(obj_id for obj_id, _ in keys["objects"])
-        return Change(label=label, objects=objects, prompts=frozenset(keys["prompts"]), masks=frozenset(keys["masks"]))
+        return Change(label=label, **vars(Touched.of(keys)))
 
     def _exchange_rows(self, table: str, step: int) -> list[tuple[int, int]]:
         """Exchange the rows of a step with those of the table; return their keys."""

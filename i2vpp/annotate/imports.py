@@ -11,8 +11,10 @@ which frames they are prompts, too, is chosen.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -26,6 +28,8 @@ from i2vpp.data.frame_folders import IMAGE_SUFFIXES
 from i2vpp.data.masks import IGNORED, FrameSize, Mask, VideoMasks, read_object
 from i2vpp.errors import DataError
 from i2vpp.utils.json_files import read_json
+
+LOOKED_AT = 64  # files of a folder that may hold masks
 
 _Masks: TypeAlias = "dict[int, dict[int, StoredMask]]"  # by the object ids of the files, and by frame
 PromptFrames: TypeAlias = "Literal['first', 'all'] | Collection[int]"
@@ -113,6 +117,22 @@ def import_masks(
                 edit.set_prompts(info.id, frame, Prompts(imported=True))
     count = sum(len(masks) for masks in read.values())
     return Imported(objects=tuple(sorted(added, key=lambda info: info.id)), masks=count)
+
+
+def may_hold_masks(folder: Path) -> bool:
+    """Whether a folder has the layout of masks, by names alone: PNGs and no other images, or folders named by numbers.
+
+    A folder of JPEG frames has not. Only the first files of a long folder are looked at.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            first = [Path(entry.path) for entry in islice(entries, LOOKED_AT) if not entry.name.startswith(".")]
+    except OSError:
+        return False
+    images = [path for path in first if path.suffix.lower() in IMAGE_SUFFIXES]
+    if images:
+        return all(path.suffix.lower() == ".png" for path in images)
+    return any(path.name.isascii() and path.name.isdecimal() and path.is_dir() for path in first)
 
 
 def _read(file: _MaskFile, maps: VideoMasks, size: FrameSize) -> dict[int, Mask]:

@@ -33,8 +33,9 @@ async def add_label(request: Request, session: VideoSession) -> Response:
     body = await read(request, {"revision", "name", "color", "object"})
     obj_id = None if body.get("object") is None else json_integer("object", body["object"])
     choice = body.get("name"), body.get("color")
-    created = await run(session.store_worker, _add, session, revision(body), choice, obj_id)
-    return await answer_state(session, created=created)
+    known = revision(body)
+    created = await run(session.store_worker, _add, session, known, choice, obj_id)
+    return await answer_state(request, session, known, created=created)
 
 
 def _add(session: VideoSession, expected: int, choice: tuple[Any, Any], obj_id: int | None) -> int:
@@ -50,8 +51,9 @@ async def change_label(request: Request, session: VideoSession) -> Response:
     """Change the name or the colour of a label."""
     body = await read(request, {"revision", "name", "color"})
     changes = {key: body[key] for key in ("name", "color") if body.get(key) is not None}
-    await run(session.store_worker, _change, session, revision(body), request.path_params["label"], changes)
-    return await answer_state(session)
+    known = revision(body)
+    await run(session.store_worker, _change, session, known, request.path_params["label"], changes)
+    return await answer_state(request, session, known)
 
 
 def _change(session: VideoSession, expected: int, number: int, changes: dict[str, Any]) -> None:
@@ -63,8 +65,9 @@ def _change(session: VideoSession, expected: int, number: int, changes: dict[str
 async def delete_label(request: Request, session: VideoSession) -> Response:
     """Delete a label; its objects have none then."""
     body = await read(request, {"revision"})
-    await run(session.store_worker, _delete, session, revision(body), request.path_params["label"])
-    return await answer_state(session)
+    known = revision(body)
+    await run(session.store_worker, _delete, session, known, request.path_params["label"])
+    return await answer_state(request, session, known)
 
 
 def _delete(session: VideoSession, expected: int, number: int) -> None:
@@ -77,8 +80,9 @@ async def set_label(request: Request, session: VideoSession) -> Response:
     """Give an object a label, by its number, or none, by 0."""
     body = await read(request, {"revision", "label"})
     number = json_integer("label", body.get("label")) or None
-    await run(session.store_worker, _set, session, revision(body), request.path_params["obj"], number)
-    return await answer_state(session)
+    known = revision(body)
+    await run(session.store_worker, _set, session, known, request.path_params["obj"], number)
+    return await answer_state(request, session, known)
 
 
 def _set(session: VideoSession, expected: int, obj_id: int, number: int | None) -> None:

@@ -33,6 +33,11 @@ class Video:
     path: Path
 
     @property
+    def shown_name(self) -> str:
+        """The name for people: bytes of it that are not UTF-8 are escaped, as in `\\xe9`."""
+        return shown_name(self.name)
+
+    @property
     def file_name(self) -> str:
         """A file name for what belongs to the video, without suffix; no two videos of a folder share it."""
         raw = self.name.encode("utf-8", "surrogateescape")
@@ -49,15 +54,20 @@ class Library:
         root: the opened folder; nothing outside it is ever read as a video.
         videos: the videos in natural order.
         left_out: names of links that lead out of the folder.
+        opened: what was opened: the folder, or the video.
     """
 
     root: Path
     videos: list[Video]
     left_out: list[str]
+    opened: Path
 
-    def get(self, video_id: str) -> Video | None:
-        """Return the video with that id, or None."""
-        return next((video for video in self.videos if video.id == video_id), None)
+    def listed_again(self) -> list[Video]:
+        """Return the videos that are there now; files that were written to have other ids than before."""
+        try:
+            return open_library(self.opened).videos
+        except (VideoError, OSError):  # nothing is there at the moment
+            return []
 
     def open(self, video: Video) -> FrameSource:
         """Open a video's frames; every call opens it anew.
@@ -87,23 +97,28 @@ def open_library(path: Path) -> Library:
         raise VideoError(f"{path} does not exist; give a video file, a folder of frames, or a folder of either")
     if path.is_file():
         resolved = path.resolve()
-        return Library(resolved.parent, [_video(path.name, resolved)], [])
+        return Library(resolved.parent, [_video(path.name, resolved)], [], path)
     root = path.resolve()
     entries = sorted((entry for entry in root.iterdir() if not entry.name.startswith(".")), key=natural_key)
     files = [entry for entry in entries if entry.is_file()]
     movies = [file for file in files if _is_movie(file)]
     if not movies and any(is_image(file) for file in files):
-        return Library(root, [_video(root.name or "frames", root)], [])
+        return Library(root, [_video(root.name or "frames", root)], [], path)
     inside = [entry for entry in entries if is_below(root, entry)]
     videos = [_video(entry.name, entry) for entry in inside if entry in movies or holds_image(entry)]
     left_out = [entry.name for entry in entries if entry not in inside]
     if not videos:
-        outside = f" (left out, as they lead out of it: {', '.join(left_out[:3])})" if left_out else ""
+        outside = f" (left out, as they lead out of it: {', '.join(map(shown_name, left_out[:3]))})" if left_out else ""
         raise VideoError(
             f"there is no video in {path}{outside}: looked for files with suffix {', '.join(VIDEO_SUFFIXES)} and for "
             f"folders with images ({', '.join(IMAGE_SUFFIXES)}); deeper folders are not searched"
         )
-    return Library(root, videos, left_out)
+    return Library(root, videos, left_out, path)
+
+
+def shown_name(name: str) -> str:
+    """Return the name of a file with those bytes escaped, as in `\\xe9`, that are not UTF-8 and cannot be shown."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def is_below(root: Path, path: Path) -> bool:

@@ -88,6 +88,9 @@ class Prompter:
             raise PromptError(
                 "the imported mask below these strokes is no longer known by itself: undo, or paint over them"
             )
+        below = self._store.tracked(key.obj_id, key.frame)
+        if below is not None:
+            return self._found(below)
         return self._tracks().without_prompts(key.obj_id, key.frame) or self._nothing()
 
     def _stored(self, key: Key) -> ObjectMask:

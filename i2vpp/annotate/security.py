@@ -76,8 +76,13 @@ def guard_for(host: str, token: str | None) -> Guard:
     return Guard(
         names=frozenset(name.lower() for name in own),
         any_address=True,
-        token=token or secrets.token_urlsafe(24),
+        token=token or new_token(),
     )
+
+
+def new_token() -> str:
+    """Return a random token."""
+    return secrets.token_urlsafe(24)
 
 
 def is_local(host: str) -> bool:

@@ -48,7 +48,7 @@ class Server:
 
     def __init__(self, workspace: Workspace, address: Address) -> None:
         if address.token is not None and (problem := bad_token(address.token)):
-            raise I2VPPError(f"--token: {problem}")
+            raise I2VPPError(f"{problem}; choose another one, or have one made by --new-token")
         self.workspace = workspace
         self._socket = _listen(address.host, address.port)
         self.port: int = self._socket.getsockname()[1]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-import struct
+import json
 import uuid
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,9 @@ from i2vpp.annotate.model import Model
 from i2vpp.annotate.problems import EXPECTED, NotFoundError, Problems
 from i2vpp.annotate.prompting import Prompter
 from i2vpp.annotate.store import Annotation
-from i2vpp.annotate.tracks import ModelTracks, ObjectMask
+from i2vpp.annotate.tracks import ModelTracks
 from i2vpp.annotate.values import ObjectInfo, Prompts
+from i2vpp.annotate.views import masks, news, remaining, state
 from i2vpp.annotate.workers import Workers
 from i2vpp.errors import PromptError
 from i2vpp.session.video import FrameSource
@@ -56,8 +56,8 @@ class ServerContext:
 
     @property
     def mask_roots(self) -> list[Path]:
-        """The folders that masks may be imported from."""
-        return [self.library.root, *([] if self.masks is None else [self.masks.resolve()])]
+        """The folders that masks may be imported from; the one that was named for that comes first."""
+        return [*([] if self.masks is None else [self.masks.resolve()]), self.library.root]
 
     def store_path(self, video: Video) -> Path:
         """Return the file of a video's annotation."""
@@ -87,6 +87,7 @@ class VideoSession:
         self.thumbnail_worker = Workers(f"i2vpp-thumbnails-{video.id}")
         self.files_worker = Workers(f"i2vpp-files-{video.id}")  # exports and imports
         self._tracks: ModelTracks | None = None
+        self._closing = False  # then a propagation breaks off, as when the server is killed
         self.jobs = JobRunner(self._tell_job, self.tell, context.problems)
         try:
             source = self.frame_reader.source
@@ -99,6 +100,7 @@ class VideoSession:
         except BaseException:
             self.frame_reader.close()
             raise
+        self._told = self.store.revision
         self._prompter = Prompter(self.store, self._ready_tracks)
 
     def open_frames(self) -> FrameSource:
@@ -112,6 +114,7 @@ class VideoSession:
 
     def close(self) -> Future[None]:
         """Stop the job, keep what is done, and free everything. Returns at once; the future is done at the end."""
+        self._closing = True
         self.jobs.stop()
         closed = self.model_worker.submit(self._close)
         self.model_worker.close()
@@ -130,55 +133,23 @@ class VideoSession:
         finally:
             self.store.close()
 
-    def tell(self) -> None:
-        """Tell all pages that the store has changed."""
-        self.context.send(type="video", id=self.video.id, revision=self.store.revision)
+    def tell(self, **more: Any) -> None:
+        """Tell all pages what changed in the store since this was last called, see `views.news`."""
+        with self.store.still():
+            event = news(self, self._told)
+            self._told = event["revision"]
+        self.context.send(type="video", **event, **more)
 
     # ---- reading; in `store_worker`
 
-    def state(self) -> dict[str, Any]:
-        """Return what a page shows of the video."""
-        store = self.store
-        return {
-            "id": self.video.id,
-            "name": self.video.name,
-            "width": self.width,
-            "height": self.height,
-            "fps": self.fps,
-            "frames": self.frames,
-            "revision": store.revision,
-            "undo": store.undo_label,
-            "redo": store.redo_label,
-            "objects": [asdict(info) for info in store.objects()],
-            "labels": [asdict(label) for label in store.labels()],
-            "prompts": {
-                str(obj_id): {str(frame): prompts.to_json() for frame, prompts in frames.items()}
-                for obj_id, frames in store.prompts().items()
-            },
-            "job": self.jobs.to_json(),
-        }
-
-    def timeline(self) -> dict[str, Any]:
-        """Return area and scores of all masks."""
-        revision = self.store.revision
-        objects = {}
-        for obj_id, frames in self.store.timeline().items():
-            areas, scores, ious = zip(*frames.values(), strict=True)
-            objects[str(obj_id)] = {
-                "frames": list(frames),
-                "area": areas,
-                "score": [known(score) for score in scores],
-                "iou": [known(iou) for iou in ious],
-            }
-        return {"revision": revision, "objects": objects}
+    def state(self, since: int | None = None) -> dict[str, Any]:
+        """Return what a page shows of the video, see `views.state`."""
+        return state(self, since)
 
     def masks(self, frame: int) -> bytes:
-        """Return a frame's masks: of each object id, number of run lengths, and these; little-endian uint32."""
+        """Return a frame's masks, see `views.masks`."""
         self.check_frame(frame)
-        parts = []
-        for obj_id, mask in self.store.masks(frame).items():
-            parts += [struct.pack("<II", obj_id, len(mask.runs) // 4), mask.runs]
-        return b"".join(parts)
+        return masks(self.store, frame)
 
     def doubtful(self, after: int) -> int | None:
         """Return the next frame that a person should look at; hidden and locked objects are ignored."""
@@ -234,7 +205,9 @@ class VideoSession:
     # ---- what needs the network; in `model_worker`
 
     def set_prompts(self, obj_id: int, frame: int, revision: int, prompts: Prompts) -> None:
-        """Set an object's prompts on a frame and recompute its mask there; empty prompts delete the mask.
+        """Set an object's prompts on a frame and recompute its mask there.
+
+        Without prompts the frame has the mask again that it had before it was prompted, or none.
 
         Args:
             obj_id: the object.
@@ -253,16 +226,19 @@ class VideoSession:
             raise PromptError(f"{info.name} is locked; unlock it first")
         self.store.check_revision(revision)  # before the network runs, which takes long
         prompts = prompts.inside(self.height, self.width)
-        old = self.store.prompts().get(obj_id, {}).get(frame, Prompts())
+        old = self.store.prompts_on(obj_id, frame)
         stays = prompts.imported and not (prompts.points or prompts.box)
         prompts = replace(prompts, imported=old.imported and stays)
         if prompts == old:
             return
         try:
-            found = self._prompter.answer(obj_id, frame, old, prompts) if prompts else None
+            below = (self.store.tracked if old else self.store.mask)(obj_id, frame)  # comes back without prompts
+            found = self._prompter.answer(obj_id, frame, old, prompts).stored() if prompts else below
             with self.store.edit(_prompt_label(info, frame, old, prompts)) as edit:
                 edit.set_prompts(obj_id, frame, prompts)
-                edit.set_mask(obj_id, frame, None if found is None else found.stored())
+                edit.set_mask(obj_id, frame, found)
+                if not old or not prompts:
+                    edit.set_tracked(obj_id, frame, below if prompts else None)
         except EXPECTED as error:
             self._recover(error, [obj_id])
             raise
@@ -300,22 +276,55 @@ class VideoSession:
             obj_ids: the objects; None for all that have prompts and are not locked.
         """
         self.store.check_revision(revision)
-        way = self._way(start, direction, stop)
+        ways = self._way(start, direction, stop)
         chosen = self._propagated(obj_ids)
         name = f"Propagate {chosen[0].name}" if len(chosen) == 1 else f"Propagate {len(chosen)} objects"
-        job = Job(PROPAGATE, name, sum(map(len, way)))
-        self.jobs.start(job, self.model_worker, lambda job: self._propagate(job, [info.id for info in chosen], way))
+        self._start_propagation(name, [info.id for info in chosen], ways)
 
-    def _propagate(self, job: Job, obj_ids: Sequence[int], way: Sequence[range]) -> dict[str, Any]:
+    def go_on(self, revision: int) -> None:
+        """Go on with the propagation that broke off when the server ended, as a job; in `store_worker`.
+
+        Args:
+            revision: revision of the store that the wish was made in view of.
+
+        Raises:
+            NotFoundError: none did.
+        """
+        self.store.check_revision(revision)
+        found = self.store.propagation()
+        if found is None:
+            raise NotFoundError("no propagation broke off")
+        value = json.loads(found[0])
+        there = {info.id for info in self.store.objects()}
+        chosen = self._propagated([obj_id for obj_id in value["objects"] if obj_id in there])
+        ways = remaining([range(*way) for way in value["ways"]], found[1])
+        self._start_propagation(value["label"], [info.id for info in chosen], ways)
+
+    def _start_propagation(self, label: str, obj_ids: list[int], ways: list[range]) -> None:
+        text = json.dumps({"label": label, "objects": obj_ids, "ways": [[w.start, w.stop, w.step] for w in ways]})
+
+        def task(job: Job) -> dict[str, Any]:
+            self.store.set_propagation(text)
+            try:
+                return self._propagate(job, obj_ids, ways)
+            finally:
+                if not self._closing:
+                    self.store.set_propagation(None)
+
+        self.jobs.start(Job(PROPAGATE, label, sum(map(len, ways))), self.model_worker, task)
+
+    def _propagate(self, job: Job, obj_ids: Sequence[int], ways: Sequence[range]) -> dict[str, Any]:
         step = uuid.uuid4().hex
         try:
-            tracked = self._ready_tracks().propagate(obj_ids, way, stopping=lambda: job.stopping)
+            tracked = self._ready_tracks().propagate(obj_ids, ways, stopping=lambda: job.stopping)
             with closing(tracked) as results:
                 for done, (frame, found) in enumerate(results, start=1):
                     with self.store.edit(job.label, joint=step) as edit:
                         for obj_id, one in found.items():
                             edit.set_mask(obj_id, frame, one.stored())
-                    self._tell_mask(frame, found)
+                        edit.set_done(done)
+                    if found:
+                        self.tell(tracked=frame)
                     self.jobs.step(job, done)
                     if job.stopping:
                         break
@@ -381,15 +390,6 @@ class VideoSession:
 
     def _tell_job(self, job: dict[str, Any]) -> None:
         self.context.send(type="job", id=self.video.id, job=job)
-
-    def _tell_mask(self, frame: int, found: dict[int, ObjectMask]) -> None:
-        objects = {str(i): [int(one.mask.sum()), known(one.score), known(one.iou)] for i, one in found.items()}
-        self.context.send(type="mask", id=self.video.id, frame=frame, revision=self.store.revision, objects=objects)
-
-
-def known(value: float) -> float | None:
-    """Return a number, None for NaN, which JSON does not have."""
-    return None if math.isnan(value) else value
 
 
 def _prompt_label(info: ObjectInfo, frame: int, old: Prompts, new: Prompts) -> str:

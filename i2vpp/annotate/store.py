@@ -16,15 +16,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from i2vpp.annotate.changes import ChangeLog
 from i2vpp.annotate.doubt import Row, next_doubtful
 from i2vpp.annotate.edit import OBJECTS, Edit, Extent, to_object
 from i2vpp.annotate.errors import AnnotationError, StaleRevisionError
 from i2vpp.annotate.files import in_words, open_file
 from i2vpp.annotate.history import History
 from i2vpp.annotate.labels import Label, LabelChoice, labels_of, offer_labels
-from i2vpp.annotate.values import NAN, Change, ObjectInfo, Prompts, StoredMask, Summary
+from i2vpp.annotate.values import NAN, Change, ObjectInfo, Prompts, StoredMask, Summary, Touched
 
-_MASKS = "SELECT object, area, score, iou, data FROM masks JOIN runs ON masks.runs = runs.id"
+_MASKS = "SELECT object, area, score, iou, data FROM {0} JOIN runs ON {0}.runs = runs.id"
 
 
 class Annotation:
@@ -57,6 +58,7 @@ class Annotation:
         self._lock = threading.RLock()
         self._connection = open_file(path)
         self._history = History(self._connection)
+        self._log = ChangeLog()
         try:
             with self._transaction():
                 self.video, self.frames = self._claim(video, frames)
@@ -129,12 +131,20 @@ class Annotation:
             obj_id: the object.
             frame: index of the frame.
         """
-        rows = self._rows(f"{_MASKS} WHERE frame = ? AND object = ?", frame, obj_id)
-        return self._mask(*rows[0][1:]) if rows else None
+        return self._one_mask("masks", obj_id, frame)
+
+    def tracked(self, obj_id: int, frame: int) -> StoredMask | None:
+        """Return the mask that a prompted frame had before it was prompted; None if there was none.
+
+        Args:
+            obj_id: the object.
+            frame: index of the frame.
+        """
+        return self._one_mask("tracked", obj_id, frame)
 
     def masks(self, frame: int) -> dict[int, StoredMask]:
         """Return all masks of a frame by object."""
-        rows = self._rows(f"{_MASKS} WHERE frame = ? ORDER BY object", frame)
+        rows = self._rows(f"{_MASKS.format('masks')} WHERE frame = ? ORDER BY object", frame)
         return {obj_id: self._mask(*row) for obj_id, *row in rows}
 
     def timeline(self) -> dict[int, dict[int, tuple[int, float, float]]]:
@@ -143,6 +153,26 @@ class Annotation:
         for obj_id, frame, area, score, iou in self._numbers():
             found.setdefault(obj_id, {})[frame] = (area, score, iou)
         return found
+
+    def numbers(self, obj_id: int, frame: int) -> tuple[int, float, float] | None:
+        """Return area, score and predicted IoU (NaN: unknown) of a mask; None where there is none.
+
+        Args:
+            obj_id: the object.
+            frame: index of the frame.
+        """
+        found = self._one("SELECT area, score, iou FROM masks WHERE frame = ? AND object = ?", frame, obj_id)
+        return None if found is None else (found[0], _number(found[1]), _number(found[2]))
+
+    def prompts_on(self, obj_id: int, frame: int) -> Prompts:
+        """Return the prompts of an object on a frame.
+
+        Args:
+            obj_id: the object.
+            frame: index of the frame.
+        """
+        found = self._one("SELECT value FROM prompts WHERE frame = ? AND object = ?", frame, obj_id)
+        return Prompts() if found is None else Prompts.from_json(json.loads(found[0]))
 
     def summary(self) -> Summary:
         """Count objects and annotated frames."""
@@ -182,14 +212,17 @@ class Annotation:
             PromptError: unknown object or frame, or a value that makes no sense.
             DiskFullError: no space is left.
         """
-        with self._transaction():
-            self._check_revision(expected)
-            extent = Extent(height=self.height, width=self.width, frames=self.frames)
-            edit = Edit(self._connection, self._history, extent, label=label, joint=joint)
-            yield edit
+        extent = Extent(height=self.height, width=self.width, frames=self.frames)
+        edit = Edit(self._connection, self._history, extent, label=label, joint=joint)
+        with self._lock:
+            with self._transaction():
+                self._check_revision(expected)
+                yield edit
+                if edit.changed:
+                    self._history.trim()
+                    self._advance(joint=joint is not None)
             if edit.changed:
-                self._history.trim()
-                self._advance(joint=joint is not None)
+                self._log.note(self.revision, edit.touched)
 
     def undo(self, *, expected: int | None = None) -> Change | None:
         """Take the last step back; return what that has changed, None if there is no step."""
@@ -200,12 +233,42 @@ class Annotation:
         return self._travel(self._history.redo, expected)
 
     def _travel(self, move: Callable[[], Change | None], expected: int | None) -> Change | None:
-        with self._transaction():
-            self._check_revision(expected)
-            change = move()
+        with self._lock:
+            with self._transaction():
+                self._check_revision(expected)
+                change = move()
+                if change is not None:
+                    self._advance(joint=False)
             if change is not None:
-                self._advance(joint=False)
+                self._log.note(self.revision, change)
         return change
+
+    def changes(self, since: int) -> Touched | None:
+        """Return what was changed since a revision; None where that is not known any more, or too much to list."""
+        with self._reading():
+            return self._log.since(since, self.revision)
+
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """Keep other threads from changing anything meanwhile, so that several reads show one state."""
+        with self._lock:
+            yield
+
+    def propagation(self) -> tuple[str, int] | None:
+        """Return what `set_propagation` noted, and the frames done since (`Edit.set_done`); None after its end."""
+        found = self._one("SELECT value, done FROM propagation")
+        return None if found is None else (str(found[0]), int(found[1]))
+
+    def set_propagation(self, value: str | None) -> None:
+        """Note, outside the history, that a propagation has begun, or that it has ended (None).
+
+        Args:
+            value: text that tells what is left to do, should it break off.
+        """
+        with self._transaction():
+            self._connection.execute("DELETE FROM propagation")
+            if value is not None:
+                self._connection.execute("INSERT INTO propagation VALUES (?, 0)", (value,))
 
     def _claim(self, video: str | None, frames: int | None) -> tuple[str | None, int | None]:
         """Check that the file is of this video, or note what it is made for; return its name and length."""
@@ -244,6 +307,10 @@ class Annotation:
         if not joint:
             self._connection.execute("UPDATE video SET settled = revision")
 
+    def _one_mask(self, table: str, obj_id: int, frame: int) -> StoredMask | None:
+        rows = self._rows(f"{_MASKS.format(table)} WHERE frame = ? AND object = ?", frame, obj_id)
+        return self._mask(*rows[0][1:]) if rows else None
+
     def _mask(self, area: int, score: float | None, iou: float | None, packed: bytes) -> StoredMask:
         try:
             runs = zlib.decompress(packed)
@@ -259,9 +326,9 @@ class Annotation:
         with self._reading():
             return self._connection.execute(sql, values).fetchall()
 
-    def _one(self, sql: str) -> Any:
+    def _one(self, sql: str, *values: Any) -> Any:
         with self._reading():
-            return self._connection.execute(sql).fetchone()
+            return self._connection.execute(sql, values).fetchone()
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -297,7 +364,8 @@ def summarize(path: Path) -> Summary:
 def _summary(connection: sqlite3.Connection) -> Summary:
     (objects,) = connection.execute("SELECT count(*) FROM objects").fetchone()
     (annotated,) = connection.execute("SELECT count(DISTINCT frame) FROM masks").fetchone()
-    return Summary(objects=objects, annotated=annotated)
+    frames, width, height = connection.execute("SELECT frames, width, height FROM video").fetchone()
+    return Summary(objects=objects, annotated=annotated, frames=frames, width=width, height=height)
 
 
 def _describe(video: str | None, height: int, width: int, frames: int | None) -> str:

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from i2vpp.annotate.exports import KINDS, Footage, Kind, export
-from i2vpp.annotate.imports import import_masks
+from i2vpp.annotate.imports import import_masks, may_hold_masks
 from i2vpp.annotate.jobs import EXPORT, IMPORT, Job
-from i2vpp.annotate.library import is_below
+from i2vpp.annotate.library import is_below, shown_name
 from i2vpp.annotate.problems import NotFoundError, RequestError
 from i2vpp.annotate.session import VideoSession
 
 EXPORT_FOLDER = "exports"
 NAMES: dict[Kind, str] = {"sav": "SA-V masks", "davis": "DAVIS masks", "coco": "COCO RLE", "overlay": "overlay video"}
 PROMPTED = ("first", "all")
+MOST_FOLDERS = 200  # that the page offers
 
 
 def start_export(session: VideoSession, kind: Any, every: int) -> None:
@@ -61,7 +62,7 @@ def _export(job: Job, session: VideoSession, kind: Kind, every: int) -> dict[str
             cancelled=lambda: job.stopping,
         )
     count = sum(1 for path in folder.rglob("*") if path.is_file())
-    return {"folder": folder.relative_to(output).as_posix(), "files": count}
+    return {"folder": shown_name(folder.relative_to(output).as_posix()), "files": count}
 
 
 def start_import(session: VideoSession, name: Any, prompted: Any) -> None:
@@ -69,7 +70,7 @@ def start_import(session: VideoSession, name: Any, prompted: Any) -> None:
 
     Args:
         session: the video.
-        name: name of the folder, below the opened folder or that of `--masks`.
+        name: name of the folder, below that of `--masks` or, if it holds no masks there, below the opened folder.
         prompted: frames whose masks are prompts, too: `first` of each object, or `all`.
 
     Raises:
@@ -101,15 +102,44 @@ def _import(job: Job, session: VideoSession, folder: Path, prompted: Any) -> dic
 
 def _find(session: VideoSession, name: str) -> Path:
     """Return the folder of that name; nothing of it may lie outside the folders that masks may come from."""
+    others = False
     for root in session.context.mask_roots:
         folder = root / name
         if not is_below(root, folder):
             raise RequestError(f"{name!r:.200} lies outside the folders that masks may be imported from")
-        if _is_folder(folder):
-            if any(path.is_symlink() and not is_below(root, path) for path in folder.rglob("*")):
-                raise RequestError(f"{name!r:.200} holds a link that leads out of the opened folder")
-            return folder
-    raise NotFoundError(f"there is no folder {name!r:.200}, neither in the opened folder nor in that of --masks")
+        if not _is_folder(folder):
+            continue
+        if not may_hold_masks(folder):
+            others = True
+            continue
+        if any(path.is_symlink() and not is_below(root, path) for path in folder.rglob("*")):
+            raise RequestError(f"{name!r:.200} holds a link that leads out of the opened folder")
+        return folder
+    if others:
+        raise NotFoundError(
+            f"the folder {name!r:.200} holds no masks: they are PNGs, or folders of PNGs named by numbers"
+        )
+    raise NotFoundError(f"there is no folder {name!r:.200}, neither in that of --masks nor in the opened folder")
+
+
+def mask_folders(session: VideoSession) -> list[str]:
+    """Return the names of folders that masks could be imported from, those called like the video first.
+
+    Only the folders right below those that masks may come from are listed, and the video's frames are not.
+
+    Args:
+        session: the video.
+    """
+    found: dict[str, None] = {}
+    for root in session.context.mask_roots:
+        try:
+            folders = sorted(path for path in root.iterdir() if path.is_dir() and is_below(root, path))
+        except OSError:
+            continue
+        named = [path for path in folders if path != session.video.path and may_hold_masks(path)]
+        found |= dict.fromkeys(shown_name(path.name) for path in named)
+    stem = session.video.path.stem
+    return sorted(found, key=lambda name: (name not in (session.video.name, stem), name))[:MOST_FOLDERS]
 
 
 def _is_folder(path: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -159,20 +160,52 @@ class StoredMask:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Change:
+class Touched:
+    """What was changed.
+
+    Args:
+        objects: ids that were added, deleted or changed.
+        prompts: (object, frame) whose prompts changed.
+        masks: (object, frame) whose mask changed.
+        labels: numbers of labels that changed, and of objects whose label did.
+    """
+
+    objects: frozenset[int] = frozenset()
+    prompts: frozenset[tuple[int, int]] = frozenset()
+    masks: frozenset[tuple[int, int]] = frozenset()
+    labels: frozenset[int] = frozenset()
+
+    @classmethod
+    def of(cls, keys: Mapping[str, Iterable[tuple[int, int]]]) -> Touched:
+        """Return what rows belong to, by the names of their tables."""
+        return cls(
+            objects=frozenset(obj_id for obj_id, _ in keys["objects"]),
+            prompts=frozenset(keys["prompts"]),
+            masks=frozenset(keys["masks"]),
+            labels=frozenset(number for table in ("labels", "classes") for number, _ in keys[table]),
+        )
+
+    def __len__(self) -> int:
+        return len(self.objects) + len(self.prompts) + len(self.masks) + len(self.labels)
+
+    def __or__(self, other: Touched) -> Touched:
+        return Touched(
+            objects=self.objects | other.objects,
+            prompts=self.prompts | other.prompts,
+            masks=self.masks | other.masks,
+            labels=self.labels | other.labels,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change(Touched):
     """What undo or redo has changed.
 
     Args:
         label: label of the step.
-        objects: ids that were added, deleted or changed.
-        prompts: (object, frame) whose prompts changed.
-        masks: (object, frame) whose mask changed.
     """
 
     label: str
-    objects: frozenset[int]
-    prompts: frozenset[tuple[int, int]]
-    masks: frozenset[tuple[int, int]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,10 +215,16 @@ class Summary:
     Args:
         objects: how many.
         annotated: frames with at least one mask.
+        frames: frames of the video; None where that is not known.
+        width: width of the video in pixels.
+        height: height of the video in pixels.
     """
 
     objects: int
     annotated: int
+    frames: int | None
+    width: int
+    height: int
 
 
 def check_name(name: Any) -> str:

@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 THUMBNAIL_WIDTH = 240
 CLOSING_SECONDS = 0.8
+LIST_SECONDS = 2.0  # the folder is listed again at most so often
+ERROR_SECONDS = 60.0  # for which the list shows why a video could not be opened
 
 
 class Workspace:
@@ -73,10 +75,13 @@ class Workspace:
             labels=labels,
         )
         self._open: OrderedDict[str, VideoSession] = OrderedDict()  # the latest used last
-        self._opening = 0
+        self._videos = {video.id: video for video in library.videos}
+        self._gone: set[str] = set()  # ids of videos that were listed once
+        self._listed = time.monotonic()
+        self._opening: dict[str, Video] = {}
         self._users: dict[str, int] = {}
         self._locks: dict[str, asyncio.Lock] = {}
-        self._errors: dict[str, str] = {}  # messages, by id, of videos that could not be opened
+        self._errors: dict[str, tuple[float, str]] = {}  # when and why, by id, videos could not be opened
         self._sizes: dict[str, dict[str, Any]] = {}  # what the list shows, by id, of videos that have been open
         self._summaries: dict[str, tuple[tuple[int, ...], Summary]] = {}
         self._library_workers = Workers("i2vpp-library", 2)
@@ -150,16 +155,16 @@ class Workspace:
         self.events.send(type="video", id=video_id, revision=None)
 
     async def _open_session(self, video: Video) -> VideoSession:
-        if len(self._open) + self._opening >= self._max_open:
+        if len(self._open) + len(self._opening) >= self._max_open:
             await self._make_room()
-        self._opening += 1
+        self._opening[video.id] = video
         try:
             session = await asyncio.wrap_future(self._library_workers.submit(VideoSession, video, self._context))
         except (I2VPPError, OSError) as error:
-            self._errors[video.id] = self.problems.words(error)
+            self._note_error(video, error)
             raise
         finally:
-            self._opening -= 1
+            del self._opening[video.id]
         self._errors.pop(video.id, None)
         self._sizes[video.id] = {
             "frames": session.frames, "width": session.width, "height": session.height, "fps": session.fps
@@ -185,39 +190,66 @@ class Workspace:
         return self._locks.setdefault(video_id, asyncio.Lock())
 
     def _video(self, video_id: str) -> Video:
-        video = self.library.get(video_id)
-        if video is None:
-            raise NotFoundError("there is no such video")
-        return video
+        if video_id in self._videos:
+            return self._videos[video_id]
+        if video_id in self._gone:
+            raise NotFoundError("this video was changed on the disk, or is gone; choose it in the list again")
+        raise NotFoundError("there is no such video")
+
+    def _note_error(self, video: Video, error: BaseException) -> None:
+        self._errors[video.id] = time.monotonic(), self.problems.words(error)
+
+    def _error(self, video: Video) -> str | None:
+        """Return why a video could not be opened, for a while after that was tried."""
+        when, words = self._errors.get(video.id, (0.0, None))
+        return words if words is not None and time.monotonic() - when < ERROR_SECONDS else None
 
     # ---- the list
 
     async def describe(self) -> list[dict[str, Any]]:
         """Return what the list of videos shows."""
-        return await asyncio.wrap_future(self._library_workers.submit(self._describe, dict(self._open)))
+        if time.monotonic() - self._listed > LIST_SECONDS:
+            self._listed = time.monotonic()
+            self._take_over(await asyncio.wrap_future(self._library_workers.submit(self.library.listed_again)))
+        videos = list(self._videos.values())
+        return await asyncio.wrap_future(self._library_workers.submit(self._describe, videos, dict(self._open)))
 
-    def _describe(self, opened: dict[str, VideoSession]) -> list[dict[str, Any]]:
+    def _take_over(self, found: list[Video]) -> None:
+        """Have the list follow the folder; videos that are open keep their ids, whatever happens to their files."""
+        used = {session.video.path: session.video for session in self._open.values()}
+        used |= {video.path: video for video in self._opening.values()}
+        listed = [used.pop(video.path, video) for video in found]
+        videos = {video.id: video for video in [*listed, *used.values()]}
+        self._gone |= self._videos.keys() - videos.keys()
+        self._videos = videos
+
+    def _describe(self, videos: list[Video], opened: dict[str, VideoSession]) -> list[dict[str, Any]]:
         entries = []
-        for video in self.library.videos:
+        for video in videos:
             session = opened.get(video.id)
-            error = self._errors.get(video.id)
-            summary = Summary(objects=0, annotated=0)
+            error = self._error(video)
+            summary: Summary | None = None
             try:
                 summary = session.store.summary() if session is not None else self._summary(video)
             except AnnotationError as problem:
                 error = error or self.problems.words(problem)
-            size = self._sizes.get(video.id, dict.fromkeys(("frames", "width", "height", "fps")))
             entries.append(
-                {"id": video.id, "name": video.name, "opened": session is not None, **size,
-                 "objects": summary.objects, "annotated": summary.annotated, "error": error}
+                {"id": video.id, "name": video.shown_name, "opened": session is not None,
+                 **self._size(video, summary), "error": error}
             )  # fmt: skip
         return entries
 
-    def _summary(self, video: Video) -> Summary:
+    def _size(self, video: Video, summary: Summary | None) -> dict[str, Any]:
+        """Return size and progress as far as they are known: from this run, or else from the store."""
+        stored = {key: getattr(summary, key, None) for key in ("frames", "width", "height")}
+        size = self._sizes.get(video.id, {**stored, "fps": None})
+        return {**size, "objects": getattr(summary, "objects", 0), "annotated": getattr(summary, "annotated", 0)}
+
+    def _summary(self, video: Video) -> Summary | None:
         """Read the summary from the store of a video that is not open, unless the file has not changed since."""
         path = self._context.store_path(video)
         if not path.exists():
-            return Summary(objects=0, annotated=0)
+            return None
         stat = path.stat()
         version = (stat.st_mtime_ns, stat.st_size)
         known = self._summaries.get(video.id)
@@ -234,7 +266,7 @@ class Workspace:
         try:
             return reader.held(0, THUMBNAIL_WIDTH) or reader.jpeg(0, THUMBNAIL_WIDTH)
         except I2VPPError as error:
-            self._errors.setdefault(video.id, self.problems.words(error))
+            self._note_error(video, error)
             raise
         finally:
             reader.close()

@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import webbrowser
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,9 +21,12 @@ from i2vpp.utils.suggest import how_to_install
 
 if TYPE_CHECKING:
     from i2vpp.annotate.server import Server
+    from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 
 DEFAULT_FOLDER = Path("outputs/annotations")
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 5000
+TOKEN_VARIABLE = "I2VPP_TOKEN"
+PRIVATE = 0o077  # permissions that new files and folders do not have: those of the group and of others
 WEB_PACKAGES = ("starlette", "uvicorn", "anyio", "h11")
 
 TEXT = """\
@@ -41,8 +44,8 @@ on a server, with its port brought to your machine:
   ssh -L 5000:127.0.0.1:5000 user@server
   i2vpp annotate videos/ -o outputs/annotations --no-browser
 
-Other users of the same machine reach the address, too: --token keeps them out. With a --host beyond this machine there
-is always a token; nothing is encrypted, so do that in networks that you trust.
+Other users of the same machine reach the address, too: --new-token, --token-file or I2VPP_TOKEN keep them out. With a
+--host beyond this machine there is always a token; nothing is encrypted, so do that in networks that you trust.
 """
 
 
@@ -62,7 +65,25 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     where.add_argument(
         "--port", type=integer(0, 65535), default=DEFAULT_PORT, help="0 for any that is free (%(default)s)"
     )
-    where.add_argument("--token", help="what the address has to carry; a random one with another --host")
+    secret = where.add_mutually_exclusive_group()
+    secret.add_argument(
+        "--new-token",
+        action="store_true",
+        help="ask for a random token, which the printed address carries; so it is with another --host",
+    )
+    secret.add_argument(
+        "--token-file",
+        metavar="FILE",
+        type=Path,
+        help=f"take the token from a file, or make both; without these options, from {TOKEN_VARIABLE}",
+    )
+    secret.add_argument("--token", help="the token itself; other users of the machine can read it in the process list")
+    where.add_argument(
+        "--threads",
+        metavar="N",
+        type=integer(1),
+        help="CPU threads of the network (as many as cores are free at the start)",
+    )
     where.add_argument("--no-browser", action="store_true", help="do not open a browser")
 
 
@@ -77,6 +98,7 @@ def run(arguments: argparse.Namespace, choice: ModelChoice) -> int:
         I2VPPError: before the server starts: no video, a folder that cannot be written, a port in use.
     """
     status = 0
+    os.umask(PRIVATE)  # folders that exist keep their modes
     with _video(arguments.video) as video:
         server = _server(arguments, choice, video)
         if not arguments.no_browser and server.is_local:
@@ -112,7 +134,7 @@ def _server(arguments: argparse.Namespace, choice: ModelChoice, video: Path) -> 
             raise
         raise I2VPPError(f"i2vpp annotate needs the package {error.name}: {how_to_install('web')}") from error
     from i2vpp.annotate.labels import read_labels  # noqa: PLC0415
-    from i2vpp.annotate.library import open_library  # noqa: PLC0415
+    from i2vpp.annotate.library import open_library, shown_name  # noqa: PLC0415
     from i2vpp.annotate.model import Model  # noqa: PLC0415
     from i2vpp.annotate.workspace import Workspace  # noqa: PLC0415
 
@@ -121,13 +143,64 @@ def _server(arguments: argparse.Namespace, choice: ModelChoice, video: Path) -> 
         raise I2VPPError(f"--masks: {arguments.masks} is not a folder")
     labels = [] if arguments.labels is None else read_labels(arguments.labels)
     check_output(arguments.output)
+    token = _token(arguments)
+    threads = arguments.threads or free_cores()
     weights = "untrained" if choice.checkpoint is None else choice.checkpoint.name
-    model = Model(lambda: build_predictor(choice), checkpoint=weights)
-    address = Address(host=arguments.host, port=arguments.port, token=arguments.token)
+    model = Model(lambda: _build(choice, threads), checkpoint=weights)
+    address = Address(host=arguments.host, port=arguments.port, token=token)
     workspace = Workspace(library, arguments.output, model, masks=arguments.masks, labels=labels)
     server = Server(workspace, address)
     print(f"{counted(len(library.videos), 'video')} in {video}; annotations are kept in {arguments.output}")
     if library.left_out:
-        print(f"left out, as they lead out of the folder: {', '.join(library.left_out)}")
+        print(f"left out, as they lead out of the folder: {', '.join(map(shown_name, library.left_out))}")
     print(f"open {server.url} in a browser; Ctrl-C ends", flush=True)
     return server
+
+
+def _build(choice: ModelChoice, threads: int) -> I2VPPVideoPredictor:
+    import torch  # noqa: PLC0415 - takes seconds
+
+    torch.set_num_threads(threads)
+    return build_predictor(choice)
+
+
+def free_cores() -> int:
+    """Return how many of the cores that this process may use are free, by the load of the last minute; at least 1."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    try:
+        load = os.getloadavg()[0]
+    except (AttributeError, OSError):  # Windows has no load
+        load = 0.0
+    return max(1, cores - round(load))
+
+
+def _token(arguments: argparse.Namespace) -> str | None:
+    """Return the token that the user chose or asked for, None if neither."""
+    from i2vpp.annotate.security import new_token  # noqa: PLC0415
+
+    if arguments.token is not None:
+        print(
+            "--token: other users of this machine can read it in the process list; --token-file, --new-token and "
+            f"{TOKEN_VARIABLE} keep it from them",
+            file=sys.stderr,
+        )
+        return str(arguments.token)
+    if arguments.new_token:
+        return new_token()
+    if arguments.token_file is None:
+        return os.environ.get(TOKEN_VARIABLE) or None
+    return _token_of(arguments.token_file, new_token())
+
+
+def _token_of(file: Path, new: str) -> str:
+    """Return the token in a file; a file that does not exist is made, with a new one."""
+    try:
+        with suppress(FileExistsError), file.open("x") as made:
+            made.write(new + "\n")
+        return file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise I2VPPError(f"--token-file: cannot read {file}: {reason}") from error

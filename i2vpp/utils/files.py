@@ -79,6 +79,16 @@ def sync_file(path: Path) -> None:
     _sync(path, os.O_RDWR)
 
 
+def sync_files(folder: Path) -> None:
+    """Flush all files below a folder to the disk; with thousands of files this is far faster than one after another."""
+    if hasattr(os, "sync"):
+        os.sync()
+    else:  # Windows
+        for path in folder.rglob("*"):
+            if path.is_file():
+                sync_file(path)
+
+
 def sync_folder(folder: Path) -> None:
     """Flush a folder's entries to the disk, where the system can do that, so that a rename survives a power failure."""
     with suppress(OSError):  # Windows cannot open folders, some network file systems cannot sync them

@@ -12,7 +12,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -203,12 +203,19 @@ class RleWriter:
     Lines, `{"object": 1, "frame": 0, "rle": {...}}`, are appended to `<name>.partial` as frames come and put in order,
     by object and frame, when it is closed.
 
+    Args:
+        path: path of the file, whose earlier content is replaced.
+        video: the video.
+        names: names of the objects. With them the file has these, `"names": {"1": "cup"}`, and each mask has an
+            `object_score` (a logit) and a `predicted_iou` beside its size and counts, null where they are not known.
+
     Attributes:
         problem: what is wrong with the file after an error, in words; None as long as there was none.
     """
 
-    def __init__(self, path: Path, video: VideoInfo) -> None:
+    def __init__(self, path: Path, video: VideoInfo, names: Mapping[int, str] | None = None) -> None:
         self.problem: str | None = None
+        self._names = names
         self._path = path
         self._coco = require_coco()
         self._video = video
@@ -224,11 +231,15 @@ class RleWriter:
         lines: list[bytes] = []
         places: list[tuple[int, int]] = []
         end = self._lines.size
-        for obj_id, mask, score in zip(result.obj_ids, masks, scores, strict=True):
+        ious = result.predicted_ious.tolist()
+        for obj_id, mask, score, iou in zip(result.obj_ids, masks, scores, ious, strict=True):
             if math.isnan(score) and not mask.any():
                 continue
             rle = self._coco.encode(np.asfortranarray(mask, dtype=np.uint8))
             record = {"size": list(mask.shape), "counts": rle["counts"].decode("ascii")}
+            if self._names is not None:
+                known = {"object_score": score, "predicted_iou": iou}
+                record |= {key: None if math.isnan(value) else value for key, value in known.items()}
             line = json.dumps({"object": obj_id, "frame": result.frame_idx, "rle": record}).encode() + b"\n"
             places.append((obj_id, end))
             lines.append(line)
@@ -250,7 +261,8 @@ class RleWriter:
         self._lines.close()
         try:
             with atomic_write(self._path, "w") as file, self._partial.open("rb") as lines:
-                file.write(f'{{"video": {json.dumps(vars(self._video))},\n"objects": {{')
+                names = "" if self._names is None else f'"names": {json.dumps(self._names, ensure_ascii=False)},\n'
+                file.write(f'{{"video": {json.dumps(vars(self._video))},\n{names}"objects": {{')
                 for position, obj_id in enumerate(sorted(self._offsets)):
                     file.write(f'{"," if position else ""}\n"{obj_id}": {{')
                     _write_object(file, lines, self._offsets[obj_id])

@@ -1,14 +1,13 @@
 // Everything that changes the annotation, in the order in which the person did it, one request at a time.
 
 import { ApiError, call, videoPath } from "./api.js";
-import { debounce } from "./dom.js";
 import { clearMasks, masksChanged } from "./masks.js";
 import { frames } from "./frames.js";
 import { forgetNews, newest } from "./news.js";
 import { dropNotices, notify } from "./notices.js";
+import { withRun } from "./runs.js";
 import { NO_PROMPTS, app, emit, goTo, isEmpty, jobRunning, objects, promptKey, promptsOf, select, selectedObject } from "./state.js";
 
-const TIMELINE_WAIT = 200;
 const CHANGED_ELSEWHERE = "Another window or a running job changed this video in the meantime. The page is up to date now; please repeat your last step.";
 
 let queue = Promise.resolve();
@@ -47,88 +46,114 @@ export function change(method, rest, body = {}) {
   });
 }
 
-/** The newest state of a video and the newest of its job: each may have come in another message. */
-function latest(state) {
-  const job = newest(`job ${state.id}`, state.job?.revision ?? -1, state.job);
-  return { ...newest(`state ${state.id}`, state.revision, state), job };
+const IMPORTED = Object.freeze({ ...NO_PROMPTS, imported: true });
+
+/** The prompts of a whole state: those that are nothing but imported masks come as runs of frames. */
+function allPrompts({ prompts, imported }) {
+  const all = Object.fromEntries(Object.entries(prompts).map(([id, byFrame]) => [id, { ...byFrame }]));
+  for (const [id, runs] of Object.entries(imported)) {
+    const byFrame = (all[id] ??= {});
+    for (const [first, last] of runs) for (let frame = first; frame <= last; frame++) byFrame[frame] = IMPORTED;
+  }
+  return all;
 }
 
-/** Take over a state from the server, and of what is older there the newer that is known. */
-export function receive(state) {
-  if (!app.video || state.id !== app.video.id) return;
-  const before = app.video.revision;
-  app.video = latest(state);
-  if (offer && app.video.revision !== offer.revision) offer.close();
-  if (app.video.revision !== before) {
-    masksChanged();
-    refreshTimeline();
+/** What the page keeps of a whole state. */
+function wholeVideo({ since, timeline, prompts, imported, job, ...video }) {
+  return { ...video, prompts: allPrompts({ prompts, imported }), job: newest(`job ${video.id}`, job?.revision ?? -1, job) };
+}
+
+/**
+ * Take over an answer or event about a video: a whole state (`since` is null), or what changed from `since` to `revision`.
+ * What is older than what the page knows is left out, and so is what it cannot use without a change that it has missed;
+ * `catchUp` asks for that. So the author of a change takes it from its answer or from the event, whichever comes first.
+ */
+export function receive(message, { anew = false } = {}) {
+  newest(`revision ${message.id}`, message.revision, message.revision);
+  const job = message.job === undefined ? undefined : newest(`job ${message.id}`, message.job?.revision ?? -1, message.job);
+  if (!app.video || message.id !== app.video.id) return;
+  const { revision } = app.video;
+  if (message.since === null ? anew || message.revision >= revision : message.since <= revision && message.revision > revision) apply(message);
+  else if (message.revision === revision && message.broken !== undefined && message.broken?.frame !== app.video.broken?.frame) {
+    app.video = { ...app.video, broken: message.broken };
+    emit("state");
   }
-  if (!selectedObject()) select(objects().at(-1)?.id ?? null);
-  emit("state");
+  if (job === undefined) return;
+  app.video = { ...app.video, job };
   emit("job");
+}
+
+function apply(message) {
+  const before = app.video;
+  if (message.since === null) {
+    app.video = wholeVideo(message);
+    app.timeline = message.timeline;
+    if (before.revision !== message.revision) masksChanged();
+  } else {
+    const { since, masks, timeline, prompts, tracked, type, created, job, ...rest } = message;
+    app.video = { ...before, ...rest, prompts: { ...before.prompts } };
+    for (const [id, byFrame] of Object.entries(prompts ?? {})) {
+      const all = { ...before.prompts[id], ...byFrame };
+      for (const frame of Object.keys(byFrame)) if (all[frame] === null) delete all[frame];
+      app.video.prompts[id] = all;
+    }
+    app.timeline = { ...app.timeline };
+    for (const [id, runs] of Object.entries(timeline)) app.timeline[id] = runs.reduce(withRun, app.timeline[id] ?? []);
+    for (const frame of masks) masksChanged(frame);
+    if (masks.includes(app.frame)) emit("pixels");
+  }
+  if (message.objects) forgetDeleted();
+  if (offer && app.video.revision !== offer.revision) offer.close();
+  if (!selectedObject()) select(objects().at(-1)?.id ?? null);
+  const same = ({ undo, redo, broken }) => JSON.stringify([undo, redo, broken]);
+  if (message.since === null || message.objects || message.prompts || message.labels || same(before) !== same(app.video)) emit("state");
+  emit("timeline");
+  if (message.tracked !== undefined && app.following && !app.playing) goTo(message.tracked);
+}
+
+function forgetDeleted() {
+  const there = new Set(objects().map(({ id }) => String(id)));
+  for (const known of [app.video.prompts, app.timeline]) for (const id of Object.keys(known)) if (!there.has(id)) delete known[id];
 }
 
 /** An event of the server: a video's job goes on or has ended. */
 export function receiveJob(id, job) {
   const latestJob = newest(`job ${id}`, job.revision, job);
   if (app.video?.id !== id) return;
-  app.video = { ...app.video, job: latestJob };
+  const broken = job.kind === "propagate" ? null : app.video.broken;
+  app.video = { ...app.video, job: latestJob, broken };
   emit("job");
 }
 
-/** An event of the server: a video has this revision now, or null if it was closed. */
-export function receiveRevision(id, revision) {
-  if (revision !== null) newest(`revision ${id}`, revision, revision);
-  catchUp(id);
+/** An event of the server: a video has changed; without a revision it was closed. */
+export function receiveChange(event) {
+  if (event.revision === null) return;
+  receive(event);
+  catchUp(event.id);
 }
 
-/** Fetch the state of the open video if there is a newer one, after all that is under way, which may bring it. */
+/** Fetch what the page has missed of the open video, after all that is under way, which may bring it. */
 function catchUp(id) {
   const behind = () => app.video?.id === id && app.video.revision < newest(`revision ${id}`, -1, -1);
   if (!behind()) return;
   enqueue(async () => {
-    if (behind()) receive(await call("GET", videoPath(id)));
+    if (behind()) receive(await call("GET", videoPath(id, `?since=${app.video.revision}`)));
   });
 }
-
-let notes = []; // masks that events told of and no timeline has yet: {revision, enter(timeline)}
-
-/** Enter what an event told into the timeline; one that is older and comes later does not take it away. */
-export function noteInTimeline(revision, enter) {
-  notes.push({ revision, enter });
-  enter(app.timeline);
-  emit("timeline");
-}
-
-export const refreshTimeline = debounce(async () => {
-  const { id } = app.video ?? {};
-  if (!id) return;
-  try {
-    const answer = await call("GET", videoPath(id, "/timeline"));
-    if (app.video?.id !== id || newest(`timeline ${id}`, answer.revision, answer) !== answer) return;
-    notes = notes.filter(({ revision }) => revision > answer.revision);
-    for (const { enter } of notes) enter(answer.objects);
-    app.timeline = answer.objects;
-    emit("timeline");
-  } catch (error) {
-    if (!(error instanceof ApiError)) throw error; // the banner tells about a lost server; the bars are fetched again with it
-  }
-}, TIMELINE_WAIT);
 
 /** Open a video of the library at a frame. */
 export function openVideo(id, frame = 0) {
   return enqueue(async () => {
-    const state = latest(await call("POST", videoPath(id, "/open")));
+    const answer = await call("POST", videoPath(id, "/open"));
+    const state = wholeVideo(answer);
     frames.clear();
     clearMasks();
     dropNotices();
-    Object.assign(app, { video: state, timeline: {}, frame: Math.min(frame, state.frames - 1), selected: null, marker: null, playing: false });
+    Object.assign(app, { video: state, timeline: answer.timeline, frame: Math.min(frame, state.frames - 1), selected: null, marker: null, playing: false });
     app.pending.clear();
-    notes = [];
     app.selected = state.objects[0]?.id ?? null;
-    for (const change of ["video", "state", "selection", "frame", "job"]) emit(change);
+    for (const change of ["video", "state", "selection", "frame", "timeline", "job"]) emit(change);
     catchUp(id);
-    refreshTimeline();
     loadLibrary();
     return state;
   });
@@ -143,7 +168,7 @@ export function resume() {
   return enqueue(async () => {
     const state = await call("POST", videoPath(id, "/open"));
     frames.failures.clear();
-    receive(state);
+    receive(state, { anew: true });
     catchUp(id);
     return state;
   });
@@ -263,11 +288,21 @@ export function propagate(choice) {
   return change("POST", "/propagate", { start: app.frame, ...choice });
 }
 
+/** Go on with the propagation that broke off when the server ended, or give it up. */
+export const goOn = () => app.video && !jobRunning() && change("POST", "/go-on");
+export const giveUp = () => app.video && change("POST", "/go-on", { give_up: true });
+
+/** The folders that the server would take masks from. */
+export async function maskFolders() {
+  const { folders } = await call("GET", videoPath(app.video.id, "/mask-folders"));
+  return folders;
+}
+
 /** Stop the running job; not queued, since a job may hold the queue up. */
 export async function cancel() {
   if (!jobRunning()) return;
   try {
-    receive(await call("POST", videoPath(app.video.id, "/cancel")));
+    receive(await call("POST", videoPath(app.video.id, "/cancel"), { revision: app.video.revision }));
   } catch (error) {
     report(error);
   }
@@ -279,7 +314,7 @@ export const importMasks = (folder, prompts) => startJob("/import", { folder, pr
 function startJob(rest, body) {
   const { id } = app.video;
   return enqueue(async () => {
-    const state = await call("POST", videoPath(id, rest), body);
+    const state = await call("POST", videoPath(id, rest), { revision: app.video.revision, ...body });
     receive(state);
     return state.job;
   });

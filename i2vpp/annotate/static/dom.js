@@ -68,16 +68,5 @@ export function duration(seconds) {
 
 export const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 
-/** The index of a value in a sorted list, or where it would be put in. */
-export function placeOf(sorted, value) {
-  let [low, high] = [0, sorted.length];
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (sorted[middle] < value) low = middle + 1;
-    else high = middle;
-  }
-  return low;
-}
-
 /** "1 frame", "2 frames". */
 export const count = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;

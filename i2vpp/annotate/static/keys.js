@@ -4,11 +4,12 @@ import { addObject, changeObject, deleteObject, deletePrompt, nextDoubtful, redo
 import { clamp } from "./dom.js";
 import { openDialog } from "./dialogs.js";
 import { isLibraryOpen, showLibrary, toggleLibrary } from "./library.js";
+import { closeNotice } from "./notices.js";
 import { startRenaming } from "./objects.js";
 import { jumpToPrompt, step, togglePlay, visit } from "./playback.js";
 import { abandon, clickAtCross, moveCross, selectByPlace, space } from "./pointer.js";
 import { propagateOrCancel } from "./propagate.js";
-import { canvas, fit, zoomBy } from "./stage.js";
+import { fit, zoomBy } from "./stage.js";
 import { app, select, selectMarker, selectedObject, setView } from "./state.js";
 
 const FAR = 10; // frames of a long step
@@ -27,7 +28,7 @@ const withObject = (action) => () => {
 };
 
 function escape() {
-  if (abandon()) return;
+  if (abandon() || closeNotice()) return;
   if (isLibraryOpen() && app.video) showLibrary(false);
   else if (app.marker) selectMarker(null);
   else if (document.activeElement !== document.body) document.activeElement.blur();
@@ -56,12 +57,13 @@ const BINDINGS = [
   { section: "Prompt", keys: "x", shown: ["X"], does: "box", run: () => setView({ tool: "box" }) },
   { section: "Prompt", keys: "b", shown: ["B"], does: "brush (Shift erases)", run: () => setView({ tool: "brush" }) },
   { section: "Prompt", keys: "e", shown: ["E"], does: "eraser", run: () => setView({ tool: "eraser" }) },
+  { section: "Prompt", keys: "t", shown: ["T"], does: "take away without Shift, on or off", run: () => setView({ takeAway: !app.takeAway }) },
   { section: "Prompt", keys: "[", shown: ["[", "]"], does: "smaller, larger brush", run: () => resizeBrush(1 / BRUSH.factor) },
   { keys: "]", run: () => resizeBrush(BRUSH.factor) },
   { section: "Prompt", shown: ["Alt + arrows", "Enter"], does: "click without a mouse" },
   ...crossKeys,
-  { keys: "Enter", run: () => document.activeElement === canvas && clickAtCross(true) },
-  { keys: "shift+Enter", run: () => document.activeElement === canvas && clickAtCross(false) },
+  { keys: "Enter", run: () => clickAtCross(true) },
+  { keys: "shift+Enter", run: () => clickAtCross(false) },
   { section: "Edit", keys: "z ctrl+z", shown: ["Z"], does: "undo", run: undo },
   { section: "Edit", keys: "y ctrl+y ctrl+shift+z", shown: ["Y"], does: "redo", run: redo },
   { section: "Objects", shown: ["1 … 9", "0"], does: "select the first to the tenth object" },
@@ -83,7 +85,7 @@ const BINDINGS = [
   { keys: ".", run: () => jumpToPrompt(1) },
   { section: "Move", keys: "d", shown: ["D"], does: "next doubtful frame", run: nextDoubtful },
   { section: "Track", keys: "p", shown: ["P"], does: "propagate, or stop it", run: propagateOrCancel },
-  { section: "See", shown: ["wheel"], does: "zoom" },
+  { section: "See", shown: ["wheel", "two fingers"], does: "zoom" },
   { section: "See", shown: ["middle drag", "Space + drag"], does: "pan" },
   { section: "See", keys: "f", shown: ["F"], does: "fit the frame", run: fit },
   { section: "See", keys: "+ =", shown: ["+", "−"], does: "zoom in, out", run: () => zoomBy(1.25) },
@@ -99,9 +101,22 @@ export const KEYS = BINDINGS.filter(({ does }) => does);
 
 const byChord = new Map(BINDINGS.flatMap(({ keys, run }) => (keys ?? "").split(" ").filter(Boolean).map((keys) => [keys, run])));
 
+const bound = new Set([...byChord.keys()].map((keys) => keys.split("+").at(-1) || "+"));
+const SIGNS = { BracketLeft: "[", BracketRight: "]", Comma: ",", Period: ".", Minus: "-", Equal: "=" };
+
+/**
+ * The key as the table spells it: what it writes, if the table has that, or else what stands at its place (`event.code`) on
+ * a US keyboard. So letters are where their labels are, and keyboards of other scripts or with digits on Shift work, too.
+ */
+function keyOf(event) {
+  const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  const place = /^Key[A-Z]$/.test(event.code) ? event.code[3].toLowerCase() : /^Digit[0-9]$/.test(event.code) ? event.code[5] : SIGNS[event.code];
+  return bound.has(key) || /^[0-9]$/.test(key) || (key.length > 1 && key !== "Dead") ? key : (place ?? key);
+}
+
 /** A key with its modifiers, such as "ctrl+shift+z"; Shift is left out where it only makes the character. */
 function chord(event) {
-  const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  const key = keyOf(event);
   const bare = /^[^a-z0-9]$/.test(key);
   return [(event.ctrlKey || event.metaKey) && "ctrl", event.altKey && "alt", event.shiftKey && !bare && "shift", key].filter(Boolean).join("+");
 }
@@ -126,8 +141,8 @@ function pressed(event) {
     if (!event.repeat) Object.assign(space, { down: true, used: false });
     return;
   }
-  const digit = /^[0-9]$/.test(event.key) && !event.ctrlKey && !event.altKey && !event.metaKey;
-  const run = digit ? () => selectByPlace((Number(event.key) + 9) % 10) : byChord.get(chord(event));
+  const digit = /^[0-9]$/.test(keyOf(event)) && !event.ctrlKey && !event.altKey && !event.metaKey;
+  const run = digit ? () => selectByPlace((Number(keyOf(event)) + 9) % 10) : byChord.get(chord(event));
   if (!run) return;
   event.preventDefault();
   run();

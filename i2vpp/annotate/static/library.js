@@ -7,18 +7,31 @@ import { notify } from "./notices.js";
 import { app, kept, on } from "./state.js";
 
 const FILTER_FROM = 8; // so many videos deserve a search field
+const FOLLOW_MS = 5000; // the open list follows the folder
 const drawer = byId("library");
 
 export const isLibraryOpen = () => drawer.classList.contains("open");
 
+let opener = null; // what had the keyboard before the list
+let watching = 0;
+
 export function showLibrary(open = true) {
+  if (open && !isLibraryOpen()) opener = document.activeElement;
+  clearInterval(watching);
+  if (open) watching = setInterval(() => document.hidden || loadLibrary(), FOLLOW_MS);
+  if (!open && drawer.contains(document.activeElement)) giveBack();
   drawer.classList.toggle("open", open);
   drawer.inert = !open;
   byId("show-library").setAttribute("aria-expanded", open);
   if (open) {
     loadLibrary();
-    (drawer.querySelector("[aria-current=true]") ?? drawer.querySelector("button.video"))?.focus({ preventScroll: true });
+    (drawer.querySelector("[aria-current=true]") ?? drawer.querySelector("button.video") ?? byId("close-library")).focus({ preventScroll: true });
   }
+}
+
+function giveBack() {
+  const to = opener?.isConnected && opener !== document.body ? opener : byId(app.video ? "stage" : "show-library");
+  to.focus({ preventScroll: true });
 }
 
 export const toggleLibrary = () => showLibrary(!isLibraryOpen());
@@ -31,18 +44,21 @@ export function lastFrame(id) {
 /** Open a video where it was left. */
 export async function choose(id, frame = lastFrame(id)) {
   const state = await openVideo(id, frame);
-  if (state) showLibrary(false);
+  if (state) {
+    showLibrary(false);
+    byId("stage").focus({ preventScroll: true });
+  }
   else loadLibrary(); // it may know by now what is wrong with the video
 }
 
 function facts(video) {
-  if (video.error) return video.error;
+  if (video.error) return `${video.error.replace(/\.$/, "")}. Click to try again.`;
   const size = video.frames === null ? "not opened yet" : `${count(video.frames, "frame")} · ${video.width} × ${video.height}`;
   return video.fps ? `${size} · ${Math.round(video.fps * 100) / 100} fps` : size;
 }
 
 function progress(video) {
-  if (!video.objects) return null;
+  if (!video.objects || video.error) return null;
   const share = video.frames ? video.annotated / video.frames : 0;
   const bar = el("meter", { class: "progress", min: "0", max: "1", value: String(share), title: `${video.annotated} frames have masks` });
   return el("span", { class: "video-progress" }, bar, el("span", { text: `${count(video.objects, "object")}, ${video.frames ? Math.round(share * 100) : 0} %` }));
@@ -62,7 +78,7 @@ function card(video) {
     { "data-video": video.id },
     el(
       "button",
-      { type: "button", class: "video", disabled: Boolean(video.error), "aria-current": String(video.id === app.video?.id), on: { click: () => choose(video.id) } },
+      { type: "button", class: "video", "aria-current": String(video.id === app.video?.id), on: { click: () => choose(video.id) } },
       thumbnail(video),
       el("span", { class: "video-facts" }, el("strong", { text: video.name }), el("small", { class: video.error ? "wrong" : "", text: facts(video) }), progress(video)),
     ),

@@ -1,6 +1,6 @@
 // The page's start: wires the parts together and listens to the server.
 
-import { loadLibrary, openVideo, receiveJob, receiveRevision, redo, refreshTimeline, resume, undo } from "./actions.js";
+import { loadLibrary, openVideo, receiveChange, receiveJob, redo, resume, undo } from "./actions.js";
 import { call, listen } from "./api.js";
 import { byId, debounce, setText } from "./dom.js";
 import { startDialogs } from "./dialogs.js";
@@ -9,12 +9,12 @@ import { choose, lastFrame, showLibrary, startLibrary } from "./library.js";
 import { startLabels } from "./labels.js";
 import { masksChanged } from "./masks.js";
 import { newest } from "./news.js";
-import { banner } from "./notices.js";
+import { banner, startNotices } from "./notices.js";
 import { startObjects } from "./objects.js";
 import { startPlayback } from "./playback.js";
 import { startPointer } from "./pointer.js";
-import { receiveMask, startPropagate } from "./propagate.js";
-import { fit, startStage, view, zoomBy } from "./stage.js";
+import { startPropagate } from "./propagate.js";
+import { canvas, fit, startStage, view, zoomBy } from "./stage.js";
 import { startTimeline } from "./timeline.js";
 import { app, emit, isEmpty, keep, on, selectedObject, setView } from "./state.js";
 
@@ -26,6 +26,13 @@ const HINTS = {
   eraser: "Erase from the mask; Shift or the right button paints",
 };
 
+const HINTS_TAKING_AWAY = {
+  click: "Click takes away, right click adds",
+  box: "Drag a box around the object",
+  brush: "Erase from the mask; Shift or the right button paints",
+  eraser: "Paint on the mask; Shift or the right button erases",
+};
+
 function startTools() {
   for (const button of document.querySelectorAll("[data-tool]")) button.addEventListener("click", () => setView({ tool: button.dataset.tool }));
   byId("brush").addEventListener("input", (event) => setView({ brush: Number(event.target.value) }));
@@ -35,6 +42,7 @@ function startTools() {
   byId("zoom-in").addEventListener("click", () => zoomBy(1.25));
   byId("zoom-out").addEventListener("click", () => zoomBy(0.8));
   byId("fit").addEventListener("click", fit);
+  byId("take-away").addEventListener("click", () => setView({ takeAway: !app.takeAway }));
   byId("undo").addEventListener("click", undo);
   byId("redo").addEventListener("click", redo);
   for (const name of ["view", "state", "selection", "video"]) on(name, showTools);
@@ -48,6 +56,8 @@ function showTools() {
     button.setAttribute("aria-pressed", button.dataset.tool === app.tool);
     button.disabled = !app.video;
   }
+  byId("take-away").setAttribute("aria-pressed", app.takeAway);
+  byId("take-away").disabled = !app.video;
   byId("brush-row").hidden = !painting;
   byId("brush").value = app.brush;
   setText(byId("brush-size"), `${2 * app.brush} px`);
@@ -57,7 +67,7 @@ function showTools() {
   const object = selectedObject();
   byId("tool-object").hidden = !object;
   byId("tool-object").style.setProperty("--color", object?.color ?? "transparent");
-  setText(byId("tool-hint"), HINTS[app.tool]);
+  setText(byId("tool-hint"), app.takeAway ? HINTS_TAKING_AWAY[app.tool] : HINTS[app.tool]);
   byId("tool-options").hidden = !app.video;
   byId("view-controls").hidden = !app.video;
 }
@@ -101,8 +111,7 @@ function received(event) {
     app.library.model = model;
     emit("library");
   } else if (event.type === "job") receiveJob(event.id, event.job);
-  else if (event.type === "video") receiveRevision(event.id, event.revision);
-  else if (event.type === "mask" && event.id === app.video?.id) receiveMask(event);
+  else if (event.type === "video") receiveChange(event);
 }
 
 let bannerTimer = 0;
@@ -112,7 +121,7 @@ function opened(again) {
   banner(null);
   app.connected = true;
   emit("link");
-  if (again) resume().then(() => [masksChanged(), refreshTimeline()]);
+  if (again) resume().then(() => masksChanged());
 }
 
 function lost() {
@@ -140,12 +149,17 @@ async function begin() {
   if (location.search) history.replaceState(null, "", location.pathname + location.hash); // a token has become a cookie
   await loadLibrary();
   const videos = app.library?.videos ?? [];
-  const named = videos.find(({ id, error }) => id === place.get("video") && !error);
+  const named = videos.find(({ id }) => id === place.get("video"));
   if (named) await openVideo(named.id, Number(place.get("frame")) || 0);
-  else if (videos.length === 1 && !videos[0].error) await choose(videos[0].id, lastFrame(videos[0].id));
+  else if (videos.length === 1) await choose(videos[0].id, lastFrame(videos[0].id));
   if (!app.video) showLibrary(true);
 }
 
+byId("skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the part of the address behind # is the place in the video
+  canvas.focus();
+});
+startNotices();
 startStage();
 startPointer();
 startPlayback();

@@ -1,9 +1,9 @@
 // The panel of objects, and the list of prompts that the selected one has on this frame.
 
 import { addObject, changeObject, clearPrompts, deleteObject, deletePrompt } from "./actions.js";
-import { byId, count, debounce, el, icon, iconButton, placeOf, setIcon, setText } from "./dom.js";
+import { byId, count, debounce, el, icon, iconButton, setIcon, setText } from "./dom.js";
 import { fillLabel, labelSelect } from "./labels.js";
-import { isDoubtful } from "./scores.js";
+import { valueAt } from "./runs.js";
 import { app, isEmpty, objects, on, promptsOf, select, selectMarker, selectedObject } from "./state.js";
 
 const list = byId("objects");
@@ -103,10 +103,8 @@ function showObjects() {
 /** Whether each object is on the current frame: there, doubtful, absent or not tracked yet. */
 function showPresence() {
   for (const [id, row] of rows) {
-    const known = app.timeline[id];
-    const at = known ? placeOf(known.frames, app.frame) : 0;
     const dot = row.querySelector(".presence");
-    const state = known?.frames[at] !== app.frame ? "unknown" : known.area[at] === 0 ? "absent" : isDoubtful(id, known, at) ? "doubtful" : "there";
+    const state = ["absent", "there", "doubtful"][valueAt(app.timeline[id] ?? [], app.frame)] ?? "unknown";
     dot.dataset.state = state;
     dot.title = { unknown: "No mask on this frame", absent: "Not visible on this frame", doubtful: "Doubtful on this frame", there: "Present on this frame" }[state];
   }
@@ -137,13 +135,21 @@ function showPrompts() {
   chips.replaceChildren(...items);
 }
 
+/** Scroll the list, and not the page, to the selected object. */
+function reveal() {
+  const row = rows.get(app.selected);
+  if (!row) return;
+  if (row.offsetTop < list.scrollTop) list.scrollTop = row.offsetTop;
+  else if (row.offsetTop + row.offsetHeight > list.scrollTop + list.clientHeight) list.scrollTop = row.offsetTop + row.offsetHeight - list.clientHeight;
+}
+
 export function startObjects() {
   byId("add-object").addEventListener("click", () => addObject());
   byId("clear-prompts").addEventListener("click", () => clearPrompts());
   for (const name of ["video", "state", "selection"]) on(name, showObjects);
   for (const name of ["video", "state", "selection", "frame"]) on(name, showPrompts);
   for (const name of ["frame", "timeline"]) on(name, showPresence);
-  on("selection", () => rows.get(app.selected)?.scrollIntoView({ block: "nearest" }));
+  on("selection", reveal);
   showPrompts();
   showObjects();
 }

@@ -136,12 +136,12 @@ function begin(event) {
     return pan(event);
   }
   if (event.button > 2 || !isCurrent()) return null;
-  const other = event.button === 2 || event.shiftKey;
+  const other = (event.button === 2 || event.shiftKey) !== app.takeAway;
   if (app.tool === "brush" || app.tool === "eraser") return paint(event, (app.tool === "eraser") !== other);
   const marker = event.button === 0 ? markerAt(toVideo(event), view) : null;
   if (marker) return moveMarker(event, marker);
   if (app.marker) selectMarker(null);
-  return clickOrBox(event, { positive: !other, canClick: app.tool === "click", canBox: event.button === 0 && !event.shiftKey });
+  return clickOrBox(event, { positive: !other, canClick: app.tool === "click", canBox: event.button === 0 && !event.shiftKey && (app.tool === "box" || !app.takeAway) });
 }
 
 /** Give up what is being drawn; true if there was something. */
@@ -150,6 +150,26 @@ export function abandon() {
   gesture = null;
   if (app.draft) setDraft(null);
   return had;
+}
+
+const fingers = new Map(); // pointer id -> its latest event, of the fingers on the frame
+
+/** Two fingers move and zoom the frame: the points of the video stay below them. */
+function pinch(moved) {
+  const other = [...fingers.values()].find(({ pointerId }) => pointerId !== moved.pointerId);
+  const before = fingers.get(moved.pointerId);
+  const between = (finger) => [(finger.clientX + other.clientX) / 2, (finger.clientY + other.clientY) / 2, Math.hypot(finger.clientX - other.clientX, finger.clientY - other.clientY)];
+  const [[x0, y0, from], [x1, y1, to]] = [between(before), between(moved)];
+  const box = canvas.getBoundingClientRect();
+  panBy(x1 - x0, y1 - y0);
+  if (from > 0 && to > 0) zoomBy(to / from, x1 - box.left, y1 - box.top);
+}
+
+function fingerDown(event) {
+  fingers.set(event.pointerId, event);
+  if (fingers.size < 2) return false;
+  abandon(); // what the first finger had begun
+  return true;
 }
 
 function showCursor(event = null) {
@@ -184,7 +204,9 @@ export function clickAtCross(positive) {
 export function startPointer() {
   canvas.addEventListener("contextmenu", (event) => event.preventDefault());
   canvas.addEventListener("pointerdown", (event) => {
-    if (!app.video || gesture) return;
+    if (!app.video) return;
+    if (event.pointerType === "touch" && fingerDown(event)) return canvas.setPointerCapture(event.pointerId);
+    if (gesture) return;
     event.preventDefault();
     canvas.focus({ preventScroll: true });
     canvas.setPointerCapture(event.pointerId);
@@ -192,9 +214,13 @@ export function startPointer() {
   });
   canvas.addEventListener("pointermove", (event) => {
     if (!app.video) return;
+    if (fingers.size === 2 && fingers.has(event.pointerId)) pinch(event);
+    if (fingers.has(event.pointerId)) fingers.set(event.pointerId, event);
+    if (fingers.size > 1) return;
     if (gesture) gesture.move(event);
     else hover(event);
   });
+  for (const type of ["pointerup", "pointercancel"]) canvas.addEventListener(type, (event) => fingers.delete(event.pointerId));
   canvas.addEventListener("pointerup", (event) => {
     const ended = gesture;
     gesture = null;

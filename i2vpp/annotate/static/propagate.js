@@ -1,11 +1,9 @@
 // The panel that starts a propagation, and the bar of whatever job is running.
 
-import { cancel, noteInTimeline, propagate, refreshTimeline } from "./actions.js";
-import { byId, count, duration, el, placeOf, setText } from "./dom.js";
-import { masksChanged } from "./masks.js";
+import { cancel, giveUp, goOn, propagate } from "./actions.js";
+import { byId, count, duration, el, setText } from "./dom.js";
 import { notify } from "./notices.js";
-import { app, emit, goTo, jobRunning, objects, on } from "./state.js";
-
+import { app, jobRunning, objects, on } from "./state.js";
 
 const form = byId("propagate");
 const chosen = new Set(); // ids of the objects that are not to be propagated: new objects take part
@@ -15,7 +13,7 @@ function choice() {
   const all = which.value === "all";
   return {
     direction: direction.value,
-    stop: range.value === "all" ? null : Number(stop.value),
+    stop: range.value === "all" ? null : stop.value.trim() === "" ? NaN : Number(stop.value),
     objects: all ? null : objects().map(({ id }) => id).filter((id) => !chosen.has(id)),
   };
 }
@@ -34,6 +32,8 @@ export function propagateOrCancel() {
 function troubleOf({ direction, stop, objects: ids }) {
   if (ids?.length === 0) return "No object is chosen: tick at least one.";
   if (stop === null) return null;
+  const last = app.video.frames - 1;
+  if (!Number.isInteger(stop) || stop < 0 || stop > last) return `“Up to” needs a whole number of a frame, 0 to ${last}.`;
   if (direction === "forward" && stop <= app.frame) return `Forward from frame ${app.frame} cannot end at frame ${stop}: choose a later one.`;
   if (direction === "backward" && stop >= app.frame) return `Backward from frame ${app.frame} cannot end at frame ${stop}: choose an earlier one.`;
   return null;
@@ -93,9 +93,10 @@ function tellEnd() {
   if (!job || job.state === "running" || job.number === told) return;
   told = job.number;
   app.following = false;
-  refreshTimeline();
-  if (job.state === "failed") notify("error", `${job.label} failed: ${job.error}. What was done before is kept.`);
-  else if (job.state === "cancelled" && job.kind !== "prompt") notify("info", `Stopped after ${count(job.done, "frame")}; what was done is kept.`);
+  const kept = job.kind === "propagate" && job.done > 0 ? " What was done before is kept." : "";
+  if (job.state === "failed") notify("error", `${job.label} failed: ${job.error.replace(/\.$/, "")}.${kept}`);
+  else if (job.state === "cancelled" && job.kind === "propagate" && job.done > 0) notify("info", `Stopped after ${count(job.done, "frame")}; what was done is kept.`);
+  else if (job.state === "cancelled") notify("info", `${job.label} was stopped; nothing was changed.`);
   else if (job.kind === "export") notify("success", `Exported to “${job.result?.folder ?? ""}” in the output folder.`);
   else if (job.kind === "import") notify("success", `Imported ${count(job.result?.objects?.length ?? 0, "object")} with ${count(job.result?.masks ?? 0, "mask")}.`);
   else if (job.kind === "propagate") notify("info", `Propagated over ${count(job.done, "frame")}.`);
@@ -108,23 +109,10 @@ function meetVideo() {
   chosen.clear();
 }
 
-/** Enter a mask into a timeline, which is kept in the order of frames. */
-function enter(timeline, id, frame, values) {
-  const known = (timeline[id] ??= { frames: [], area: [], score: [], iou: [] });
-  const at = placeOf(known.frames, frame);
-  const there = known.frames[at] === frame ? 1 : 0;
-  known.frames.splice(at, there, frame);
-  for (const [name, value] of Object.entries(values)) known[name].splice(at, there, value);
-}
-
-/** An event of the server: a frame's masks were stored. */
-export function receiveMask({ frame, revision, objects: found }) {
-  masksChanged(frame);
-  noteInTimeline(revision, (timeline) => {
-    for (const [id, [area, score, iou]] of Object.entries(found)) enter(timeline, id, frame, { area, score, iou });
-  });
-  if (app.following && !app.playing && jobRunning()) goTo(frame);
-  else if (frame === app.frame) emit("frame");
+function showBroken() {
+  const broken = jobRunning() ? null : (app.video?.broken ?? null);
+  byId("broken").hidden = broken === null;
+  if (broken) setText(byId("broken-text"), `“${broken.label}” broke off at frame ${broken.frame}, when the server ended: ${count(broken.left, "frame")} ${broken.left === 1 ? "is" : "are"} left.`);
 }
 
 export function startPropagate() {
@@ -137,9 +125,12 @@ export function startPropagate() {
     if (range.value === "stop" && stop.disabled && app.video) stop.value = form.elements.direction.value === "backward" ? 0 : app.video.frames - 1;
     showChoice();
   });
+  form.noValidate = true; // its own words are the same for the button and the key
   byId("cancel").addEventListener("click", cancel);
+  byId("go-on").addEventListener("click", goOn);
+  byId("give-up").addEventListener("click", giveUp);
   for (const name of ["video", "state", "frame"]) on(name, showChoice);
-  for (const name of ["video", "state", "job"]) on(name, showJob);
+  for (const name of ["video", "state", "job"]) on(name, () => [showJob(), showBroken()]);
   on("video", meetVideo);
   on("job", tellEnd);
   showChoice();

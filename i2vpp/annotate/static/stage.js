@@ -167,6 +167,7 @@ export function startStage() {
     shown = null;
     asked = performance.now();
     fit();
+    if (document.activeElement === document.body) canvas.focus({ preventScroll: true }); // for its keys
   });
   on("frame", () => {
     asked = performance.now();

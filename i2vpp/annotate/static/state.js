@@ -30,11 +30,12 @@ export function keep(name, value) {
 export const app = {
   library: null, // the answer of /api/library
   video: null, // VideoState of the open video
-  timeline: {}, // object id -> {frames, area, score, iou}
+  timeline: {}, // object id -> runs of frames [first, last, kind]: 0 an empty mask, 1 a mask, 2 a doubtful one
   frame: 0,
   selected: null, // object id
   marker: null, // the selected prompt on this frame: {kind: "point" | "box" | "stroke", index}
   tool: "click",
+  takeAway: false, // clicks and strokes do what they do with Shift: for fingers
   draft: null, // what is being drawn: {box} or {stroke}
   masksShown: true,
   playing: false,

@@ -3,7 +3,6 @@
 import { videoPath } from "./api.js";
 import { byId, clamp, el, setText } from "./dom.js";
 import { showLabelTag } from "./labels.js";
-import { isDoubtful } from "./scores.js";
 import { visit } from "./playback.js";
 import { app, emit, isEmpty, objects, on, promptsOf, select } from "./state.js";
 
@@ -11,6 +10,7 @@ const LANE = 20; // height of an object's row, as in style.css
 const RULER = 18;
 const STRIP = 40;
 const THUMBNAIL_WIDTH = 160;
+const NEAREST_MARKS = 3; // pixels between the marks of prompts
 
 const head = byId("timeline-head");
 const lanes = byId("timeline-lanes");
@@ -122,33 +122,22 @@ function drawLanes() {
 
 /** Bars where the object is, with a line of doubt below where its score is low. */
 function drawPresence(context, object, y, ink) {
-  const known = app.timeline[object.id];
-  if (!known) return;
   const unit = width() / app.video.frames;
   const bar = (from, to, top, height, fill) => {
     context.fillStyle = fill;
     context.fillRect(from * unit, top, Math.max((to - from + 1) * unit, 1), height);
   };
-  runs(known.frames, (i) => known.area[i] > 0, (from, to) => bar(from, to, y + 5, LANE - 10, object.color));
-  runs(known.frames, (i) => isDoubtful(object.id, known, i), (from, to) => bar(from, to, y + LANE - 6, 3, ink.doubt));
-}
-
-/** Call `found(first, last)` for each series of neighbouring frames whose index passes the test. */
-function runs(frames, test, found) {
-  let first = null;
-  for (let i = 0; i < frames.length; i++) {
-    if (!test(i)) continue;
-    first ??= frames[i];
-    if (i + 1 === frames.length || frames[i + 1] !== frames[i] + 1 || !test(i + 1)) {
-      found(first, frames[i]);
-      first = null;
-    }
+  for (const [first, last, kind] of app.timeline[object.id] ?? []) {
+    if (kind > 0) bar(first, last, y + 5, LANE - 10, object.color);
+    if (kind > 1) bar(first, last, y + LANE - 6, 3, ink.doubt);
   }
 }
 
 function drawPromptMarks(context, object, y, ink) {
+  let latest = -Infinity; // marks that would lie on the one before are left out: a thousand may be on one line
   for (const key of Object.keys(app.video.prompts[object.id] ?? {})) {
-    if (isEmpty(promptsOf(object.id, Number(key)))) continue;
+    if (xOf(Number(key)) < latest + NEAREST_MARKS || isEmpty(promptsOf(object.id, Number(key)))) continue;
+    latest = xOf(Number(key));
     const [x, middle] = [clamp(xOf(Number(key)), 6, width() - 6), y + LANE / 2];
     context.beginPath();
     context.moveTo(x, middle - 6);
