@@ -27,6 +27,8 @@ from i2vpp.utils.suggest import did_you_mean
 
 MODES = ("eval", "train")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+MPS_TORCH = (2, 7)
+"""Version of PyTorch from which on antialiased resizing, which masks of users go through, works on MPS."""
 LARGE_IMAGE = 512  # pixels of a side
 
 
@@ -103,7 +105,7 @@ def build_i2vpp_video_predictor(
             `CompiledRunner`. That takes a minute or two (`warm_up` does it beforehand) and makes all later frames
             faster.
         dtype: data type of encoder, memory attention and memory encoder (float32, bfloat16, float16), as a torch dtype
-            or its name; None for bfloat16 where CUDA has it, else float32.
+            or its name; None for the fastest one that the device computes in itself, see `choose_dtype`.
         selector: selector of the memories that are read; None for the one of the config.
 
     Returns:
@@ -185,7 +187,7 @@ def best_device() -> torch.device:
     """Return the fastest kind of device of this machine."""
     if torch.cuda.is_available():
         return torch.device("cuda")
-    if torch.backends.mps.is_available():
+    if torch.backends.mps.is_available() and torch.__version__ >= MPS_TORCH:
         return torch.device("mps")
     return torch.device("cpu")
 
@@ -194,7 +196,7 @@ def choose_device(device: str | int | torch.device | None) -> torch.device:
     """Return the named device, or the best one of this machine for None.
 
     Raises:
-        ConfigError: it is no device, or this machine has none of the kind.
+        ConfigError: it is no device, this machine has none of the kind, or PyTorch is too old for it.
     """
     if device is None:
         return best_device()
@@ -203,6 +205,11 @@ def choose_device(device: str | int | torch.device | None) -> torch.device:
         missing = (found.index or 0) >= torch.cuda.device_count()
     elif found.type == "mps":
         missing = not torch.backends.mps.is_available()
+        if not missing and torch.__version__ < MPS_TORCH:
+            raise ConfigError(
+                f"device 'mps' needs PyTorch 2.7 or newer, which can resize masks there; this is {torch.__version__}: "
+                "update PyTorch, or choose device 'cpu'"
+            )
     else:
         missing = found.type != "cpu" and not _can_allocate(found)
     if missing:
@@ -249,7 +256,8 @@ def choose_dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch
     """Choose the data type of encoder, memory attention and memory encoder.
 
     Args:
-        dtype: a torch dtype or its name; None for bfloat16 where CUDA has it, else float32.
+        dtype: a torch dtype or its name; None for the fastest one that the device computes in itself: on CUDA bfloat16
+            (capability 8.0 and newer) or float16 (from 7.0 on: V100, T4, RTX 20), else float32.
         device: device that the network will run on.
 
     Returns:
@@ -259,9 +267,18 @@ def choose_dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch
         ConfigError: it is none of float32, bfloat16, float16.
     """
     if dtype is None:
-        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+        return _fastest_dtype(device)
     found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if not isinstance(found, torch.dtype) or found not in DTYPES.values():
         name = str(getattr(dtype, "__name__", dtype)).removeprefix("torch.")  # NumPy's are classes
         raise ConfigError(f"unknown dtype {brief(dtype)}; {did_you_mean(name, DTYPES)}")
     return found
+
+
+def _fastest_dtype(device: torch.device) -> torch.dtype:
+    if device.type != "cuda":
+        return torch.float32
+    with torch.cuda.device(device):
+        if torch.cuda.is_bf16_supported(including_emulation=False):  # older GPUs emulate it, which is slow
+            return torch.bfloat16
+    return torch.float16 if torch.cuda.get_device_capability(device) >= (7, 0) else torch.float32

@@ -13,6 +13,8 @@ from torch import Tensor
 
 WARM_UP_CALLS = 3  # before a recording, as PyTorch's documentation asks for
 CAPACITY = 32
+_RECORDING = threading.Lock()
+"""PyTorch allows one recording at a time in a process, on whatever device."""
 
 Function: TypeAlias = Callable[..., tuple[Tensor, ...]]
 
@@ -50,7 +52,10 @@ class CudaGraphs:
         with self._lock, torch.cuda.device(inputs[0].device):
             stream = torch.cuda.current_stream()
             stream.wait_event(self._done)  # all recordings share memory, and the last call may be on another stream
-            recording = self._recordings.get(shapes) or self._record(inputs)
+            recording = self._recordings.get(shapes)
+            if recording is None:
+                with _RECORDING:
+                    recording = self._record(inputs)
             self._recordings[shapes] = recording
             self._recordings.move_to_end(shapes)
             for static, given in zip(recording.inputs, inputs, strict=True):
@@ -68,14 +73,15 @@ class CudaGraphs:
         pool = None if earlier is None else earlier.graph.pool()
         with torch.inference_mode(False), torch.no_grad():
             static = [x.clone() for x in inputs]
-            side = torch.cuda.Stream()
+            side = torch.cuda.Stream(inputs[0].device)
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
                 for _ in range(WARM_UP_CALLS):
                     self._function(*static)
             torch.cuda.current_stream().wait_stream(side)
             graph = torch.cuda.CUDAGraph()
-            # thread_local: GPU work of other threads is neither recorded nor an error.
-            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            # The stream is named because PyTorch's own for recordings belongs to the device of the process's first
+            # recording. thread_local: GPU work of other threads is neither recorded nor an error.
+            with torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode="thread_local"):
                 outputs = self._function(*static)
         return _Recording(graph=graph, inputs=static, outputs=outputs)

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 WITHOUT_KERNEL = {
     "_unsafe_view", "lift_fresh", "resize_", "set_", "is_same_size", "empty", "empty_like", "empty_strided",
@@ -20,8 +19,25 @@ WITHOUT_KERNEL = {
 
 
 def tensors_in(*trees: Any) -> list[Tensor]:
-    """Return the tensors in nested arguments or results."""
-    return [x for x in tree_leaves(trees) if isinstance(x, Tensor)]
+    """Return the tensors in the arguments or results of operators; PyTorch's own `tree_leaves` takes much longer."""
+    found: list[Tensor] = []
+    for tree in trees:
+        if isinstance(tree, Tensor):
+            found.append(tree)
+        elif isinstance(tree, tuple | list):
+            found += tensors_in(*tree)
+        elif isinstance(tree, dict):
+            found += tensors_in(*tree.values())
+    return found
+
+
+def map_tensors(function: Callable[[Tensor], Any], tree: Any) -> Any:
+    """Replace the tensors in the arguments or results of operators by what a function returns for them."""
+    if isinstance(tree, Tensor):
+        return function(tree)
+    if isinstance(tree, tuple | list):
+        return type(tree)([map_tensors(function, x) for x in tree])
+    return {key: map_tensors(function, x) for key, x in tree.items()} if isinstance(tree, dict) else tree
 
 
 @dataclass

@@ -40,6 +40,8 @@ FRAMES, MASKS = moving_disc(20, seed=3)
 GRID = SIDE // 16
 CPU = torch.device("cpu")
 ENCODER, ONE_OBJECT, SEVERAL = 1, 1, 1  # compilations
+RECORDINGS = (1, 2, 2)
+"""Shapes of `play`'s inputs to the encoder, the step of one object (memories: 7, 12) and of several (objects: 8, 7)."""
 
 
 def small_model(device: torch.device = CPU) -> I2VPP:
@@ -402,5 +404,5 @@ def test_cuda_graphs(dtype: torch.dtype) -> None:
         assert torch.equal(*seen.early)
     runner = predictor._tracker.runner
     assert isinstance(runner, CompiledRunner)
-    recordings = [len(part._run._recordings) for part in (runner._encode, runner._track_one, runner._track_several)]
-    assert recordings == [1, 5]  # objects x memories: 1 x 7, 8 x 7, 7 x 7, 1 x 8, 1 x 12
+    parts = (runner._encode, runner._track_one, runner._track_several)
+    assert tuple(len(part._run._recordings) for part in parts) == RECORDINGS

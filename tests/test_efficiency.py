@@ -1,13 +1,12 @@
-"""What must not cost time or memory: the encoder's calls, waiting for a GPU, decoding, and what a session holds."""
+"""What must not cost time or memory: the encoder's calls, decoding, and what a session holds."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -21,10 +20,9 @@ from i2vpp.memory.cpu_copy import CpuCopy
 from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.session import decoder
 from i2vpp.session.records import COPIES_UNDER_WAY, FrameRecord
-from i2vpp.session.state import InferenceState, ObjectTrack
+from i2vpp.session.state import InferenceState
 from media import moving_disc, numbered, write_video
 from models import SIDE, make_predictor, parity_weights
-from syncs import SyncCounter, waits
 
 FRAMES, MASKS = moving_disc(40, seed=5)
 CLICK = {"points": [[12, 24]], "labels": [1]}
@@ -67,128 +65,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-# ---- the counter itself
-
-X = torch.arange(6.0)
-COSTLY: dict[str, Callable[[Tensor], object]] = {
-    "item": lambda x: x[0].item(),
-    "bool": lambda x: bool(x.any()),
-    "if": lambda x: 1 if (x > 0).all() else 0,
-    "float": lambda x: float(x.max()),
-    "int": lambda x: int(x.argmax()),
-    "index": lambda x: [1, 2, 3][x.argmin()],
-    "format": lambda x: f"{x[0]:.2f}",
-    "tolist": lambda x: x.tolist(),
-    "cpu": lambda x: x.cpu(),
-    "to cpu": lambda x: x.to("cpu"),
-    "to cpu and dtype": lambda x: x.to("cpu", torch.float64),
-    "numpy": lambda x: x.cpu().numpy(),
-    "nonzero": lambda x: x.nonzero(),
-    "argwhere": lambda x: torch.argwhere(x > 2),
-    "where": lambda x: torch.where(x > 2),
-    "unique": lambda x: x.unique(),
-    "equal": lambda x: torch.equal(x, x + 1),
-    "allclose": lambda x: torch.allclose(x, x + 1),
-    "bool mask": lambda x: x[x > 2],
-    "masked_select": lambda x: x.masked_select(x > 2),
-    "bool mask, assigned to": lambda x: (x * 1).__setitem__(x > 2, x[:3]),
-    "index by a list": lambda x: x[[0, 2]],
-    "repeats": lambda x: x.repeat_interleave(x.long()),
-    "wait": lambda x: CpuCopy(x).wait(),
-    "wait for several": lambda x: [copy.wait() for copy in (CpuCopy(x), CpuCopy(x + 1))],
-    "from a list": lambda x: torch.tensor([1.0, 2.0], device=x.device),
-    "to the GPU": lambda x: torch.tensor([1.0, 2.0]).to(x.device),
-    "zeros to the GPU": lambda x: torch.zeros(3).to(x.device),
-    "like": lambda x: torch.tensor([1.0]).to(x),
-    "from NumPy": lambda x: torch.from_numpy(np.ones(3)).to(x.device),
-    "copy_ from the host": lambda x: torch.empty_like(x).copy_(torch.zeros(6)),
-    "copy_ to the host": lambda x: torch.zeros(6).copy_(x),
-    "there and back": lambda x: x.cpu().to(x.device, non_blocking=True),
-}
-FREE: dict[str, Callable[[Tensor], object]] = {
-    "arithmetic": lambda x: (x * 2 + x.mean()).softmax(0),
-    "dtype": lambda x: x.to(torch.float16).to(x.device).float(),
-    "slices": lambda x: x[1:4].view(3, 1).expand(3, 5).clone(),
-    "index by a tensor": lambda x: x[x.argsort()],
-    "filled by mask": lambda x: (x * 1).__setitem__(x > 2, 0.0),
-    "factories": lambda x: torch.full((3,), 2.0, device=x.device) + torch.zeros_like(x[:3]),
-    "without waiting": lambda x: torch.tensor([1.0, 2.0]).to(x.device, non_blocking=True) + x[:2],
-    "started copy": lambda x: CpuCopy(x).arrived(),
-    "where": lambda x: torch.where(x > 2, x, -1.0),
-    "repeat": lambda x: x.repeat_interleave(2),
-    "on the host": lambda x: torch.tensor([3.0, 1.0]).sort().values.add(1).max().item(),
-    "host list": lambda x: torch.from_numpy(np.ones(3)).mul(2).tolist(),
-    "host mask": lambda x: torch.tensor([3.0, 1.0])[torch.tensor([True, False])],
-}
-
-
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
-@pytest.mark.parametrize("name", COSTLY)
-def test_counter_sees(name: str, mode: Any) -> None:
-    with mode():
-        assert len(waits(lambda: COSTLY[name](X))) == 1
-
-
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
-@pytest.mark.parametrize("name", FREE)
-def test_counter_lets_pass(name: str, mode: Any) -> None:
-    with mode():
-        assert waits(lambda: FREE[name](X)) == []
-
-
-def test_counter_refuses_what_a_gpu_would() -> None:
-    with pytest.raises(TypeError, match="copy it to the CPU first"):
-        waits(lambda: np.asarray(X + 1))
-    with pytest.raises(TypeError, match="copy it to the CPU first"):
-        waits(lambda: X.numpy())  # noqa: PLW0108 - to be looked up where it is counted
-
-
-# ---- waiting for a GPU
-
-
-def waits_of_frames(predictor: I2VPPVideoPredictor, objects: int, *, live: bool) -> list[list[str]]:
-    """What the frames 12 to 16 wait for; all windows are full, and every frame evicts another one."""
-    found = []
-    with predictor.init_stream() as stream, predictor.init_state(FRAMES) as state, SyncCounter() as counter:
-        for i, frame in enumerate(FRAMES[:17]):
-            before = counter.count
-            if live:
-                stream.step(frame)
-            elif i > 0:
-                predictor.track_frame(state, i)
-            found.append(counter.places[before:])
-            if i == 0:
-                add_objects(predictor, stream.state if live else state, objects)
-    return found[12:]
-
-
-@pytest.mark.parametrize("live", [True, False], ids=["live", "video"])
-@pytest.mark.parametrize("objects", [1, 3])
-def test_a_tracked_frame_waits_for_its_similarities_only(
-    predictor: I2VPPVideoPredictor, objects: int, live: bool
-) -> None:
-    for places in waits_of_frames(predictor, objects, live=live):
-        assert len(places) == 1, "\n".join(places)
-        assert "similarity.py" in places[0]
-
-
-def test_without_similarities_nothing_is_waited_for() -> None:
-    recent = make_predictor("model.selection.mode=recent", dtype="float32")
-    assert waits_of_frames(recent, 1, live=False) == [[]] * 5
-
-
-def test_a_wait_per_object_would_be_counted(predictor: I2VPPVideoPredictor, monkeypatch: pytest.MonkeyPatch) -> None:
-    evict = InferenceState.evict
-
-    def clumsy(state: InferenceState, frame_idx: int, tracks: Iterable[ObjectTrack]) -> None:
-        for track in tracks:
-            track.records[frame_idx].iou.cpu()
-        evict(state, frame_idx, tracks)
-
-    monkeypatch.setattr(InferenceState, "evict", clumsy)
-    for places in waits_of_frames(predictor, 3, live=False):
-        assert len(places) == 1 + 3
-        assert sum("test_efficiency.py" in place for place in places) == 3
+# ---- waiting for a GPU: `test_pretended_cuda.py` counts it without one
 
 
 @pytest.mark.gpu

@@ -284,7 +284,7 @@ class Trainer:
             records.skip("items", failure)
         for problem in loaded.problems:
             records.skip("annotations", problem)
-        return loaded.batch.to(self.device, non_blocking=True)
+        return loaded.batch.to(self.device, non_blocking=self.device.type == "cuda")
 
     # The network
 

@@ -226,9 +226,10 @@ class Distillation:
         """
         set_rates(self.optimizer, self.step, self.config.steps, self.optimizer_config)
         train_mode(self.model, self.optimizer_config)
+        on_gpu = self.device.type == "cuda"
         with torch.autocast(self.device.type, dtype=torch.bfloat16):
-            embedding = self.model.encode(clips.to(self.device, non_blocking=True)).embedding
-        loss = distance(embedding.float(), target.to(self.device, non_blocking=True), self.channels)
+            embedding = self.model.encode(clips.to(self.device, non_blocking=on_gpu)).embedding
+        loss = distance(embedding.float(), target.to(self.device, non_blocking=on_gpu), self.channels)
         loss.backward()
         clip_gradients(trainable(self.model), self.optimizer_config.clip_norm)
         self.optimizer.step()

@@ -47,7 +47,8 @@ def begin_as_matching(model: I2VPP, embedding: Tensor) -> None:
     mean, spread = tokens.mean(), tokens.std(dim=1).mean()
     normal = F.layer_norm(tokens, tokens.shape[1:])
     center = normal.mean(dim=0)
-    variances, directions = torch.linalg.eigh((normal - center).T.cov())  # ascending
+    covariance = (normal - center).T.cov().cpu()  # where every version of PyTorch has eigenvectors, unlike on MPS
+    variances, directions = (x.to(model.device) for x in torch.linalg.eigh(covariance))  # ascending
     content = (directions[:, -CONTENT:] / variances[-CONTENT:].clamp(min=1e-6).pow(0.25)).T  # [48, D]
     energy = variances[-CONTENT:].clamp(min=1e-6).sqrt().sum()  # mean product of a projected cell with itself
     quiet = directions[:, 0] * (1 if directions[:, 0].sum() >= 0 else -1)  # the sign of an eigenvector is arbitrary

@@ -107,7 +107,7 @@ def correction_click(
     mistakes = truth ^ predicted
     if ignored is not None:
         mistakes &= ~ignored
-    from_object = (chance < config.from_object).to(truth.device, non_blocking=True) | ~_any(mistakes)
+    from_object = _sent(chance < config.from_object, truth.device) | ~_any(mistakes)
     region = torch.where(from_object[:, None, None], _or_everything(truth, ignored), mistakes)
     return _click(region, truth, generators)
 
@@ -133,11 +133,11 @@ def noisy_box(truth: Tensor, generators: Sequence[torch.Generator], config: User
     corners = torch.stack([x0, y0, x1, y1], dim=1).float().unflatten(1, (2, 2))
     largest = ((corners[:, 1:] - corners[:, :1]) * config.box_noise).clamp(max=config.box_noise_pixels)  # [B, 1, 2]
     unit = torch.stack([torch.rand(2, 2, generator=generator) for generator in generators])
-    unit = unit.to(truth.device, non_blocking=True)
+    unit = _sent(unit, truth.device)
     moved = (corners + (2 * unit - 1) * largest).clamp(0, truth.shape[-1])
     ordered = torch.stack([moved.amin(dim=1), moved.amax(dim=1)], dim=1)  # noise may swap corners
     labels = torch.tensor(BOX_LABELS, dtype=torch.int32).repeat(len(truth), 1)
-    return ordered, labels.to(truth.device, non_blocking=True)
+    return ordered, _sent(labels, truth.device)
 
 
 def append_clicks(clicks: Clicks | None, new: Clicks) -> Clicks:
@@ -153,6 +153,11 @@ def append_clicks(clicks: Clicks | None, new: Clicks) -> Clicks:
     if clicks is None:
         return new
     return torch.cat([clicks[0], new[0]], dim=1), torch.cat([clicks[1], new[1]], dim=1)
+
+
+def _sent(values: Tensor, device: torch.device) -> Tensor:
+    """Copy a temporary tensor to a device; a GPU need not be waited for, but MPS would read what is freed by then."""
+    return values.to(device, non_blocking=device.type == "cuda")
 
 
 def _any(masks: Tensor) -> Tensor:
@@ -181,7 +186,7 @@ def _pick(region: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         raise ValueError(f"one generator per object: {len(region)} objects, {len(generators)} generators")
     draws = torch.stack([torch.randint(2**_BITS, (), generator=generator) for generator in generators])
     ranks = region.cumsum(dim=1, dtype=torch.int32)  # of the True elements, from 1
-    chosen = (draws.to(region.device, non_blocking=True) * ranks[:, -1].long()) >> _BITS
+    chosen = (_sent(draws, region.device) * ranks[:, -1].long()) >> _BITS
     return (ranks <= chosen[:, None]).sum(dim=1)
 
 
