@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     )
     from i2vpp.i2vpp_image_predictor import I2VPPImagePredictor
     from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
+    from i2vpp.session.camera import Camera
     from i2vpp.session.state import InferenceState
     from i2vpp.stream import StreamSession
     from i2vpp.structures import FrameResult
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0.dev0"  # the only place: pyproject.toml reads it from here
 
 __all__ = [
+    "Camera",
     "CheckpointError",
     "CompilationError",
     "ConfigError",
@@ -60,6 +62,7 @@ __all__ = [
 # Modules of the names that `i2vpp.errors` does not define. The function `build_i2vpp` is not among them: as an
 # attribute of the package that name is the module `i2vpp.build_i2vpp`.
 _MODULES = {
+    "Camera": "i2vpp.session.camera",
     "FrameResult": "i2vpp.structures",
     "I2VPPAutomaticMaskGenerator": "i2vpp.automatic_mask_generator",
     "I2VPPImagePredictor": "i2vpp.i2vpp_image_predictor",

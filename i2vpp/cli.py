@@ -28,6 +28,7 @@ from i2vpp.utils.signals import Terminated, exit_status, sigterm_raises
 
 if TYPE_CHECKING:
     from i2vpp.commands.track import Summary
+    from i2vpp.prompts import ObjectPrompt
 
 EXIT_ERROR, EXIT_USAGE, EXIT_BROKEN_PIPE = 1, 2, 141
 
@@ -100,7 +101,7 @@ def _add_track(commands: Any) -> None:
         commands,
         "track",
         run_track,
-        usage="VIDEO -o OUT (--point ... | --box ... | --mask ... | --prompts FILE.json | --everything) [options]",
+        usage="VIDEO... -o OUT (--point ... | --box ... | --mask ... | --prompts FILE.json | --everything) [options]",
         brief="track objects through a video",
         text=track_options.TEXT,
         examples=track_options.EXAMPLES,
@@ -191,21 +192,11 @@ def _add_download(commands: Any) -> None:
 
 def run_track(arguments: argparse.Namespace) -> int:
     """Run `i2vpp track`."""
-    clicks = [*arguments.point, *arguments.negative, *arguments.box]
-    if bool(clicks or arguments.mask or arguments.prompts) == arguments.everything:
-        arguments.usage_error(
-            "--everything goes without --point, --negative, --box, --mask and --prompts"
-            if arguments.everything
-            else "nothing to track: give --point, --box, --mask, --prompts or --everything"
-        )
-    if arguments.everything and (arguments.reverse or arguments.both):
-        arguments.usage_error("--everything tracks towards the end: without --reverse and --both")
-    if not (arguments.masks or arguments.overlay or arguments.scores or arguments.json or arguments.alpha):
-        arguments.usage_error("nothing to write: all of --masks, --overlay, --scores, --json and --alpha are off")
-    if arguments.alpha in ("webm", "mov") and (arguments.reverse or arguments.both):
-        arguments.usage_error(f"--alpha {arguments.alpha} is written forwards: with --reverse and --both, --alpha png")
-    given = [*clicks, *(prompt for file in arguments.mask for prompt in prompt_args.read_mask(file))]
-    if arguments.prompts is not None:
+    track_options.check_usage(arguments)
+    given = [*arguments.point, *arguments.negative, *arguments.box]
+    given += [prompt for file in arguments.mask for prompt in prompt_args.read_mask(file)]
+    several = len(arguments.video) > 1
+    if arguments.prompts is not None and not several:
         given += prompt_args.read_prompts_file(arguments.prompts)
     prompts = prompt_args.merge(given)
 
@@ -228,26 +219,43 @@ def run_track(arguments: argparse.Namespace) -> int:
     )
     most = MAX_OBJECT_ID if arguments.masks or arguments.overlay else None
     everything = everything_command.chosen(arguments, highest_id=most)
+    if several:
+        return _track_several(arguments, given, choice=choice, span=span, everything=everything)
     track.check_folder(arguments.output, overwrite=arguments.overwrite)
     track.check_outputs(choice, prompts)
+    options: dict[str, Any] = {"choice": choice, "quiet": arguments.quiet, "everything": everything}
+    if arguments.camera is not None:
+        return _track_camera(arguments, prompts, options)
     predictor = build_predictor(_model(arguments))
-    with predictor.init_state(arguments.video, on_bad_frame=arguments.on_bad_frame) as state:
+    with predictor.init_state(arguments.video[0], on_bad_frame=arguments.on_bad_frame) as state:
         prompts = prompt_args.fit_masks(prompts, state.video_height, state.video_width, resize=arguments.resize_masks)
-        summary = track.track(
-            predictor,
-            state,
-            prompts,
-            arguments.output,
-            choice=choice,
-            span=span,
-            quiet=arguments.quiet,
-            everything=everything,
-        )
+        summary = track.track(predictor, state, prompts, arguments.output, span=span, **options)
         bad_frames = state.bad_frames
     if bad_frames:
         print(track.describe_bad_frames(bad_frames, arguments.on_bad_frame))
     if isinstance(summary.stopped, FrameDecodeError):
         _complain("--on-bad-frame repeat or skip goes on in spite of frames that cannot be decoded")
+    return _report(summary, arguments.output)
+
+
+def _track_several(arguments: argparse.Namespace, common: list[ObjectPrompt], **wishes: Any) -> int:
+    """Track several videos as the jobs of a run."""
+    from i2vpp.commands import batch  # noqa: PLC0415 - PyTorch takes seconds to import
+
+    videos = batch.video_names(arguments.video)
+    prompts = batch.prompts_of(videos, common, arguments.prompts)
+    how = batch.Wishes(on_bad_frame=arguments.on_bad_frame, resize_masks=arguments.resize_masks, **wishes)
+    return batch.run(arguments, _model(arguments), prompts, how)
+
+
+def _track_camera(arguments: argparse.Namespace, prompts: list[ObjectPrompt], options: dict[str, Any]) -> int:
+    """Track the frames of a webcam."""
+    from i2vpp.commands.camera import track_camera  # noqa: PLC0415 - PyTorch takes seconds to import
+    from i2vpp.session.camera import Camera  # noqa: PLC0415
+
+    with Camera(arguments.camera) as camera:
+        predictor = build_predictor(_model(arguments))
+        summary = track_camera(predictor, camera, prompts, arguments.output, max_frames=arguments.max_frames, **options)
     return _report(summary, arguments.output)
 
 

@@ -10,7 +10,7 @@ import logging
 import sys
 import warnings
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -120,6 +120,24 @@ def build_predictor(model: ModelChoice) -> I2VPPVideoPredictor:
         )
     tune_allocator(predictor)
     return predictor
+
+
+def build_for_process(model: ModelChoice, index: int) -> I2VPPVideoPredictor:
+    """Build the predictor of one of several processes, on a GPU of its own where there are enough.
+
+    Args:
+        model: the network; device `cuda`, or None where there are GPUs, stands for one of this machine's GPUs.
+        index: of the process on this machine.
+
+    Returns:
+        The predictor.
+    """
+    import torch  # noqa: PLC0415 - see `build_predictor`
+
+    device, gpus = model.device, torch.cuda.device_count()
+    if device in (None, "cuda") and gpus:
+        device = f"cuda:{index % gpus}"
+    return build_predictor(replace(model, device=device))
 
 
 class _Notices(logging.Handler):

@@ -22,7 +22,7 @@ from i2vpp.data.masks import Mask
 from i2vpp.errors import I2VPPError, NoDataError
 from i2vpp.evaluation.protocol import GivenObject, PromptProtocol
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
-from i2vpp.model_choice import ModelChoice, add_model_options
+from i2vpp.model_choice import ModelChoice, add_model_options, build_for_process
 from i2vpp.runs.runner import Meter
 from i2vpp.runs.store import DoJob, Job, JobRecord
 from i2vpp.utils.parser import Parser, integer
@@ -30,7 +30,6 @@ from sav_dataset.layouts import ANNOTATIONS
 from test_pvs.options import (
     Run,
     add_run_options,
-    build,
     model_choice,
     model_settings,
     protocol_name,
@@ -72,7 +71,7 @@ class SavTracking:
 
     def __call__(self, index: int) -> DoJob:
         """Build the predictor of process `index` of this machine, and return what tracks objects with it."""
-        return partial(self.track, build(self.model, index))
+        return partial(self.track, build_for_process(self.model, index))
 
     def track(self, predictor: I2VPPVideoPredictor, job: Job, folder: Path, on_frame: Callable[[], None]) -> JobRecord:
         """Track an object and write its masks as black-and-white PNGs; those before the prompt are empty.

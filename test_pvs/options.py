@@ -16,8 +16,7 @@ from i2vpp.build_i2vpp import best_device, build_i2vpp, choose_device, choose_dt
 from i2vpp.checkpoint_files import find_checkpoint
 from i2vpp.errors import I2VPPError, RunError
 from i2vpp.evaluation.protocol import PromptProtocol
-from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
-from i2vpp.model_choice import ModelChoice, build_predictor, chosen_model
+from i2vpp.model_choice import ModelChoice, chosen_model
 from i2vpp.runs.runner import SetUp, run_jobs
 from i2vpp.runs.settings import RUN_FOLDER
 from i2vpp.runs.store import Job, RunStore
@@ -96,23 +95,6 @@ def model_settings(model: ModelChoice) -> dict[str, object]:
         "dtype": model.dtype,
         "compiled": model.compile,
     }
-
-
-def build(model: ModelChoice, index: int) -> I2VPPVideoPredictor:
-    """Build the predictor of a process, on a GPU of its own where there are enough.
-
-    Args:
-        model: the network; device `cuda` stands for one of this machine's GPUs.
-        index: of the process on this machine.
-
-    Returns:
-        The predictor.
-    """
-    device = model.device
-    if device == "cuda" and torch.cuda.device_count():
-        device = f"cuda:{index % torch.cuda.device_count()}"
-    predictor: I2VPPVideoPredictor = build_predictor(replace(model, device=device))
-    return predictor
 
 
 def run_command(

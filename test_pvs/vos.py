@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 
 from i2vpp.evaluation.protocol import PromptProtocol
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
-from i2vpp.model_choice import ModelChoice
+from i2vpp.model_choice import ModelChoice, build_for_process
 from i2vpp.runs.runner import Meter
 from i2vpp.runs.store import DoJob, Job, JobRecord
 from i2vpp.utils.result_files import MaskWriter, check_object_ids, index_map
 from test_pvs.benchmarks import VosVideo, VosVideos
-from test_pvs.options import build
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +35,7 @@ class VosTracking:
 
     def __call__(self, index: int) -> DoJob:
         """Build the predictor of process `index` of this machine, and return what tracks videos with it."""
-        return partial(self.track, build(self.model, index))
+        return partial(self.track, build_for_process(self.model, index))
 
     def track(self, predictor: I2VPPVideoPredictor, job: Job, folder: Path, on_frame: Callable[[], None]) -> JobRecord:
         """Track a video and write index PNGs with DAVIS's palette, which have the names of the frames.

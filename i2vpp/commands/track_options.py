@@ -27,12 +27,18 @@ examples:
   i2vpp track dog.mp4 -o outputs/dog --point 420,310 --checkpoint sam-i2vpp_32gpu
   i2vpp track dog.mp4 -o outputs/two --box 90,40,400,360 --point 600,200,0,2 --negative 640,90,0,2
   i2vpp track frames/ -o outputs/vos --mask first_frame.png --json --no-overlay
+  i2vpp track --camera 0 -o outputs/camera --box 200,100,400,380 --max-frames 300
   i2vpp track dog.mp4 -o outputs/all --everything --discover 25 --max-objects 20
 
 A prompts file is a JSON list. "frame" is 0 and "object" is 1 where they are left out, "labels" are 1 (positive) or
 0 (negative), and a mask file lies beside the JSON file and goes without points and box:
   [{"frame": 0, "object": 1, "points": [[420, 310], [90, 80]], "labels": [1, 0], "box": [90, 40, 400, 360]},
    {"frame": 8, "object": 2, "mask": "cat.png"}]
+
+Several videos are tracked by one process on each GPU, or --processes N, to OUT/<video name>/. Options that say what to
+track apply to every video; --prompts PROMPTS/ has a file PROMPTS/<video name>.json for each. A video that fails is
+named, and the others are finished; the same command goes on where it was ended, and --overwrite begins anew:
+  i2vpp track videos/*.mp4 -o outputs/many --prompts prompts/
 
 written to the output folder, frame by frame, so that Ctrl-C keeps what is finished:
   masks/00000.png ...   pixel value = object id, with the palette of DAVIS; the stronger object wins an overlap;
@@ -48,7 +54,8 @@ exit status: 0 done, 1 error, 2 wrong usage, 130 interrupted by Ctrl-C, 143 by S
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add all options of the command."""
-    parser.add_argument("video", metavar="VIDEO", help="video file, URL or folder of images")
+    parser.add_argument("video", metavar="VIDEO", nargs="*", help="video file, URL or folder of images; or several")
+    parser.add_argument("--camera", metavar="DEVICE", help="track a webcam, by its number (0) or name, until Ctrl-C")
     parser.add_argument("-o", "--output", metavar="OUT", type=Path, required=True, help="folder for the results")
     parser.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run in OUT")
 
@@ -59,7 +66,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     _repeatable(what, "--mask", prompt_args.mask_file, prompt_args.MASK_FORM,
                 "a mask image: with an object, all that it shows; else one object per value or colour")  # fmt: skip
     what.add_argument("--resize-masks", action="store_true", help="resize masks whose size is not that of the video")
-    what.add_argument("--prompts", metavar="FILE.json", type=Path, help="a file of prompts, described below")
+    what.add_argument("--prompts", metavar="FILE.json", type=Path,
+                      help="a file of prompts, see below; or a folder with one for each of several videos")  # fmt: skip
     what.add_argument("--everything", action="store_true", help="find objects without prompts")
     everything.add_track_options(parser)
 
@@ -76,6 +84,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
                             "in its place (repeat), or give it no result (skip); default: %(default)s")  # fmt: skip
 
     add_model_options(parser)
+    parser.add_argument("--processes", metavar="N", type=integer(1),
+                        help="of several videos, track N at a time (one on each GPU, or one on the CPU)")  # fmt: skip
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
     outputs = parser.add_argument_group("what to write")
@@ -91,3 +101,36 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def _repeatable(group: Any, option: str, parse: Callable[[str], Any], form: str, text: str) -> None:
     group.add_argument(option, metavar=form, type=parse, action="append", default=[], help=text)
+
+
+def check_usage(arguments: argparse.Namespace) -> None:
+    """End the command with its usage where options contradict each other."""
+    wrong = _contradiction(arguments)
+    if wrong is not None:
+        arguments.usage_error(wrong)
+
+
+def _contradiction(arguments: argparse.Namespace) -> str | None:
+    """Return what is wrong with the options, or None."""
+    prompted = bool(
+        arguments.point or arguments.negative or arguments.box or arguments.mask or arguments.prompts is not None
+    )
+    backwards = arguments.reverse or arguments.both
+    outputs = (arguments.masks, arguments.overlay, arguments.scores, arguments.json, arguments.alpha)
+    camera = arguments.camera is not None
+    checks = (
+        (not arguments.video and not camera, "nothing to track: give a VIDEO or --camera"),
+        (bool(arguments.video) and camera, "give a VIDEO or --camera, not both"),
+        (camera and (backwards or arguments.start_frame is not None),
+         "a camera is tracked from its first frame on: without --reverse, --both and --start-frame"),
+        (arguments.everything and prompted,
+         "--everything goes without --point, --negative, --box, --mask and --prompts"),
+        (not arguments.everything and not prompted,
+         "nothing to track: give --point, --box, --mask, --prompts or --everything"),
+        (arguments.everything and backwards, "--everything tracks towards the end: without --reverse and --both"),
+        (not any(outputs), "nothing to write: all of --masks, --overlay, --scores, --json and --alpha are off"),
+        (arguments.alpha in ("webm", "mov") and backwards,
+         f"--alpha {arguments.alpha} is written forwards: with --reverse and --both, --alpha png"),
+        (arguments.processes is not None and len(arguments.video) < 2, "--processes is for several videos"),
+    )  # fmt: skip
+    return next((text for is_wrong, text in checks if is_wrong), None)

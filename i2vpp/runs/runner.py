@@ -89,6 +89,7 @@ def run_jobs(
     processes: int = 1,
     threads: int = 1,
     overwrite: bool = False,
+    quiet: bool = False,
 ) -> Outcome:
     """Make all jobs that are still open, together with all other processes on `out`, and wait until none is open.
 
@@ -102,6 +103,7 @@ def run_jobs(
         processes: number of processes on this machine; with 1 the jobs are made in this process.
         threads: PyTorch's threads in each process. Sums on a CPU depend on it, so it is one of the settings.
         overwrite: delete what earlier runs have made in `out`, and begin anew.
+        quiet: show no progress bar.
 
     Returns:
         Records and errors of all jobs, whichever process has made them.
@@ -123,7 +125,7 @@ def run_jobs(
         earlier=_open(store, {**settings, "threads": threads}, jobs, ranks, overwrite=overwrite),
     )
     lost: list[str] = []
-    with Bar(worker, hidden=ranks is not None and ranks.local_rank > 0) as bar, sigterm_raises():
+    with Bar(worker, hidden=quiet or (ranks is not None and ranks.local_rank > 0)) as bar, sigterm_raises():
         if processes == 1:
             with _torch_threads(threads):
                 worker.run(ranks.local_rank if ranks else 0, bar.show)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from i2vpp.structures import FrameResult
-from i2vpp.utils.cutouts import cutout_writer
+from i2vpp.utils.cutouts import CutoutPngs, CutoutVideo, cutout_writer
 from i2vpp.utils.overlay_video import OverlayWriter
 from i2vpp.utils.result_files import (
     MaskWriter,
@@ -104,7 +104,7 @@ class ResultWriter:
         self._overlay = OverlayWriter(folder / "overlay.mp4", video.fps) if choice.overlay else None
         self._rle = RleWriter(folder / "masks.json", video) if choice.rle else None
         self._scores = ScoreWriter(folder / "scores.csv") if choice.scores else None
-        self._cutouts = None
+        self._cutouts: CutoutPngs | CutoutVideo | None = None
         if choice.alpha is not None:
             self._cutouts = cutout_writer(folder, choice.alpha, fps=video.fps, name=frames.name)
 
