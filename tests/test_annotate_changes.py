@@ -442,9 +442,9 @@ def test_new_files_are_the_owners_alone(tmp_path: Path, monkeypatch: pytest.Monk
         (tmp_path / "there" / "inner").mkdir()
         raise I2VPPError("enough")
 
-    (tmp_path / "there").mkdir(mode=0o755)
     before = os.umask(0o022)
     try:
+        (tmp_path / "there").mkdir(mode=0o755)
         monkeypatch.setattr(command, "_server", stop)
         with pytest.raises(I2VPPError, match="enough"):
             command.run(choose(str(tmp_path)), None)  # type: ignore[arg-type]
