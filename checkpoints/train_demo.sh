@@ -6,6 +6,8 @@
 #
 # I2VPP_DATA holds davis16/, ecssd/, coco128/, more/, sa1b_like/ and weights/sam2_tiny_heads.pt (docs/training.md). On a GPU:
 # SIZE=512 EMBED_EVERY=2 STUDENT="--steps 6000 --batch-size 64 --workers 12" and TRAIN="model.image_size=512 data.workers=12".
+# On a CPU without instructions for bfloat16: TRAIN=run.precision=float32. STUDENT="--steps 6000 --mask-loss 0.5" adds the
+# loss through the decoder.
 set -eu
 cd "$(dirname "$0")/.."
 : "${I2VPP_DATA:?set it to the folder of the data}" "${TEACHER:?set it to the ONNX file of the teacher}"

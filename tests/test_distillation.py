@@ -12,11 +12,14 @@ from PIL import Image
 
 from i2vpp.checkpoint import read_checkpoint
 from i2vpp.config import ModelConfig
+from i2vpp.errors import DataError
 from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.structures import Conditioned, MaskPrediction, MemoryFrame, MemoryPointer, SelectedMemory
 from models import parity_weights
-from training.distillation import student, teacher
+from training.distillation import crops, student, teacher
+from training.distillation.crops import Channels, Crops
 from training.distillation.embeddings import EmbeddingReader, EmbeddingWriter
+from training.distillation.prompted_masks import Heads, mask_distance, teacher_masks
 from training.model.matching import CONTENT, MASK_GAIN, begin_as_matching
 
 
@@ -59,13 +62,15 @@ def test_the_teacher_goes_on_where_it_stopped(embeddings: Path, monkeypatch: pyt
 def test_embeddings_are_kept_to_half_a_step_and_an_interrupted_write_is_cut_off(tmp_path: Path) -> None:
     values = np.random.default_rng(0).normal(size=(3, 256, 64, 64)).astype(np.float32)
     values[1, 5] = 2.0  # a constant channel
+    pixels = np.random.default_rng(1).integers(0, 256, (3, 640, 640, 3), dtype=np.uint8)
     with EmbeddingWriter(tmp_path) as writer:
         for k in range(2):
-            writer.add(Path(f"{k}.png"), values[k])
-    with (tmp_path / "embeddings.u8").open("ab") as file:
-        file.write(b"half an embedding of a killed process")
+            writer.add(Path(f"{k}.png"), pixels[k], values[k])
+    for name in ("embeddings.u8", "photos.u8"):
+        with (tmp_path / name).open("ab") as file:
+            file.write(b"half an image of a killed process")
     with EmbeddingWriter(tmp_path) as writer:
-        writer.add(Path("2.png"), values[2])
+        writer.add(Path("2.png"), pixels[2], values[2])
     reader = EmbeddingReader(tmp_path)
     assert [path.name for path in reader.images] == ["0.png", "1.png", "2.png"]
     steps = (values.max((2, 3)) - values.min((2, 3))) / 255
@@ -74,6 +79,14 @@ def test_embeddings_are_kept_to_half_a_step_and_an_interrupted_write_is_cut_off(
         assert (error <= steps[k][:, None, None] / 2 + 1e-5).all()
     part = reader.read(1, slice(2, 9), slice(60, 64))
     assert torch.equal(part, reader.read(1)[:, 2:9, 60:])
+    part = reader.photo(2, slice(2, 9), slice(60, 64))
+    assert np.array_equal(part.permute(1, 2, 0).numpy(), pixels[2, 20:90, 600:640])
+
+
+def test_a_folder_without_photos(embeddings: Path) -> None:
+    (embeddings / "photos.u8").unlink()
+    with pytest.raises(DataError, match=r"photos.u8 is shorter than .* delete the folder and run the teacher again"):
+        EmbeddingReader(embeddings)
 
 
 def test_held_out_photos_are_not_embedded(tmp_path: Path) -> None:
@@ -83,33 +96,92 @@ def test_held_out_photos_are_not_embedded(tmp_path: Path) -> None:
 
 
 def test_pictures_and_embeddings_are_cut_and_flipped_alike(embeddings: Path) -> None:
-    data = student.Embeddings([embeddings], image_size=64, seed=1, length=20)
-    data._colours = torch.nn.Identity()  # type: ignore[assignment]
+    data = Crops([embeddings], image_size=64, batch_size=8, seed=1, steps=3)
+    frames, embedding = data[0]
+    assert frames.shape == (8, 3, 64, 64)
+    assert embedding.shape == (8, 256, 4, 4)
+    red = torch.nn.functional.adaptive_avg_pool2d(frames[:, 0], 4)
     for k in range(8):
-        clip, embedding = data[k]
-        assert clip.shape == (3, 3, 64, 64)
-        assert embedding.shape == (256, 4, 4)
-        red = torch.nn.functional.adaptive_avg_pool2d(clip[None, 0, 2], 4)[0]
-        assert torch.corrcoef(torch.stack([red.flatten(), embedding[0].flatten()]))[0, 1] > 0.9
-    again = student.Embeddings([embeddings], image_size=64, seed=1, length=20)
-    again._colours = data._colours
-    assert torch.equal(again[3][0], data[3][0])
+        assert torch.corrcoef(torch.stack([red[k].flatten(), embedding[k, 0].flatten()]))[0, 1] > 0.85
+    clips = crops.as_clips(frames, np.random.default_rng(3))
+    assert torch.equal(clips[:, :, 2], frames)
+    assert not torch.equal(clips[:, :, 0], frames), "earlier frames are shifted"
+    assert torch.equal(clips[:, :, 0].flatten(1).sort().values, frames.flatten(1).sort().values)
+    again = Crops([embeddings], image_size=64, batch_size=8, seed=1, steps=3)
+    assert torch.equal(again[2][0], data[2][0])
+    assert not torch.equal(data[1][0], data[2][0])
+
+
+def test_colours_change_by_no_more_than_they_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = torch.randint(0, 256, (64, 3, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    rng = np.random.default_rng(0)
+    changed = torch.stack([crops.change_colours(picture, rng) for picture in pictures])
+    assert changed.dtype == torch.float32
+    assert 0 <= changed.min() < changed.max() <= 1
+    spread = (changed.amax(1) - changed.amin(1)).flatten(1).amax(1)
+    assert 0 < int((spread < 1e-5).sum()) < 16, "a few are grey"
+    assert (changed - pictures / 255).abs().flatten(1).amax(1).min() > 0.01, "every picture changes"
+    grey = torch.full((3, 4, 4), 100, dtype=torch.uint8)
+    assert crops.change_colours(grey, np.random.default_rng(1)).std() == pytest.approx(0, abs=1e-6), "no tint on grey"
+    for name in ("BRIGHTNESS", "CONTRAST", "SATURATION", "HUE", "GREY"):
+        monkeypatch.setattr(crops, name, 0.0)
+    same = crops.change_colours(pictures[0], np.random.default_rng(0))
+    assert torch.allclose(same, pictures[0] / 255, atol=1e-5)
 
 
 def test_the_distance_is_one_for_a_spread_of_one() -> None:
-    channels = student.Channels(offset=torch.tensor([[[0.5]]]), scale=torch.tensor([[[2.0]]]))
+    channels = Channels(offset=torch.tensor([[[0.5]]]), scale=torch.tensor([[[2.0]]]))
     target = torch.zeros(1, 1, 1, 2)
     assert student.distance(target + 0.5, target, channels) == 0
     assert student.distance(target + 2.5, target, channels) == 1
+
+
+def test_the_loss_through_the_decoder_wants_the_masks_of_the_teacher() -> None:
+    model = I2VPP(ModelConfig(image_size=64))
+    model.load_state_dict(parity_weights())
+    model.eval()
+    frozen = [*model.sam_mask_decoder.parameters(), *model.sam_prompt_encoder.parameters(), model.no_mem_embed]
+    for parameter in frozen:
+        parameter.requires_grad_(requires_grad=False)
+    generator = torch.Generator().manual_seed(0)
+    features = model.encode(torch.randn(3, 3, 3, 64, 64, generator=generator))
+    with torch.no_grad():
+        plain = model.condition_on_memory(features, None).embedding
+    clicked, boxed = teacher_masks(Heads.of(model), plain, [1, 2, 3])
+    assert clicked.prompt.num_points == 1
+    assert boxed.prompt.num_points == 2
+    for answer in (clicked, boxed):
+        assert answer.logits.shape == (3, 1, 16, 16)
+        assert answer.prompt.coords is not None
+        assert 0 <= answer.prompt.coords.min() <= answer.prompt.coords.max() <= 64
+    other = teacher_masks(Heads.of(model), plain.flip(0), [1, 2, 3])
+    same = mask_distance(model, features, [clicked, boxed])
+    same.backward()
+    assert all(parameter.grad is None for parameter in frozen)
+    gradient = next(model.image_encoder.trunk_image.parameters()).grad
+    assert gradient is not None
+    assert gradient.isfinite().all()
+    assert gradient.abs().max() > 0
+    assert mask_distance(model, features, other) > same
+
+
+def test_the_loss_through_the_decoder_needs_the_heads(
+    embeddings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--embeddings", str(embeddings), "--out", str(tmp_path / "x.pt"), "--image-size", "64"]
+    with pytest.raises(SystemExit):
+        student.main([*arguments, "--mask-loss", "0.5"])
+    assert "error: --mask-loss compares masks with those of the teacher: give its --heads" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_the_student_learns_resumes_and_ends_with_a_matching_memory(
     embeddings: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "encoder.pt"
+    out, heads = tmp_path / "encoder.pt", tmp_path / "heads.pt"
+    torch.save({name: value for name, value in parity_weights().items() if name.startswith("sam_")}, heads)
     options = ["--embeddings", str(embeddings), "--out", str(out), "--image-size", "64", "--batch-size", "2",
-               "--workers", "0", "--steps", "6"]  # fmt: skip
+               "--workers", "0", "--steps", "6", "--heads", str(heads), "--mask-loss", "0.1"]  # fmt: skip
     assert student.main([*options, "--minutes", "0.0001"]) == 0
     first = read_checkpoint(out)
     assert first["distillation"]["step"] == 1
@@ -123,6 +195,14 @@ def test_the_student_learns_resumes_and_ends_with_a_matching_memory(
     assert "loss" in capfd.readouterr().err
     name = "sam_mask_decoder.iou_token.weight"
     assert torch.equal(first["model"][name], last["model"][name]), "heads do not learn here"
+    assert torch.equal(first["model"][name], parity_weights()[name]), "a new network begins with the teacher's"
+    with torch.no_grad():
+        last["model"][name] += 1
+    torch.save(last, tmp_path / "tuned.pt")
+    options[3] = str(tmp_path / "further.pt")
+    assert student.main([*options, "--checkpoint", str(tmp_path / "tuned.pt"), "--minutes", "0.0001"]) == 0
+    further = read_checkpoint(tmp_path / "further.pt")
+    assert torch.equal(further["model"][name], last["model"][name]), "one that has learnt keeps its own heads"
 
 
 def test_a_folder_without_embeddings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

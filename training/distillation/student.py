@@ -6,6 +6,7 @@
 The encoder ends in a sum of two GELUs, which hardly reaches below zero, while the teacher's channels do. So it learns
 the embedding raised by a constant per channel, and `no_mem_embed`, which is added before the decoder, takes that away
 again. With the teacher's own heads (`--heads`: prompt encoder and mask decoder) it is a promptable image model at once.
+With `--mask-loss` the masks that its decoder answers prompts with learn from the teacher's, too.
 
 With `--data` the moving average of the weights is scored on held-out photos (`training.image_validation`) every few
 hundred steps; the curve is written beside the checkpoint, `<out>.jsonl`. At the end of a run from a new network the
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -26,24 +28,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from i2vpp.build_i2vpp import best_device
+from i2vpp.build_i2vpp import best_device, choose_dtype
 from i2vpp.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
 from i2vpp.config import ModelConfig
-from i2vpp.data.files import read_image
-from i2vpp.errors import I2VPPError
+from i2vpp.errors import ConfigError, I2VPPError
 from i2vpp.modeling.i2vpp import I2VPP
-from i2vpp.session.frames import MEAN, STD
 from i2vpp.utils.parser import Parser
 from training.config import OptimizerConfig, StartConfig
 from training.dataset.clips import AnnotatedVideo
 from training.dataset.plan import derive_seed
-from training.distillation.embeddings import GRID, EmbeddingReader
+from training.distillation.crops import Channels, Crops, as_clips
+from training.distillation.prompted_masks import Heads, mask_distance, teacher_masks
 from training.ema import EMA
 from training.image_validation import held_out_photos, score_photos
 from training.model.initialise import start
@@ -51,83 +50,8 @@ from training.model.matching import begin_as_matching
 from training.optimizer import build_optimizer, clip_gradients, freeze, set_rates, train_mode, trainable
 from training.signals import SaveClock, outlive_signals, stop_requests
 
-GRID_CROPS = (24, 64)
-"""Side of a crop in cells of the teacher's grid, least and most. A crop of 32 cells at 256 px shows objects at the size
-that they have on a whole photo at 512 px."""
-STRIDE = 16  # pixels of the student's input per cell of its embedding
-STATISTICS = 200  # embeddings that the statistics of the channels are taken from
-MATCHED = 32  # images that the memory parts are fitted to
-FLOOR = -0.2  # value to which the lowest percent of a channel is raised
+MATCHED = 32  # crops that the memory parts are fitted to, at least
 FROZEN = ("memory_attention", "memory_encoder", "memory_prompt_generator", "sam_prompt_encoder", "sam_mask_decoder")
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Channels:
-    """What the student learns of each channel [D, 1, 1]: (embedding + offset) at this scale."""
-
-    offset: Tensor
-    scale: Tensor
-
-
-class Embeddings(Dataset[tuple[Tensor, Tensor]]):
-    """Augmented pairs of a clip and the teacher's embedding of its last frame.
-
-    Args:
-        folders: written by `training.distillation.teacher`.
-        image_size: side S of the student's input.
-        seed: seed of the augmentation; item k is always the same for the same folders.
-        length: items in all.
-    """
-
-    def __init__(self, folders: Sequence[Path], *, image_size: int, seed: int, length: int) -> None:
-        self._readers = [EmbeddingReader(folder) for folder in folders]
-        self.rows = [(reader, row) for reader in self._readers for row in range(len(reader))]
-        self._image_size = image_size
-        self._seed = seed
-        self._length = length
-        self._colours = v2.Compose([v2.ColorJitter(0.3, 0.3, 0.3, 0.03), v2.RandomGrayscale(0.05)])
-
-    def __len__(self) -> int:
-        return self._length
-
-    def channels(self) -> Channels:
-        """Measure the channels on some embeddings."""
-        chosen = self.rows[:: max(1, len(self.rows) // STATISTICS)]
-        part = slice(None, None, 4)
-        values = torch.stack([reader.read(row, part, part) for reader, row in chosen], dim=1).flatten(1)  # [D, n]
-        lowest = values.quantile(0.01, dim=1)
-        return Channels(
-            offset=(FLOOR - lowest).clamp(min=0)[:, None, None], scale=values.std(dim=1).clamp(min=0.05)[:, None, None]
-        )
-
-    def __getitem__(self, k: int) -> tuple[Tensor, Tensor]:
-        """Return frames [3, 3 (time), S, S], normalised, and an embedding [D, S / 16, S / 16]."""
-        rng = np.random.default_rng(derive_seed(self._seed, k))
-        reader, row = self.rows[int(rng.integers(len(self.rows)))]
-        image = torch.from_numpy(read_image(reader.images[row])).permute(2, 0, 1)
-        rows, columns = rng.integers(*GRID_CROPS, size=2, endpoint=True).tolist()
-        top, left = int(rng.integers(GRID - rows, endpoint=True)), int(rng.integers(GRID - columns, endpoint=True))
-        height, width = image.shape[1:]
-        image = image[
-            :,
-            top * height // GRID : (top + rows) * height // GRID,
-            left * width // GRID : (left + columns) * width // GRID,
-        ]
-        embedding = reader.read(row, slice(top, top + rows), slice(left, left + columns))
-        side = self._image_size
-        image = F.interpolate(image[None].float(), (side, side), mode="bilinear", antialias=True)[0]
-        embedding = F.adaptive_avg_pool2d(embedding, (side // STRIDE, side // STRIDE))
-        if rng.random() < 0.5:
-            image, embedding = image.flip(2), embedding.flip(2)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(self._seed, k, 1))
-            image = self._colours(image / 255)
-        image = (image - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
-        # Earlier frames: the same picture shifted by a few pixels.
-        earlier = [
-            torch.roll(image, rng.integers(-6, 6, size=2, endpoint=True).tolist(), dims=(1, 2)) for _ in range(2)
-        ]
-        return torch.stack([*earlier, image], dim=1), embedding
 
 
 @dataclass(kw_only=True)
@@ -137,8 +61,11 @@ class DistillationConfig:
     Args:
         embeddings: folders of the teacher's embeddings.
         out: checkpoint to write, or to go on from.
-        heads: the teacher's prompt encoder and mask decoder, under our names.
+        heads: the teacher's prompt encoder and mask decoder, under our names. A new network gets them; one that starts
+            from a checkpoint keeps its own.
         start: checkpoint that the network starts from; its `no_mem_embed` then says how channels are raised.
+        mask_loss: weight of the loss through the decoder beside that of the embeddings; above 0, `heads` answer for the
+            teacher.
         image_size: side of the student's input.
         steps: batches in all, over which the rate falls.
         batch_size: crops a batch.
@@ -148,6 +75,7 @@ class DistillationConfig:
         data: folder of the held-out photos; None: they are not scored.
         score_every: steps between scores.
         ema: decay of the moving average of the weights.
+        dtype: data type of the encoder, `float32` or `bfloat16`; None: `choose_dtype` chooses.
     """
 
     embeddings: list[Path]
@@ -163,6 +91,8 @@ class DistillationConfig:
     data: Path | None = None
     score_every: int = 500
     ema: float = 0.998
+    mask_loss: float = 0.0
+    dtype: str | None = None
 
 
 class Distillation:
@@ -172,9 +102,23 @@ class Distillation:
         self.config = config
         self.device = best_device()
         self.model = I2VPP(ModelConfig(image_size=config.image_size))
-        start(self.model, StartConfig(checkpoint=config.start, heads=config.heads), seed=0)
-        self.data = Embeddings(
-            config.embeddings, image_size=config.image_size, seed=0, length=config.steps * config.batch_size
+        start(
+            self.model,
+            StartConfig(checkpoint=config.start, heads=None if config.start else config.heads),
+            seed=0,
+        )
+        self.teacher = None
+        if config.mask_loss:
+            if config.heads is None:
+                raise ConfigError("--mask-loss compares masks with those of the teacher: give its --heads")
+            self.teacher = Heads.load(config.heads, self.device)
+        self.dtype = choose_dtype(config.dtype, self.device)
+        self.data = Crops(
+            config.embeddings,
+            image_size=config.image_size,
+            batch_size=config.batch_size,
+            seed=0,
+            steps=config.steps,
         )
         self.channels = self.data.channels()
         if config.start is None:
@@ -217,19 +161,25 @@ class Distillation:
                 self.model, self.config.out, image_size=self.config.image_size, extra={"distillation": state}
             )
 
-    def train_step(self, clips: Tensor, target: Tensor) -> float:
-        """Learn from clips [B, 3, 3, S, S] and embeddings [B, D, S / 16, S / 16]; return the loss.
+    def train_step(self, frames: Tensor, target: Tensor) -> float:
+        """Learn from a batch of crops; return the loss.
 
         Args:
-            clips: normalised frames [B, 3, 3 (time), S, S].
+            frames: normalised pictures [B, 3, S, S].
             target: the teacher's embeddings [B, D, S / 16, S / 16].
         """
         set_rates(self.optimizer, self.step, self.config.steps, self.optimizer_config)
         train_mode(self.model, self.optimizer_config)
         on_gpu = self.device.type == "cuda"
-        with torch.autocast(self.device.type, dtype=torch.bfloat16):
-            embedding = self.model.encode(clips.to(self.device, non_blocking=on_gpu)).embedding
-        loss = distance(embedding.float(), target.to(self.device, non_blocking=on_gpu), self.channels)
+        target = target.to(self.device, non_blocking=on_gpu)
+        clips = as_clips(frames.to(self.device, non_blocking=on_gpu), np.random.default_rng(derive_seed(0, self.step)))
+        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+            features = self.model.encode(clips)
+        loss = distance(features.embedding.float(), target, self.channels)
+        if self.teacher is not None:
+            seeds = [derive_seed(0, self.step, k) for k in range(len(clips))]
+            masks = teacher_masks(self.teacher, target, seeds)
+            loss = loss + self.config.mask_loss * mask_distance(self.model, features, masks)
         loss.backward()
         clip_gradients(trainable(self.model), self.optimizer_config.clip_norm)
         self.optimizer.step()
@@ -246,7 +196,7 @@ class Distillation:
             photos: photos with masks that nothing is trained on.
         """
         with self.ema.applied(self.model):
-            scores = score_photos(self.model, photos)
+            scores = score_photos(self.model, photos, dtype=self.dtype)
         line = {"step": self.step, "hours": self.seconds / 3600, "loss": loss, **asdict(scores)}
         curve = self.config.out.with_name(self.config.out.name + ".jsonl")
         with curve.open("a", encoding="utf-8") as file:
@@ -261,16 +211,16 @@ def distil(config: DistillationConfig) -> None:
     photos = [] if config.data is None else held_out_photos(config.data)
     loader = DataLoader(
         run.data,
-        batch_size=config.batch_size,
-        sampler=range(run.step * config.batch_size, config.steps * config.batch_size),
+        batch_size=None,  # each item is a batch
+        sampler=range(run.step, config.steps),
         num_workers=config.workers,
         worker_init_fn=outlive_signals,
     )
     begun, clock, mean = time.monotonic(), SaveClock(5), 1.0
     with stop_requests() as stop, tqdm(total=config.steps, initial=run.step, unit="step", desc="distilling") as bar:
         last = time.monotonic()
-        for clips, target in loader:
-            mean += 0.02 * (run.train_step(clips, target) - mean)
+        for frames, target in loader:
+            mean += 0.02 * (run.train_step(frames, target) - mean)
             bar.update()
             bar.set_postfix_str(f"loss {mean:.4f}", refresh=False)
             run.seconds += time.monotonic() - last
@@ -284,7 +234,9 @@ def distil(config: DistillationConfig) -> None:
                 clock.reset()
     if run.step == config.steps and config.start is None:
         with torch.no_grad(), run.ema.applied(run.model):
-            clips = torch.stack([run.data[k][0] for k in range(MATCHED)]).to(run.device)
+            batches = math.ceil(MATCHED / config.batch_size)
+            frames = torch.cat([run.data[k][0] for k in range(batches)]).to(run.device)
+            clips = as_clips(frames, np.random.default_rng(0))
             begin_as_matching(run.model, run.model.eval().encode(clips).embedding)
             run.ema.shadow.update({name: value.clone() for name, value in run.model.state_dict().items()})
     run.save()
@@ -309,7 +261,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     add = parser.add_argument
     add("--embeddings", type=Path, nargs="+", required=True, help="folders that the teacher wrote")
-    add("--heads", help="the teacher's prompt encoder and mask decoder, under our names")
+    add("--heads", help="the teacher's prompt encoder and mask decoder, under our names: the start of those of a new "
+                        "network, and what --mask-loss asks for masks")  # fmt: skip
+    add("--mask-loss", type=float, help="weight of the loss through the decoder (default 0: embeddings alone)")
     add("--checkpoint", "--start", dest="start", help="to start from (default: a new network)")
     add("-o", "--output", "--out", dest="out", type=Path, required=True, help="checkpoint to write, or to go on from")
     add("--image-size", type=int, help="side of the student's input (default 256)")
@@ -321,6 +275,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--data", type=Path, help="folder of the held-out photos, to score them (default: they are not scored)")
     add("--score-every", type=int, help="steps between scores (default 500)")
     add("--ema", type=float, help="decay of the averaged weights (default 0.998)")
+    add("--dtype", choices=["float32", "bfloat16"],
+        help="of the encoder (default: bfloat16 on CUDA, else float32; few CPUs are faster in bfloat16)")  # fmt: skip
     options = parser.parse_args(arguments)
     try:
         distil(DistillationConfig(**vars(options)))

@@ -1,4 +1,4 @@
-"""Write a teacher's embeddings of photos into a folder, for distillation.
+"""Write photos and a teacher's embeddings of them into a folder, for distillation.
 
     python -m training.distillation.teacher --model encoder.onnx --images DIR [DIR ...] -o embeddings
 
@@ -75,7 +75,8 @@ def embed(model: Path, images: Sequence[Path], out: Path) -> None:
         known = set(writer.images)
         todo = [image.resolve() for image in images if image.resolve() not in known]
         for image in tqdm(todo, desc="teacher", unit="image"):
-            writer.add(image, session.run(["image_embed"], {"image": normalise(read_image(image))})[0][0])
+            pixels = read_image(image)
+            writer.add(image, pixels, session.run(["image_embed"], {"image": normalise(pixels)})[0][0])
 
 
 def _session(model: Path) -> Any:
