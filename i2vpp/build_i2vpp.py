@@ -18,7 +18,7 @@ from i2vpp.i2vpp_image_predictor import I2VPPImagePredictor
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.memory.selection import MemorySelector
 from i2vpp.modeling.i2vpp import I2VPP
-from i2vpp.modeling.inference import round_weights
+from i2vpp.modeling.inference import convert_weights, round_weights
 from i2vpp.runner import Runner
 from i2vpp.utils.brief import brief
 from i2vpp.utils.machine import keep_freed_memory, parse_device
@@ -127,7 +127,11 @@ def build_i2vpp_video_predictor(
         _warn_untrained()
     model = build_i2vpp(config_file, ckpt_path, where, mode, hydra_overrides_extra, apply_postprocessing)
     if mode == "eval":
-        round_weights(model, dtype, in_float32=(model.sam_prompt_encoder, model.sam_mask_decoder, model.obj_ptr_proj))
+        in_float32 = (model.sam_prompt_encoder, model.sam_mask_decoder, model.obj_ptr_proj)
+        if where.type == "cuda" and dtype == torch.bfloat16:  # float16 has too small a range to do without autocast
+            convert_weights(model, dtype, in_float32=(*in_float32, model.memory_prompt_generator))
+        else:
+            round_weights(model, dtype, in_float32=in_float32)
     runner = CompiledRunner if vos_optimized else Runner
     return I2VPPVideoPredictor(model, dtype=dtype, selector=selector, runner=runner)
 

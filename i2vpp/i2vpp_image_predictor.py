@@ -17,6 +17,7 @@ from i2vpp.errors import PromptError, SessionError, VideoError
 from i2vpp.image_prompts import parse_prompts
 from i2vpp.image_result import ImageResult
 from i2vpp.modeling.i2vpp import I2VPP
+from i2vpp.modeling.inference import precision
 from i2vpp.runner import Runner
 from i2vpp.session.frames import FrameStore
 from i2vpp.session.images import ImageLike, open_image
@@ -276,7 +277,7 @@ class I2VPPImagePredictor:
     @torch.no_grad()
     def _encode(self, pixels: NDArray[np.uint8]) -> EncodedImage:
         frames = FrameStore(open_source([pixels]), self.model.image_size, device=self.device, prefetch=0)
-        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+        with precision(self.device, self.dtype, self.model.no_mem_embed):
             conditioned = self.model.condition_on_memory(self._runner.encode(frames.clip(0)), None)
         return EncodedImage(conditioned=conditioned, height=pixels.shape[0], width=pixels.shape[1])
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from i2vpp.memory.selection import FrameTime, Selection, Similarity
 from i2vpp.modeling.i2vpp import I2VPP, MEMORY_MASK_BIAS, MEMORY_MASK_SCALE
+from i2vpp.modeling.inference import precision
 from i2vpp.runner import ObjectOutput, Runner, encode_output
 from i2vpp.session.records import DrawnMask
 from i2vpp.session.state import Clicks, FrameRecord, InferenceState, ObjectTrack
@@ -57,9 +58,7 @@ class Tracker:
 
     def precision(self) -> torch.autocast:
         """Return the autocast context in which the model runs."""
-        if self.dtype == torch.float32:
-            return torch.autocast(self.model.device.type, enabled=False)
-        return torch.autocast(self.model.device.type, dtype=self.dtype)
+        return precision(self.model.device, self.dtype, self.model.no_mem_embed)
 
     def features(self, state: InferenceState, frame_idx: int) -> FrameFeatures:
         """Encode a frame once for all objects.

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from i2vpp.commands.everything import Everything
 from i2vpp.errors import I2VPPError
 from i2vpp.prompts import ObjectPrompt
+from i2vpp.utils.background import BackgroundWriter
 from i2vpp.utils.brief import counted
 from i2vpp.utils.result_files import VideoInfo, check_object_ids, index_name, require_coco
 from i2vpp.utils.signals import Terminated
@@ -184,13 +185,14 @@ def write_results(
     Returns:
         What was written, and why it ended early where it did.
     """
+    background = BackgroundWriter(writer)
     begin = time.perf_counter()
     stopped: BaseException | None = None
     found = set(obj_ids)
     try:
         with closing(results):
             for result in results:
-                writer.add(result)
+                background.add(result)
                 found.update(result.obj_ids)
                 if on_frame is not None:
                     on_frame()
@@ -199,7 +201,7 @@ def write_results(
     finally:
         try:
             seconds = TERMINATED_SECONDS if isinstance(stopped, Terminated) else None
-            writer.close(partial(_for_overlay, quiet=quiet, seconds=seconds))
+            background.close(partial(_for_overlay, quiet=quiet, seconds=seconds))
         except (KeyboardInterrupt, I2VPPError, OSError) as error:
             stopped = stopped or error
     return Summary(

@@ -83,7 +83,10 @@ class SimilarityTable:
         scale = torch.rsqrt(values.square().mean() + 1e-12)
         on_cpu = values.device.type == "cpu"
         part = -(-len(values) // CPU_PARTS) if on_cpu else GPU_PART
-        key = F.pad(values * scale, (0, -len(values) % part)).view(-1, part)
+        key = values * scale
+        if len(values) % part:
+            key = F.pad(key, (0, -len(values) % part))
+        key = key.view(-1, part)
         others = [f for f in self._rows if abs(f - frame_idx) <= self.window]
         if others and self._keys is not None:
             query = (key * (LARGEST_SUM / len(values))).to(self._keys.dtype)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from i2vpp.modeling.inference import attend_by_object, tiles_pay
+from i2vpp.modeling.inference import FromWeights, attend_by_object, fewer_kernels, tiles_pay
 from i2vpp.modeling.position_encoding import rotate
 
 
@@ -38,6 +42,7 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(kv_width, inner_width)
         self.v_proj = nn.Linear(kv_width, inner_width)
         self.out_proj = nn.Linear(inner_width, width)
+        self._stacked = FromWeights()
 
     def forward(
         self,
@@ -64,10 +69,9 @@ class Attention(nn.Module):
         Returns:
             [B, L, C].
         """
-        q = self._split_heads(self.q_proj(q))
-        if q_rotary is not None:
-            q = rotate(q, q_rotary)
-        q = q.expand(k.shape[0], -1, -1, -1)
+        if q is k and k_unturned == 0 and fewer_kernels(q):
+            return self._self_attend(q, v, bias, q_rotary, k_rotary)
+        q = self._queries(q, q_rotary).expand(k.shape[0], -1, -1, -1)
 
         def keys(k: Tensor) -> Tensor:
             k = self._split_heads(self.k_proj(k))
@@ -79,8 +83,44 @@ class Attention(nn.Module):
             )
         return self._attend(q, keys(k), v, bias)
 
+    def attend_projected(
+        self, q: Tensor, k: Tensor, v: Tensor, *, bias: Tensor | None = None, q_rotary: Tensor | None = None
+    ) -> Tensor:
+        """Attend to keys and values that are projected and turned already; see `project_together`.
+
+        Args:
+            q: queries [B or 1, L, C].
+            k: projected keys [B, heads, N, c].
+            v: projected values [B, heads, N, c].
+            bias: see `forward`.
+            q_rotary: see `forward`.
+
+        Returns:
+            [B, L, C].
+        """
+        return self._fused(self._queries(q, q_rotary).expand(k.shape[0], -1, -1, -1), k, v, bias)
+
+    def _queries(self, q: Tensor, rotary: Tensor | None) -> Tensor:
+        q = self._split_heads(self.q_proj(q))
+        return q if rotary is None else rotate(q, rotary)
+
+    def _self_attend(
+        self, x: Tensor, v: Tensor, bias: Tensor | None, q_rotary: Tensor | None, k_rotary: Tensor | None
+    ) -> Tensor:
+        """Attend from x to x, projected by one product; see `forward`."""
+        layers = [self.q_proj, self.k_proj, *([self.v_proj] if v is x else [])]
+        weights = tuple(layer.weight for layer in layers), tuple(layer.bias for layer in layers)
+        flat = (*weights[0], *weights[1])
+        weight, shift = self._stacked(lambda: (torch.cat(weights[0]), torch.cat(weights[1])), *flat)
+        projected = F.linear(x, weight, shift).chunk(len(layers), dim=-1)
+        q, k, *values = (self._split_heads(part) for part in projected)
+        q, k = (part if table is None else rotate(part, table) for part, table in ((q, q_rotary), (k, k_rotary)))
+        return self._fused(q, k, values[0] if values else self._split_heads(self.v_proj(v)), bias)
+
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-        v = self._split_heads(self.v_proj(v))
+        return self._fused(q, k, self._split_heads(self.v_proj(v)), bias)
+
+    def _fused(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         dropout = self.dropout if self.training else 0.0
         if bias is not None and bias.dtype != torch.bool:
             bias = bias.to(q.dtype)
@@ -98,6 +138,45 @@ def _rotate_groups(k: Tensor, table: Tensor, unturned: int) -> Tensor:
     return torch.cat([groups, k[..., turned:, :]], dim=-2)
 
 
+def project_together(
+    layers: Sequence[Attention], keys: Tensor, values: Tensor, table: Tensor, unturned: int, kept: FromWeights
+) -> list[tuple[Tensor, Tensor]]:
+    """Project the keys and values of several layers with one head that read the same memory, by one product each.
+
+    Args:
+        layers: the layers, of equal widths.
+        keys: inputs of the keys [B, N, Ckv].
+        values: inputs of the values [B, N, Ckv].
+        table: rotary table [S, C / 2, 2], repeated for every S keys.
+        unturned: how many of the last keys have no place in the grid and are not turned.
+        kept: keeps the stacked weights.
+
+    Returns:
+        Projected keys and values [B, 1, N, C] of each layer.
+    """
+    projections = [layer.k_proj for layer in layers], [layer.v_proj for layer in layers]
+    weights = [parameter for group in projections for layer in group for parameter in (layer.weight, layer.bias)]
+
+    def stack() -> tuple[Tensor, ...]:
+        return tuple(
+            torch.cat([getattr(layer, name) for layer in group]) for group in projections for name in ("weight", "bias")
+        )
+
+    k_weight, k_bias, v_weight, v_bias = kept(stack, *weights)
+    k = F.linear(keys, k_weight, k_bias).unflatten(-1, (len(layers), -1))  # [B, N, layers, C]
+    v = F.linear(values, v_weight, v_bias).unflatten(-1, (len(layers), -1))
+    turned = k[:, : k.shape[1] - unturned].unflatten(1, (-1, len(table)))
+    turned.copy_(rotate(turned.float(), table[:, None]))
+    return [(one[:, None], other[:, None]) for one, other in zip(k.unbind(2), v.unbind(2), strict=True)]
+
+
+@lru_cache(maxsize=16)
+def _all_but_itself(length: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return a bias [length, length]: -inf on the diagonal, else 0."""
+    with torch.inference_mode(False):
+        return torch.zeros(length, length, dtype=dtype, device=device).fill_diagonal_(-torch.inf)
+
+
 class CrissCrossAttention(nn.Module):
     """Every position attends to its whole column and row, itself counted once; result times `gamma` plus input.
 
@@ -110,9 +189,12 @@ class CrissCrossAttention(nn.Module):
         self.key_conv = nn.Conv2d(channels, key_channels, 1)
         self.value_conv = nn.Conv2d(channels, channels, 1)
         self.gamma = nn.Parameter(torch.zeros(1))
+        self._stacked = FromWeights()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, C, h, w] to the same shape."""
+        if fewer_kernels(x):
+            return self._joined(x)
         q, k, v = (conv(x).permute(0, 2, 3, 1) for conv in (self.query_conv, self.key_conv, self.value_conv))
         height = x.shape[2]
         column = (q.transpose(1, 2) @ k.permute(0, 2, 3, 1)).transpose(1, 2)  # [B, h, w, h]
@@ -123,3 +205,26 @@ class CrissCrossAttention(nn.Module):
         from_column = (weights[..., :height].transpose(1, 2) @ v.transpose(1, 2)).transpose(1, 2)
         from_row = weights[..., height:] @ v
         return self.gamma * (from_row + from_column).permute(0, 3, 1, 2) + x
+
+    def _joined(self, x: Tensor) -> Tensor:
+        """Compute `forward` in fewer operations."""
+        convs = (self.query_conv, self.key_conv, self.value_conv)
+        weights = tuple(conv.weight for conv in convs), tuple(cast("Tensor", conv.bias) for conv in convs)
+        flat = (*weights[0], *weights[1])
+        weight, bias = self._stacked(lambda: (torch.cat(weights[0]), torch.cat(weights[1])), *flat)
+        projected = F.conv2d(x, weight, bias).permute(0, 2, 3, 1)  # [B, h, w, .]
+        parts = projected.split([conv.out_channels for conv in convs], dim=-1)
+        batch, _, height, width = x.shape
+        q, k, v = (part.reshape(batch * height, width, -1) for part in parts)
+        by_column = (part.transpose(1, 2).reshape(batch * width, height, -1) for part in parts)
+        column_q, column_k, column_v = by_column
+        others = _all_but_itself(height, x.device, q.dtype)
+        column = torch.baddbmm(others, column_q, column_k.transpose(1, 2))  # [B * w, h, h]
+        row = q @ k.transpose(1, 2)  # [B * h, w, w]
+        by_cell = column.unflatten(0, (batch, width)).transpose(1, 2), row.unflatten(0, (batch, height))
+        shares = torch.cat(by_cell, dim=-1).softmax(dim=-1).to(v.dtype)  # [B, h, w, h + w]
+        column_shares = shares[..., :height].transpose(1, 2).reshape(batch * width, height, height)
+        from_column = (column_shares @ column_v).unflatten(0, (batch, width)).transpose(1, 2)  # [B, h, w, C]
+        row_shares = shares[..., height:].reshape(batch * height, width, width)
+        out = torch.baddbmm(from_column.reshape(batch * height, width, -1), row_shares, v)
+        return torch.addcmul(x, out.unflatten(0, (batch, height)).permute(0, 3, 1, 2), self.gamma)

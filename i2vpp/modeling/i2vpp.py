@@ -109,6 +109,7 @@ class I2VPP(nn.Module):
 
     def encode(self, clip: Tensor) -> FrameFeatures:
         """Encode the last frame of clips [B, 3, T, H, W]; the frames before it give context."""
+        clip = clip.to(self.no_mem_embed.dtype)
         features: FrameFeatures = self.image_encoder(clip[:, :, -1], clip)
         return features
 
@@ -160,35 +161,39 @@ class I2VPP(nn.Module):
             The tokens.
         """
         parts = zip(self._spatial_tokens(memories), self._pointer_tokens(memories), strict=True)
-        values, position, weights = (torch.cat(part, dim=1) for part in parts)
+        values, position = (torch.cat(part, dim=1) for part in parts)
         foreground = memories.foreground.flatten(1)
         num_pointer_tokens = values.shape[1] - foreground.shape[1]
+        log_weights = None
+        if not unit_weights:
+            weights = (memories.weights, memories.pointer_weights)
+            cells = (foreground.shape[1] // memories.weights.shape[1], WIDTH // MEMORY_WIDTH)
+            repeated = [w.repeat_interleave(count, dim=1) for w, count in zip(weights, cells, strict=True)]
+            log_weights = torch.cat(repeated, dim=1).log()
         return MemoryTokens(
             values=values,
             position=position,
             foreground=F.pad(foreground, (0, num_pointer_tokens), value=True),
             num_pointer_tokens=num_pointer_tokens,
-            log_weights=None if unit_weights else weights.log(),
+            log_weights=log_weights,
         )
 
-    def _spatial_tokens(self, memories: StackedMemories) -> tuple[Tensor, Tensor, Tensor]:
-        """Values, positions [B, G * h * w, M] and weights [B, G * h * w] of G memory frames."""
+    def _spatial_tokens(self, memories: StackedMemories) -> tuple[Tensor, Tensor]:
+        """Values and positions [B, G * h * w, M] of G memory frames."""
         values = memories.values.to(self.no_mem_embed.dtype)
         slot_position = self.maskmem_tpos_enc[NUM_SLOTS - 1 - memories.slots.long(), 0, 0]  # [B, G, M]
         grid_position = to_tokens(sine_map(MEMORY_WIDTH, *values.shape[-2:], self.device))
         position = (slot_position[:, :, None] + grid_position).flatten(1, 2)
         tokens = values.flatten(3).transpose(2, 3).flatten(1, 2)
-        return tokens, position, memories.weights.repeat_interleave(grid_position.shape[1], dim=1)
+        return tokens, position
 
-    def _pointer_tokens(self, memories: StackedMemories) -> tuple[Tensor, Tensor, Tensor]:
-        """Values, positions [B, P * split, M] and weights [B, P * split] of P pointers, each split into tokens."""
+    def _pointer_tokens(self, memories: StackedMemories) -> tuple[Tensor, Tensor]:
+        """Values and positions [B, P * split, M] of P pointers, each split into tokens."""
         split = WIDTH // MEMORY_WIDTH
-        position = self.obj_ptr_tpos_proj(sine_vector(memories.offsets, WIDTH)).repeat_interleave(split, dim=1)
-        return (
-            memories.pointers.unflatten(2, (split, MEMORY_WIDTH)).flatten(1, 2),
-            position,
-            memories.pointer_weights.repeat_interleave(split, dim=1),
-        )
+        offsets = sine_vector(memories.offsets, WIDTH).to(self.obj_ptr_tpos_proj.weight.dtype)
+        position = self.obj_ptr_tpos_proj(offsets).repeat_interleave(split, dim=1)
+        pointers = memories.pointers.to(self.no_mem_embed.dtype)
+        return pointers.unflatten(2, (split, MEMORY_WIDTH)).flatten(1, 2), position
 
     def condition_on_memory(
         self, features: FrameFeatures, memory: MemoryTokens | None, *, auxiliary: bool = False
@@ -236,7 +241,7 @@ class I2VPP(nn.Module):
         dense = encoder.dense(prompt, grid=embedding.shape[-2:])
         masks = self.sam_mask_decoder(
             embedding + dense,
-            encoder.pe_layer.grid(*embedding.shape[-2:]),
+            encoder.grid_position(embedding.shape[-2:]),
             torch.cat([sparse, conditioned.memory_prompts.float()], dim=1),
             multimask=multimask,
         )
@@ -272,7 +277,8 @@ class I2VPP(nn.Module):
             embedding=features.embedding.expand(batch, -1, -1, -1),
             memory_prompts=self.memory_prompt_generator.without_memory(batch),
         )
-        pointer = self.decode(plain, Prompt(mask=self.mask_downsample(mask).float()), multimask=False).pointer
+        small = self.mask_downsample(mask.to(self.mask_downsample.weight.dtype)).float()
+        pointer = self.decode(plain, Prompt(mask=small), multimask=False).pointer
         visible = (mask > 0.5).flatten(1).any(dim=1)
         iou = torch.ones(batch, dtype=torch.float32, device=mask.device)
         return MaskPrediction(
@@ -308,7 +314,8 @@ class I2VPP(nn.Module):
         )
         binary = conditioning and self.config.binarize_mask_from_pts_for_mem_enc
         mask = (logits > 0).float() if binary else logits.sigmoid()
-        values = self.memory_encoder(features.embedding, mask * MEMORY_MASK_SCALE + MEMORY_MASK_BIAS)
+        scaled = (mask * MEMORY_MASK_SCALE + MEMORY_MASK_BIAS).to(self.no_mem_embed.dtype)
+        values = self.memory_encoder(features.embedding, scaled)
         absent = (prediction.object_score <= 0)[:, None, None, None]
         values = values + torch.where(absent, self.no_obj_embed_spatial[..., None, None], 0.0)
         share = F.interpolate(stored.sigmoid(), grid, mode="bilinear", align_corners=False)

@@ -1,13 +1,14 @@
-"""Ways to run the network faster in inference, most of them on a CPU; the files beside this one hold the network.
+"""Ways to run the network faster in inference; the files beside this one hold the network.
 
 They are attention over many queries in tiles, attention in small windows, batch normalisation folded into the
-convolution before it, weights that are rounded once, and tensors that are computed from weights once.
+convolution before it, weights that are rounded once, tensors that are computed from weights once, and, on a GPU, fewer
+and larger operations (`fewer_kernels`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,9 @@ TILE_BYTES = 2**22
 """Number of queries of a tile in `attend_in_tiles`, and bytes of a tile's logits, which should fit into the
 processor's cache."""
 
+FEWER_KERNELS_ON = frozenset({"cuda"})
+"""Kinds of devices on which `fewer_kernels` holds."""
+
 MAX_LOGIT = 100.0
 """2^MAX_LOGIT times the number of keys, and 2^-MAX_LOGIT, are within the range of float32 and bfloat16."""
 
@@ -32,12 +36,13 @@ class _Made:
     """Tensors with the weights that they were computed from.
 
     Args:
-        version: data type that the results were rounded to, and address and version counter of each weight.
+        version: data type that the results were rounded to, what else they depend on, and address and version counter
+            of each weight.
         weights: the weights. Holding their storage keeps other weights from being placed at the same addresses.
         results: the tensors.
     """
 
-    version: tuple[torch.dtype | None, list[tuple[int, int]]]
+    version: tuple[torch.dtype | None, Hashable, list[tuple[int, int]]]
     weights: tuple[Tensor, ...]
     results: tuple[Tensor, ...]
 
@@ -46,26 +51,46 @@ class FromWeights:
     """Tensors computed from weights alone, computed again only when one of the weights has changed.
 
     Where they cannot be kept they are computed every time. Several threads may use it at the same time.
+
+    Args:
+        rounds: round the results as autocast would round them where that is on.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, rounds: bool = True) -> None:
+        self._rounds = rounds
         self._made: _Made | None = None
 
-    def __reduce__(self) -> tuple[type[FromWeights], tuple[()]]:
-        return FromWeights, ()  # copies and pickles have other weights, at other addresses
+    def __reduce__(self) -> tuple[Callable[[bool], FromWeights], tuple[bool]]:
+        return _from_weights, (self._rounds,)  # copies and pickles have other weights, at other addresses
 
-    def __call__(self, compute: Callable[[], tuple[Tensor, ...]], *weights: Tensor) -> tuple[Tensor, ...]:
-        """Return the result of `compute`, rounded as autocast would round it where that is on."""
-        if not self.can_be_kept() or any(w.is_inference() for w in weights):  # those have no version counter
-            return compute()
+    def __call__(
+        self,
+        compute: Callable[[], tuple[Tensor, ...]],
+        *weights: Tensor,
+        dtype: torch.dtype | None = None,
+        key: Hashable = None,
+    ) -> tuple[Tensor, ...]:
+        """Return the result of `compute`.
+
+        Args:
+            compute: computes the result.
+            weights: all weights that it reads.
+            dtype: data type that the result is rounded to where autocast is off; None leaves it as it is.
+            key: what else the result depends on; the result for one key is kept, the latest.
+
+        Returns:
+            The result.
+        """
         device = weights[0].device.type
-        rounds = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-        autocast = torch.get_autocast_dtype(device) if rounds else None
-        version = (autocast, [(w.data_ptr(), w._version) for w in weights])
+        rounds = self._rounds and torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        if not self.can_be_kept() or any(w.is_inference() for w in weights):  # those have no version counter
+            return tuple(x if rounds or dtype is None else x.to(dtype) for x in compute())
+        rounded = torch.get_autocast_dtype(device) if rounds else dtype
+        version = (rounded, key, [(w.data_ptr(), w._version) for w in weights])
         made = self._made  # read once: another thread may replace it at any time
         if made is None or made.version != version:
             with torch.inference_mode(False), torch.no_grad():  # so that the results can be used in any mode
-                results = tuple(x if autocast is None else x.to(autocast) for x in compute())
+                results = tuple(x if rounded is None else x.to(rounded) for x in compute())
                 made = _Made(version=version, weights=tuple(w.detach() for w in weights), results=results)
             self._made = made
         return made.results
@@ -74,6 +99,22 @@ class FromWeights:
     def can_be_kept() -> bool:
         """Return whether no gradients are computed and nothing is being compiled."""
         return not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+def _from_weights(rounds: bool) -> FromWeights:
+    return FromWeights(rounds=rounds)
+
+
+def fewer_kernels(x: Tensor) -> bool:
+    """Return whether to run fewer and larger operations, some of which do more arithmetic than is needed.
+
+    Starting a kernel on a GPU takes longer than the arithmetic of most operations here. A CPU starts them at once, and
+    compiled code joins them by itself.
+
+    Args:
+        x: an input of the operations.
+    """
+    return x.device.type in FEWER_KERNELS_ON and FromWeights.can_be_kept()
 
 
 class FoldedNorm:
@@ -103,7 +144,8 @@ class FoldedNorm:
             scale = norm.weight * torch.rsqrt(variance + norm.eps)
             return conv.weight * scale[:, None, None, None], norm.bias - mean * scale
 
-        kernel, shift = self._weights(fold, conv.weight, norm.weight, norm.bias, mean, variance)
+        weights = (conv.weight, norm.weight, norm.bias, mean, variance)
+        kernel, shift = self._weights(fold, *weights, dtype=x.dtype)
         return F.conv2d(x, kernel, shift, conv.stride, conv.padding, groups=conv.groups)
 
 
@@ -121,6 +163,41 @@ def round_weights(model: nn.Module, dtype: torch.dtype, *, in_float32: Collectio
     for layer in model.modules():
         if isinstance(layer, (nn.Linear, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)) and layer not in kept:
             layer.to(dtype)
+
+
+def convert_weights(model: nn.Module, dtype: torch.dtype, *, in_float32: Collection[nn.Module]) -> None:
+    """Convert all weights to the data type of the arithmetic, so that the network runs without autocast.
+
+    Autocast casts the input and output of every normalisation and every operand that is not in the data type: a fifth
+    of all kernels of a frame.
+
+    Args:
+        model: the network; changed in place.
+        dtype: data type of encoder, memory attention and memory encoder.
+        in_float32: parts that run in float32; their weights stay as they are.
+    """
+    kept = {layer for part in in_float32 for layer in part.modules()}
+    # `FoldedNorm` scales these convolutions in float32 and rounds the result.
+    folded = [layer for layer in model.modules() if "bn" in dict(layer.named_children())]
+    kept |= {layer.get_submodule(name) for layer in folded for name in ("c", "bn")}
+    for layer in model.modules():
+        if layer not in kept:
+            layer._apply(lambda weight: weight.to(dtype), recurse=False)
+
+
+def precision(device: torch.device, dtype: torch.dtype, weights: Tensor) -> torch.autocast:
+    """Return the autocast context in which the network computes in a data type.
+
+    Autocast is off for float32, and where all weights are of the data type already; see `convert_weights`.
+
+    Args:
+        device: device of the network.
+        dtype: data type of encoder, memory attention and memory encoder.
+        weights: a weight that only `convert_weights` rounds.
+    """
+    if dtype in (torch.float32, weights.dtype):
+        return torch.autocast(device.type, enabled=False)
+    return torch.autocast(device.type, dtype=dtype)
 
 
 def attend_windows(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:

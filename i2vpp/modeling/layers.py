@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from i2vpp.modeling.inference import FromWeights
 
 # PyTorch may give a batch of 1 a stride by which its convolutions do not recognise channels-last memory. They then copy
 # the map twice and take twice as long. They recognise maps that are made as `to_map` makes them.
@@ -79,3 +82,28 @@ class MLP(nn.Module):
             x = F.relu(layer(x))
         x = self.layers[-1](x)
         return x.sigmoid() if self.sigmoid_output else x
+
+
+def apply_together(mlps: Sequence[MLP], x: Tensor, kept: FromWeights) -> Tensor:
+    """Apply K perceptrons of equal widths, without a sigmoid, each to its own input, layer by layer as one product.
+
+    Args:
+        mlps: the perceptrons.
+        x: [K, B, C].
+        kept: keeps the stacked weights.
+
+    Returns:
+        [K, B, C'].
+    """
+    stages = [cast("list[nn.Linear]", list(stage)) for stage in zip(*(mlp.layers for mlp in mlps), strict=True)]
+
+    def stack() -> tuple[Tensor, ...]:
+        weights = [torch.stack([layer.weight.T for layer in stage]) for stage in stages]
+        biases = [torch.stack([layer.bias[None] for layer in stage]) for stage in stages]
+        return (*weights, *biases)
+
+    parameters = [parameter for mlp in mlps for parameter in mlp.parameters()]
+    stacked = kept(stack, *parameters)
+    for number, (weight, bias) in enumerate(zip(stacked[: len(stages)], stacked[len(stages) :], strict=True)):
+        x = torch.baddbmm(bias, x if number == 0 else F.relu(x), weight)
+    return x

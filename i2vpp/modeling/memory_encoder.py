@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from i2vpp.modeling.inference import fewer_kernels
 from i2vpp.modeling.layers import GELU2d, LayerNorm2d
 
 
@@ -41,8 +42,10 @@ class FuserBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, D, h, w] to the same shape."""
         tokens = self.norm(self.dwconv(x)).permute(0, 2, 3, 1)  # [B, h, w, D]
-        tokens = self.gamma * self.pwconv2(F.gelu(self.pwconv1(tokens)))
-        return x + tokens.permute(0, 3, 1, 2)
+        tokens = self.pwconv2(F.gelu(self.pwconv1(tokens)))
+        if fewer_kernels(x):
+            return torch.addcmul(x, tokens.permute(0, 3, 1, 2), self.gamma[:, None, None])
+        return x + (self.gamma * tokens).permute(0, 3, 1, 2)
 
 
 class Fuser(nn.Module):

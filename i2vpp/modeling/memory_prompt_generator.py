@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from i2vpp.modeling.attention import Attention
+from i2vpp.modeling.inference import FromWeights, fewer_kernels
 from i2vpp.modeling.position_encoding import rotary_table, rotate
 from i2vpp.structures import MemoryTokens
 
@@ -29,6 +30,7 @@ class MemoryPromptGenerator(nn.Module):
         self.norm_fg_sa, self.norm_fg_ca, self.norm1 = (nn.LayerNorm(width) for _ in range(3))
         self.linear1 = nn.Linear(width, width)
         self.linear2 = nn.Linear(width, width)
+        self._kept = FromWeights(rounds=False)
 
     def without_memory(self, batch: int) -> Tensor:
         """Prompts [batch, Q, D] of objects without memory."""
@@ -45,11 +47,29 @@ class MemoryPromptGenerator(nn.Module):
             [B, Q, D].
         """
         x = self.query_embedding_fg.weight[None]
-        x = x + self._gather(self.norm_fg_ca(x), memory, grid)
+        x = x + self._gather(x, memory, grid)
         y = self.norm_fg_sa(x)
         row = rotary_table(x.shape[-1], 1, x.shape[1], x.device)
         x = x + self.self_attn(y, y, y, q_rotary=row, k_rotary=row)
         return x + self.linear2(F.relu(self.linear1(self.norm1(x))))
+
+    def _queries(self, x: Tensor, grid: torch.Size) -> tuple[Tensor, ...]:
+        """Turn the queries x [1, Q, D] back by the angle of every cell and project them to the memory's width M.
+
+        Returns:
+            By query and cell: factors of the keys [Q, h * w, M] and shift of the logits [Q, h * w]; then the same for
+            the keys of pointers, which have no cell: [Q, M] and [Q].
+        """
+        attention, device = self.cross_attn, x.device
+        q = rotate(attention.q_proj(self.norm_fg_ca(x)), rotary_table(x.shape[-1], 1, x.shape[1], device))[0]  # [Q, D]
+        with torch.autocast(device.type, enabled=False):
+            q = q.float() * q.shape[-1] ** -0.5
+            cos, sin = rotary_table(x.shape[-1], grid[0], grid[1], device).unbind(-1)
+            back = torch.stack([cos, -sin], dim=-1)
+            by_cell = rotate(q[:, None].expand(-1, len(back), -1), back)  # [Q, h * w, D]
+            weight, bias = attention.k_proj.weight.float(), attention.k_proj.bias.float()
+            factors = torch.stack([one @ weight for one in by_cell])
+            return factors, torch.stack([one @ bias for one in by_cell]), q @ weight, q @ bias
 
     def _gather(self, x: Tensor, memory: MemoryTokens, grid: torch.Size) -> Tensor:
         """Cross-attend from queries [1, Q, D] to memory, masked to the object: [B, Q, D].
@@ -58,20 +78,25 @@ class MemoryPromptGenerator(nn.Module):
         projected to the memory's width M, instead of rotating and projecting every key, and the values are projected
         after averaging. No tensor of width D is computed per token.
         """
-        attention, device = self.cross_attn, x.device
-        q = rotate(attention.q_proj(x), rotary_table(x.shape[-1], 1, x.shape[1], device))[0]  # [Q, D]
+        attention = self.cross_attn
+        layers = (self.norm_fg_ca, attention.q_proj, attention.k_proj)
+        weights = (self.query_embedding_fg.weight, *(w for layer in layers for w in (layer.weight, layer.bias)))
+        autocast = torch.is_autocast_enabled(x.device.type)  # under which the queries are rounded
+        kept = self._kept(lambda: self._queries(x, grid), *weights, key=(tuple(grid), autocast))
+        factors, shifts, pointer_factors, pointer_shifts = kept
         keys = memory.values + memory.position
         turned = keys.shape[1] - memory.num_pointer_tokens
-        with torch.autocast(device.type, enabled=False):
-            q = q.float() * q.shape[-1] ** -0.5
-            cos, sin = rotary_table(x.shape[-1], grid[0], grid[1], device).unbind(-1)
-            back = torch.stack([cos, -sin], dim=-1)
-            by_cell = rotate(q[:, None].expand(-1, len(back), -1), back)  # [Q, h * w, D]
-            weight, bias = attention.k_proj.weight.float(), attention.k_proj.bias.float()
-            spatial = keys[:, :turned].float().unflatten(1, (-1, len(back)))  # [B, G, h * w, M]
-            by_group = [((spatial * (one @ weight)).sum(-1) + one @ bias).flatten(1) for one in by_cell]
-            pointers = keys[:, turned:].float() @ (q @ weight).T + q @ bias  # [B, P, Q]
-            logits = torch.cat([torch.stack(by_group, dim=1), pointers.transpose(1, 2)], dim=2)  # [B, Q, N]
+        with torch.autocast(x.device.type, enabled=False):
+            spatial = keys[:, :turned].float().unflatten(1, (-1, factors.shape[1]))  # [B, G, h * w, M]
+            pointers = keys[:, turned:].float() @ pointer_factors.T + pointer_shifts  # [B, P, Q]
+            if fewer_kernels(x):
+                by_cell = spatial.permute(2, 0, 1, 3).reshape(len(spatial[0, 0]), -1, spatial.shape[-1])
+                dots = torch.baddbmm(shifts.T[:, None], by_cell, factors.permute(1, 2, 0))  # [h * w, B * G, Q]
+                by_query = dots.unflatten(1, spatial.shape[:2]).permute(1, 3, 2, 0).flatten(2)
+            else:
+                pairs = zip(factors, shifts, strict=True)
+                by_query = torch.stack([((spatial * f).sum(-1) + shift).flatten(1) for f, shift in pairs], dim=1)
+            logits = torch.cat([by_query, pointers.transpose(1, 2)], dim=2)  # [B, Q, N]
             if memory.log_weights is not None:
                 logits = logits + memory.log_weights[:, None]
             # An object without any foreground cell, and without pointers, attends to nothing: its mean is 0.

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 TEMPERATURE = 10000.0
 
 
+@lru_cache(maxsize=32)
 def _frequencies(width: int, device: torch.device) -> Tensor:
     """Divisors in pairs: temperature^(2 * (i // 2) / width), [width]."""
-    index = torch.arange(width, dtype=torch.float32, device=device)
-    return TEMPERATURE ** (2 * (index // 2) / width)
+    with torch.inference_mode(False):
+        index = torch.arange(width, dtype=torch.float32, device=device)
+        return TEMPERATURE ** (2 * (index // 2) / width)
 
 
 @lru_cache(maxsize=32)
@@ -87,7 +89,7 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
 
     Args:
         x: [..., L, C].
-        table: cosines and sines [L, C / 2, 2].
+        table: cosines and sines [L, C / 2, 2], or what broadcasts to x's pairs.
 
     Returns:
         [..., L, C], of the dtype of x.

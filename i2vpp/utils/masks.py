@@ -32,15 +32,15 @@ def fill_holes(logits: Tensor, max_area: int) -> Tensor:
     labels = numbers * background
     for _ in range(max_area):
         labels = _highest_around(labels) * background
-    # A pixel next to a background pixel with another number: its number belongs to no small component.
+    # A pixel next to a background pixel with another number: its number belongs to no small component, and it counts
+    # as so many pixels that none has that area.
     highest = _highest_around(labels)
-    lowest = -_highest_around(torch.where(background, -labels, -torch.inf))
-    torn = background & (highest != lowest)
+    negative_lowest = _highest_around(torch.where(background, -labels, -torch.inf))
+    torn = highest != -negative_lowest
     index = labels.flatten(1).long()
-    area = index.new_zeros(len(index), logits[0].numel() + 1).scatter_add_(1, index, torch.ones_like(index))
-    tears = torch.zeros_like(area).scatter_add_(1, index, torn.flatten(1).long())
-    small = (area <= max_area) & (tears == 0)
-    hole = small.gather(1, index).view_as(background) & background
+    count = torn.flatten(1).long() * max_area + 1
+    area = index.new_zeros(len(index), logits[0].numel() + 1).scatter_add_(1, index, count)
+    hole = (area <= max_area).gather(1, index).view_as(background) & background
     return torch.where(hole, FILLED_LOGIT, logits)
 
 

@@ -71,8 +71,9 @@ def index_map(result: FrameResult) -> UInt8:
     if not len(logits):
         return np.zeros(tuple(logits.shape[1:]), np.uint8)
     best, position = logits.max(0)
-    ids = torch.tensor(result.obj_ids, dtype=torch.uint8, device=logits.device)
-    found: UInt8 = torch.where(best > 0, ids[position], ids.new_zeros(())).cpu().numpy()
+    numbers = torch.where(best > 0, position + 1, 0).to(torch.uint8)
+    # The ids stay on the CPU: what waits for a GPU is the one copy of the numbers.
+    found: UInt8 = np.array([0, *result.obj_ids], np.uint8)[numbers.cpu().numpy()]
     return found
 
 
@@ -104,10 +105,36 @@ def write_png(path: Path, image: Image.Image, **options: Any) -> None:
     Raises:
         OSError: it cannot be written; an earlier file stays.
     """
+    write_whole(path, png_content(image, **options))
+
+
+def png_content(image: Image.Image, **options: Any) -> bytes:
+    """Return an image as the content of a PNG file.
+
+    Args:
+        image: the image.
+        options: options of Pillow's PNG writer.
+
+    Returns:
+        The content.
+    """
     content = io.BytesIO()
     image.save(content, "PNG", **options)
+    return content.getvalue()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that appears only when it is complete.
+
+    Args:
+        path: path of the file.
+        content: all of it.
+
+    Raises:
+        OSError: it cannot be written; an earlier file stays.
+    """
     with atomic_write(path) as file:
-        file.write(content.getbuffer())
+        file.write(content)
 
 
 def index_name(frame_idx: int) -> str:
@@ -144,9 +171,22 @@ class MaskWriter:
             frame_idx: index of the frame.
             index: [H, W] object ids.
         """
+        self.write(frame_idx, self.encode(index))
+
+    def encode(self, index: UInt8) -> bytes:
+        """Return object ids [H, W] as the content of a file; may be called from any thread."""
         image = Image.fromarray(index).convert("P")
         image.putpalette(self._palette)
-        write_png(self.path(frame_idx), image, pnginfo=self._mark)
+        return png_content(image, pnginfo=self._mark)
+
+    def write(self, frame_idx: int, content: bytes) -> None:
+        """Write the file of one frame; it appears only when it is complete.
+
+        Args:
+            frame_idx: index of the frame.
+            content: result of `encode`.
+        """
+        write_whole(self.path(frame_idx), content)
 
     def read(self, frame_idx: int) -> UInt8:
         """Return the [H, W] ids of a written frame."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from i2vpp.structures import FrameResult
 from i2vpp.utils.cutouts import CutoutPngs, CutoutVideo, cutout_writer
@@ -72,6 +73,30 @@ class FrameAccess:
     time: Callable[[int], float | None] = lambda frame_idx: None
 
 
+class VideoFrame(NamedTuple):
+    """What the files take from the video; the picture is None where no file takes it at once."""
+
+    picture: UInt8 | None
+    time: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedFrame:
+    """A frame as the files take it.
+
+    Args:
+        result: result of the frame.
+        frame: what the files take from the video.
+        picture: its picture for the overlay video [H, W, 3], or None.
+        mask: content of its mask file, or None.
+    """
+
+    result: FrameResult
+    frame: VideoFrame
+    picture: UInt8 | None
+    mask: bytes | None
+
+
 class ResultWriter:
     """All chosen files of one tracking run in one folder.
 
@@ -128,29 +153,61 @@ class ResultWriter:
         """
         if result.frame_idx not in self._frames:
             with uninterrupted():
-                self._add(result)
+                self.write(self.prepare(result, self.read(result.frame_idx)))
 
-    def _add(self, result: FrameResult) -> None:
-        if self._choice.masks or self._choice.overlay:
-            check_object_ids(result.obj_ids)
-            index = index_map(result)
-            if self._overlay is not None and self._in_order:
-                self._add_overlay(self._overlay, result.frame_idx, index, result.obj_ids)
-            if self._masks is not None:
-                self._masks.add(result.frame_idx, index)
-        if self._cutouts is not None:
-            mask = (result.masks[:, 0] > 0).any(0).cpu().numpy()
-            frame_idx = result.frame_idx
-            self._cutouts.add(frame_idx, self._source.read(frame_idx), mask, self._source.time(frame_idx))
+    def read(self, frame_idx: int) -> VideoFrame:
+        """Read what `prepare` needs of the video."""
+        is_shown = self._is_drawn_at_once or self._cutouts is not None
+        return VideoFrame(self._source.read(frame_idx) if is_shown else None, self._source.time(frame_idx))
+
+    @property
+    def _is_drawn_at_once(self) -> bool:
+        return self._overlay is not None and self._in_order
+
+    def prepare(self, result: FrameResult, frame: VideoFrame) -> PreparedFrame:
+        """Draw and encode what belongs to a frame; may be called from any thread, and for several frames at once.
+
+        Args:
+            result: result of the frame.
+            frame: result of `read`.
+
+        Returns:
+            What `write` takes.
+        """
+        if not (self._choice.masks or self._choice.overlay):
+            return PreparedFrame(result=result, frame=frame, picture=None, mask=None)
+        check_object_ids(result.obj_ids)
+        index = index_map(result)
+        return PreparedFrame(
+            result=result,
+            frame=frame,
+            picture=_draw(frame.picture, index, result.obj_ids)
+            if self._is_drawn_at_once and frame.picture is not None
+            else None,
+            mask=None if self._masks is None else self._masks.encode(index),
+        )
+
+    def write(self, prepared: PreparedFrame) -> None:
+        """Write a frame to all files; see `add`. Frames are written by one thread at a time, in the order of tracking.
+
+        Raises:
+            OSError: a file cannot be written.
+        """
+        result = prepared.result
+        if result.frame_idx in self._frames:
+            return
+        shown, time = prepared.frame
+        if self._overlay is not None and prepared.picture is not None:
+            self._overlay.add(prepared.picture, time)
+        if self._masks is not None and prepared.mask is not None:
+            self._masks.write(result.frame_idx, prepared.mask)
+        if self._cutouts is not None and shown is not None:
+            self._cutouts.add(result.frame_idx, shown, (result.masks[:, 0] > 0).any(0).cpu().numpy(), time)
         if self._rle is not None:
             self._rle.add(result)
         if self._scores is not None:
-            self._scores.add(result, self._source.time(result.frame_idx))
+            self._scores.add(result, time)
         self._frames[result.frame_idx] = tuple(result.obj_ids)
-
-    def _add_overlay(self, writer: OverlayWriter, frame_idx: int, index: UInt8, obj_ids: Sequence[int]) -> None:
-        picture = overlay(self._source.read(frame_idx), index, obj_ids, labels=len(obj_ids) > 1)
-        writer.add(picture, self._source.time(frame_idx))
 
     def close(self, progress: Callable[[list[int]], Iterable[int]] = iter) -> None:
         """Finish all files with the frames written so far, each of them even if another one cannot be finished.
@@ -179,8 +236,8 @@ class ResultWriter:
         try:
             for frame_idx in progress(self.frames):
                 with uninterrupted():
-                    index = self._masks.read(frame_idx)
-                    self._add_overlay(writer, frame_idx, index, self._frames[frame_idx])
+                    picture = _draw(self._source.read(frame_idx), self._masks.read(frame_idx), self._frames[frame_idx])
+                    writer.add(picture, self._source.time(frame_idx))
         finally:
             if writer.count < len(self._frames):
                 self._cut_short = f"overlay.mp4 holds the first {writer.count} of {len(self._frames)} frames"
@@ -197,6 +254,10 @@ class ResultWriter:
             f"cutouts.{choice.alpha}": choice.alpha in ("webm", "mov"),
         }
         return [path for name, wanted in chosen.items() if wanted and (path := self._folder / name).exists()]
+
+
+def _draw(frame: UInt8, index: UInt8, obj_ids: Sequence[int]) -> UInt8:
+    return overlay(frame, index, obj_ids, labels=len(obj_ids) > 1)
 
 
 def _held_back(close: Callable[[], None]) -> None:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from i2vpp.modeling.inference import FoldedNorm, FromWeights, attend_windows
+from i2vpp.modeling.inference import FoldedNorm, FromWeights, attend_windows, fewer_kernels
 from i2vpp.modeling.layers import GELU2d, LayerNorm2d, gelu
 
 EXPANSION = 4
@@ -132,8 +132,14 @@ class WindowAttention(nn.Module):
         query, key, value = qkv.transpose(1, 2).unbind(3)
         ids = offset_ids(self.window, tokens.device)
         biases = self.attention_biases
-        (bias,) = self._by_pair(lambda: (biases.index_select(1, ids.flatten()).unflatten(1, ids.shape),), biases)
-        bias = bias.to(query.dtype)
+        # Fused attention on a GPU copies a bias whose rows do not begin at multiples of 8 elements.
+        padding = -len(ids) % 8 if fewer_kernels(tokens) else 0
+
+        def by_pair() -> tuple[Tensor, ...]:
+            return (F.pad(biases.index_select(1, ids.flatten()).unflatten(1, ids.shape), (0, padding)),)
+
+        (bias,) = self._by_pair(by_pair, biases, key=padding)
+        bias = bias[..., : len(ids)].to(query.dtype)
         attended = attend_windows(query, key, value, bias)
         return self.proj(attended.transpose(1, 2).flatten(2))  # from [n, heads, size², C / heads]
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from i2vpp.modeling.layers import MLP, GELU2d, LayerNorm2d, to_map
+from i2vpp.modeling.inference import FromWeights, fewer_kernels
+from i2vpp.modeling.layers import MLP, GELU2d, LayerNorm2d, apply_together, to_map
 from i2vpp.modeling.sam.transformer import TwoWayTransformer
 
 STABILITY_DELTA = 0.05
@@ -57,6 +59,7 @@ class MaskDecoder(nn.Module):
         self.output_hypernetworks_mlps = nn.ModuleList(MLP((width, width, width, width // 8)) for _ in range(num_masks))
         self.iou_prediction_head = MLP((width, width, width, num_masks), sigmoid_output=True)
         self.pred_obj_score_head = MLP((width, width, width, 1))
+        self._together = FromWeights()
 
     def forward(self, image: Tensor, position: Tensor, prompts: Tensor, *, multimask: bool) -> DecodedMasks:
         """Decode masks.
@@ -87,8 +90,11 @@ class MaskDecoder(nn.Module):
     def _masks(self, tokens: Tensor, image: Tensor, wanted: slice) -> Tensor:
         """Mask logits [B, K, 4h, 4w] of the wanted mask tokens [B, K, D] over an image [B, D, h, w]."""
         upscaled = self.output_upscaling(image)
-        mlps = list(self.output_hypernetworks_mlps)[wanted]
-        weights = torch.stack([mlp(token) for mlp, token in zip(mlps, tokens.unbind(1), strict=True)], dim=1)
+        mlps = cast("list[MLP]", list(self.output_hypernetworks_mlps)[wanted])
+        if fewer_kernels(tokens):
+            weights = apply_together(mlps, tokens.transpose(0, 1), self._together).transpose(0, 1)
+        else:
+            weights = torch.stack([mlp(token) for mlp, token in zip(mlps, tokens.unbind(1), strict=True)], dim=1)
         return (weights @ upscaled.flatten(2)).unflatten(2, upscaled.shape[-2:]).float()
 
 

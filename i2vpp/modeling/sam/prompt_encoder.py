@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from i2vpp.modeling.inference import FromWeights
 from i2vpp.modeling.layers import GELU2d, LayerNorm2d
 from i2vpp.modeling.position_encoding import RandomPositionEncoding
 from i2vpp.structures import Prompt
@@ -37,6 +38,7 @@ class PromptEncoder(nn.Module):
             nn.Conv2d(mask_width, width, 1),
         )
         self.no_mask_embed = nn.Embedding(1, width)
+        self._positions = FromWeights()
 
     def sparse(self, prompt: Prompt, *, batch: int, image_size: int) -> Tensor:
         """Embed clicks and box corners, plus one padding point.
@@ -50,6 +52,8 @@ class PromptEncoder(nn.Module):
             [B, max(P, 1) + 1, D].
         """
         coords, labels = prompt.coords, prompt.labels
+        if coords is None and not torch.is_grad_enabled():  # as below, without computing what is replaced
+            return self.not_a_point_embed.weight.expand(batch, 2, -1)
         if coords is None or labels is None:  # no click counts as one padding point
             device = self.not_a_point_embed.weight.device
             coords = torch.zeros(batch, 1, 2, dtype=torch.float32, device=device)
@@ -61,6 +65,12 @@ class PromptEncoder(nn.Module):
         for label, point in enumerate(self.point_embeddings.parameters()):
             embedding = torch.where(labels == label, embedding + point, embedding)
         return embedding
+
+    def grid_position(self, grid: torch.Size) -> Tensor:
+        """Return the positions [1, D, h, w] of the cells of a grid (h, w)."""
+        matrix = self.pe_layer.positional_encoding_gaussian_matrix
+        (position,) = self._positions(lambda: (self.pe_layer.grid(*grid),), matrix, key=tuple(grid))
+        return position
 
     def dense(self, prompt: Prompt, *, grid: torch.Size) -> Tensor:
         """Embed the mask prompt, or its absence.
