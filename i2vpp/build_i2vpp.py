@@ -191,7 +191,7 @@ def best_device() -> torch.device:
     """Return the fastest kind of device of this machine."""
     if torch.cuda.is_available():
         return torch.device("cuda")
-    if torch.backends.mps.is_available() and torch.__version__ >= MPS_TORCH:
+    if torch.backends.mps.is_available() and _torch_version() >= MPS_TORCH:
         return torch.device("mps")
     return torch.device("cpu")
 
@@ -209,7 +209,7 @@ def choose_device(device: str | int | torch.device | None) -> torch.device:
         missing = (found.index or 0) >= torch.cuda.device_count()
     elif found.type == "mps":
         missing = not torch.backends.mps.is_available()
-        if not missing and torch.__version__ < MPS_TORCH:
+        if not missing and _torch_version() < MPS_TORCH:
             raise ConfigError(
                 f"device 'mps' needs PyTorch 2.7 or newer, which can resize masks there; this is {torch.__version__}: "
                 "update PyTorch, or choose device 'cpu'"
@@ -219,6 +219,11 @@ def choose_device(device: str | int | torch.device | None) -> torch.device:
     if missing:
         raise ConfigError(f"this machine has no device {str(found)!r} that PyTorch can use")
     return found
+
+
+def _torch_version() -> tuple[int, ...]:
+    """Return the first two numbers of PyTorch's version."""
+    return tuple(int(number) for number in torch.__version__.split(".")[:2])
 
 
 def _can_allocate(device: torch.device) -> bool:

@@ -54,8 +54,11 @@ class LargestNumbers(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
-        for x in tensors_in(out):
-            x = x.values if isinstance(x, PretendedTensor) else x  # noqa: PLW2901
+        on_device = any(isinstance(x, PretendedTensor) for x in tensors_in(args))
+        for tensor in tensors_in(out):
+            if on_device and not isinstance(tensor, PretendedTensor):
+                continue  # a copy to the CPU, which holds garbage until it has arrived
+            x = tensor.values if isinstance(tensor, PretendedTensor) else tensor
             if x.dtype == torch.float16 and x.numel() and not name.startswith(("empty", "new_empty")):
                 largest = float(x.float().nan_to_num(torch.inf, torch.inf, 0).abs().max())
                 self.by_operator[name] = max(largest, self.by_operator.get(name, 0.0))
@@ -63,16 +66,16 @@ class LargestNumbers(TorchDispatchMode):
 
 
 def track(device: str) -> torch.Tensor:
-    """Logits of the demo's objects on its first frames, by the demo checkpoint, with few memories."""
-    few = ["model.selection.global_window=2", "model.selection.local_window=1"]
-    predictor = build_i2vpp_video_predictor("i2vpp-256", "i2vpp-demo", device, hydra_overrides_extra=few)
+    """Logits of an object of the demo on its first frames, by the demo checkpoint."""
+    small = ["model.image_size=256"]
+    predictor = build_i2vpp_video_predictor(None, "i2vpp-demo", device, hydra_overrides_extra=small)
+    prompt = PROMPTS[0]
     with as_file(files("i2vpp") / "assets" / CLIP) as clip, predictor.init_state(str(clip)) as state:
-        for prompt in PROMPTS:
-            predictor.add_new_points_or_box(
-                state, prompt.frame_idx, prompt.obj_id, points=prompt.points or None, labels=prompt.labels or None,
-                box=prompt.box,
-            )  # fmt: skip
-        results = list(predictor.propagate_in_video(state, max_frame_num_to_track=5, progress=False))
+        predictor.add_new_points_or_box(
+            state, prompt.frame_idx, prompt.obj_id, points=prompt.points or None, labels=prompt.labels or None,
+            box=prompt.box,
+        )  # fmt: skip
+        results = list(predictor.propagate_in_video(state, max_frame_num_to_track=2, progress=False))
     return torch.stack([result.masks.cpu() for result in results])
 
 

@@ -44,7 +44,7 @@ FRAMES, MASKS = moving_disc(16, seed=5)
 SHORT = ("model.selection.global_window=6", "model.selection.local_window=3")
 WINDOW = 9
 ARRIVALS: tuple[Arrival, ...] = ("at once", "late", "sometimes")
-LAUNCHES_OF_A_FRAME = 840
+LAUNCHES_OF_A_FRAME = 860
 """Of the small network with one object; the whole network launches more, see docs/performance.md."""
 
 
