@@ -28,9 +28,9 @@ const withObject = (action) => () => {
 };
 
 function escape() {
+  if (isLibraryOpen() && app.video) return showLibrary(false);
   if (abandon() || closeNotice()) return;
-  if (isLibraryOpen() && app.video) showLibrary(false);
-  else if (app.marker) selectMarker(null);
+  if (app.marker) selectMarker(null);
   else if (document.activeElement !== document.body) document.activeElement.blur();
 }
 
