@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import struct
 import threading
 from bisect import bisect_left
 from collections import OrderedDict
@@ -20,6 +19,7 @@ from PIL import Image
 from i2vpp.errors import FrameDecodeError, VideoError
 from i2vpp.session.decoding import DECODE_ERRORS, open_decoder, until_it_breaks
 from i2vpp.session.decoding import decode as _decode
+from i2vpp.session.orientation import display_matrix, is_turned, upright
 from i2vpp.session.packets import Announced, Packet, PacketReader, announced, avi_numbers, count_lost
 from i2vpp.session.sources import FrameSource
 from i2vpp.session.timeline import PATIENCE, Timeline
@@ -73,7 +73,9 @@ class VideoFile(FrameSource):
         self._decoded_bytes = 0
         self._is_strict = True  # the decoder reports each error; False for streams whose keyframes all have some
         self._knows_strictness = False
+        self._checks_numbers = True  # frame numbers show losses; False for encoders that number wrongly
         self._warned = False
+        self._warned_of_start = False
         self._lost: dict[int, int] = {}  # packets of an AVI file without index, by the position of the next one
         self._next = 0  # smallest index that the next decoded frame can have
         self._matrix: tuple[int, ...] | None = None
@@ -88,6 +90,9 @@ class VideoFile(FrameSource):
         with self._lock:
             self._check_open()
             self._complete_timeline()
+            timeline = self._timeline
+            if not timeline.timed and timeline.bad and self._is_strictness_to_blame():  # else all frames are counted
+                self._complete_timeline()
             return len(self._timeline)
 
     @property
@@ -103,7 +108,7 @@ class VideoFile(FrameSource):
                 self._first_size()
             frame = self._find(i)
             try:
-                rgb = self._upright(self._reformatter.reformat(frame, format="rgb24").to_ndarray())
+                rgb = upright(self._reformatter.reformat(frame, format="rgb24").to_ndarray(), self._matrix)
             except DECODE_ERRORS as error:
                 raise FrameDecodeError(f"frame {i} of {self.name} cannot be converted to RGB: {error}") from error
             height, width = self._size = self._size or (rgb.shape[0], rgb.shape[1])
@@ -165,7 +170,7 @@ class VideoFile(FrameSource):
                     continue
                 except IndexError:
                     break
-                return (frame.width, frame.height) if self._is_turned() else (frame.height, frame.width)
+                return (frame.width, frame.height) if is_turned(self._matrix) else (frame.height, frame.width)
         raise VideoError(f"no frame of {self.name} can be decoded: they are damaged, or FFmpeg cannot read their kind")
 
     # ---- finding a frame
@@ -230,7 +235,7 @@ class VideoFile(FrameSource):
         for index, frame in self._reader:
             self._next = index + 1
             if self._size is None:  # only once, because PyAV's side data and their frame refer to each other
-                self._matrix = _display_matrix(frame)
+                self._matrix = display_matrix(frame)
             if index not in self._decoded:
                 self._decoded[index] = frame
                 self._decoded_bytes += _num_bytes(frame)
@@ -241,23 +246,13 @@ class VideoFile(FrameSource):
         self._warn_if_cut()
         return self._decoded.get(i)
 
-    def _upright(self, rgb: np.ndarray) -> np.ndarray:
-        """Turn and mirror a decoded picture [H, W, 3] as the display matrix asks, in steps of 90 degrees."""
-        if self._matrix is None:
-            return rgb
-        to_x_from_x, to_y_from_x, _, to_x_from_y, to_y_from_y, *_ = self._matrix
-        if self._is_turned():
-            rgb = rgb.transpose(1, 0, 2)
-            to_x_from_x, to_y_from_y = to_x_from_y, to_y_from_x
-        return np.ascontiguousarray(rgb[:: -1 if to_y_from_y < 0 else 1, :: -1 if to_x_from_x < 0 else 1])
-
-    def _is_turned(self) -> bool:
-        """Whether height and width change places in the display matrix."""
-        return self._matrix is not None and abs(self._matrix[1]) > abs(self._matrix[0])
-
     def _forget_oldest(self) -> None:
         _, frame = self._decoded.popitem(last=False)
         self._decoded_bytes -= _num_bytes(frame)
+
+    def _forget_all(self) -> None:
+        self._decoded.clear()
+        self._decoded_bytes = 0
 
     # ---- reading the file
 
@@ -308,14 +303,17 @@ class VideoFile(FrameSource):
             may_start_late=formats.isdisjoint(FROM_THE_START),
             has_durations=not formats.isdisjoint(WITH_DURATIONS),
             is_listable=self.countable and is_timed,
-            announced=announced(self._container, self._stream) if self.countable else Announced(),
+            announced=announced(self._container, self._stream, self._video) if self.countable else Announced(),
         )
         # AVI does not store when a frame is shown
         timeline.timed = is_timed and not ("avi" in formats and self._stream.codec_context.has_b_frames)
         return timeline
 
     def _packets(self) -> Iterator[Packet]:
-        return until_it_breaks(PacketReader(self._container, self._stream, self._numbers, self._lost), self._timeline)
+        reader = PacketReader(
+            self._container, self._stream, self._numbers, self._lost, checks_numbers=self._checks_numbers
+        )
+        return until_it_breaks(reader, self._timeline)
 
     def _seek(self, key: int) -> bool:
         """Seek to the keyframe that is shown at time `key`; False if the format cannot find it."""
@@ -342,6 +340,9 @@ class VideoFile(FrameSource):
             return
         known = self._timeline
         gaps = self._list_packets()
+        if self._timeline.numbers_wrongly:
+            self._checks_numbers = False
+            gaps = self._list_packets()
         if gaps and "avi" in self._container.format.name and not self._numbers:
             self._lost = count_lost(gaps, self._stream.frames - self._timeline.num_packets)
             self._list_packets()
@@ -357,6 +358,7 @@ class VideoFile(FrameSource):
         else:
             self._timeline = self._new_timeline(is_timed=False)
             self._timeline.undecodable = known.undecodable
+            self._forget_all()  # their indices come from the times
             self._rewind()
             for _ in self._reader:
                 pass
@@ -375,8 +377,14 @@ class VideoFile(FrameSource):
         return gaps
 
     def _warn_if_cut(self) -> None:
-        """Warn, once, if the file ends before what its header announces."""
+        """Warn, once each, if the file ends before what its header announces, and if its first frames are lost."""
         timeline = self._timeline
+        if timeline.lacks_start and not self._warned_of_start:
+            self._warned_of_start = True
+            warn_user(
+                f"the beginning of {self.name} is damaged: its frame 0 is the first one that can be decoded, and it is "
+                "not known how many frames before it are lost"
+            )
         if self._warned or not timeline.complete:
             return
         self._warned = True
@@ -394,7 +402,10 @@ class VideoFile(FrameSource):
         """
         if not self._is_strict or self._knows_strictness or not self.seekable:
             return False
+        checks_numbers = self._checks_numbers
         self._complete_timeline()
+        if checks_numbers and not self._checks_numbers:
+            return True
         self._knows_strictness = True
         if not (self._timeline.starts_late or self._do_all_keys_fail()):
             self._rewind()
@@ -403,8 +414,7 @@ class VideoFile(FrameSource):
         if self._do_all_keys_fail():
             self._is_strict = True
         else:
-            self._decoded.clear()
-            self._decoded_bytes = 0
+            self._forget_all()
             self._timeline = self._new_timeline()
         self._rewind()
         return not self._is_strict
@@ -425,9 +435,3 @@ class VideoFile(FrameSource):
 
 def _num_bytes(frame: av.VideoFrame) -> int:
     return sum(plane.buffer_size for plane in frame.planes)
-
-
-def _display_matrix(frame: av.VideoFrame) -> tuple[int, ...] | None:
-    """Return the 3 x 3 matrix (x, y, 1) -> (x, y, 1), row by row, that turns the decoded picture, or None."""
-    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
-    return None if matrix is None else struct.unpack("<9i", bytes(matrix))

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from i2vpp.session import jpeg
+from i2vpp.session.frame_numbers import FrameNumbers
+from i2vpp.session.program_stream import TAIL_BYTES, ends_within_packet
 
 OVERHEAD = 64
 """Bytes that a container may put between two packets. A larger gap means that packets are lost there."""
@@ -20,6 +26,9 @@ ZERO_RUN = re.compile(rb"\0{16}\0*[^\0\x01]")
 ZERO_END = bytes(16)
 """Runs of zeros that no encoder of `NEVER_ZERO` writes, except as padding before a start code or at the end. They come
 from a lost sector of a disk, or from a download with holes."""
+
+ZERO_PADDING = bytes(256)
+"""More zeros than encoders of H.264 and HEVC write between two units, to align them or to reach a constant rate."""
 
 TRANSPORT_PACKETS = (188, 192, 204)
 """Lengths of the packets of an MPEG transport stream, in bytes; a whole file holds whole packets."""
@@ -40,6 +49,7 @@ class Packet:
         position: place in the file, in bytes; None if that is unknown.
         lost_bytes: bytes before it that belong to no packet, where they tell of lost packets; else 0.
         lost: number of packets right before it that are known to be lost.
+        skips: its frame number shows that frames before it are lost; None if the times have to confirm that.
     """
 
     raw: Any = None
@@ -52,6 +62,7 @@ class Packet:
     position: int | None = None
     lost_bytes: int = 0
     lost: int = 0
+    skips: bool | None = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +93,18 @@ class PacketReader:
         stream: its video stream.
         numbers: numbers of the frames of an AVI file, see `avi_numbers`.
         lost: how many packets are missing before the one at a position in the file, where that is known.
+        checks_numbers: whether frame numbers show losses; False for encoders that number wrongly.
     """
 
-    def __init__(self, container: Any, stream: Any, numbers: Mapping[int, int], lost: Mapping[int, int]) -> None:
+    def __init__(
+        self,
+        container: Any,
+        stream: Any,
+        numbers: Mapping[int, int],
+        lost: Mapping[int, int],
+        *,
+        checks_numbers: bool = True,
+    ) -> None:
         self._container = container
         self._stream = stream
         self._lost = lost
@@ -92,7 +112,9 @@ class PacketReader:
         self._is_avi = "avi" in formats
         self._is_accounted = any(name in ACCOUNTED for name in formats)
         self._codec: str = stream.codec_context.name
-        self._has_lengths = (stream.codec_context.extradata or b"")[:1] == b"\1"  # instead of start codes
+        extradata = bytes(stream.codec_context.extradata or b"")
+        self._has_lengths = extradata[:1] == b"\1"  # instead of start codes
+        self._frame_numbers = FrameNumbers(extradata) if checks_numbers and self._codec == "h264" else None
         self._numbers = numbers
         self._sorted_numbers = sorted(self._numbers.values())
 
@@ -116,6 +138,7 @@ class PacketReader:
             if not raw.size:
                 break
             number = self._number(raw) if self._is_avi else None
+            data = bytes(raw)
             yield Packet(
                 raw=raw,
                 time=raw.pts if number is None else number,
@@ -123,22 +146,31 @@ class PacketReader:
                 duration=raw.duration or 0,
                 is_key=raw.is_keyframe,
                 is_shown=not raw.is_discard,
-                is_damaged=raw.is_corrupt or self._has_hole(bytes(raw)),
+                is_damaged=raw.is_corrupt or self._has_hole(data) or self._has_raw_hole(raw, data),
                 position=position,
                 lost_bytes=lost_bytes,
                 lost=self._lost_between(before, position),
+                skips=self._frame_numbers.skips(data) if self._frame_numbers else False,
             )
             lost_bytes, before = 0, position
         yield Packet()
 
     def _has_hole(self, data: bytes) -> bool:
         """Whether a packet holds a run of zeros that no encoder writes."""
+        if self._codec == "mjpeg" and jpeg.has_zeros(data):
+            return True
         if data.endswith(ZERO_END):
             if self._codec == "mjpeg":
                 return not data.rstrip(b"\0").endswith(b"\xff\xd9")  # padding comes after the end of the picture
             if self._codec in ("vp8", "vp9") or (self._codec in ("h264", "hevc") and self._has_lengths):
                 return True
         return self._codec in NEVER_ZERO and ZERO_RUN.search(data) is not None
+
+    def _has_raw_hole(self, raw: Any, data: bytes) -> bool:
+        """Whether zeros between two units of a raw stream are too many for padding."""
+        if raw.pts is not None or self._codec not in ("h264", "hevc"):
+            return False
+        return ZERO_PADDING in data or (not raw.pos and data.startswith(ZERO_END))
 
     def _number(self, raw: Any) -> int | None:
         """Return which frame of an AVI file a packet holds; its `pts` is a guess."""
@@ -187,12 +219,13 @@ def avi_numbers(container: Any, stream: Any) -> dict[int, int]:
     return {e.pos + 8: e.timestamp for e in entries if e.size} if len(entries) > 1 else {}
 
 
-def announced(container: Any, stream: Any) -> Announced:
+def announced(container: Any, stream: Any, video: str | BinaryIO) -> Announced:
     """Return what the header of a file says of its video.
 
     Args:
         container: the file.
         stream: its video stream.
+        video: its path, or the open file; it is read near its end, and the position is kept.
     """
     formats = container.format.name.split(",")
     if "mov" in formats:
@@ -201,6 +234,8 @@ def announced(container: Any, stream: Any) -> Announced:
         return Announced(end=stream.frames, slack=2)
     if "mpegts" in formats:
         return Announced(is_ragged=container.size > 0 and all(container.size % size for size in TRANSPORT_PACKETS))
+    if "mpeg" in formats:
+        return Announced(is_ragged=container.size > 0 and ends_within_packet(_tail(video)))
     clock = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
     if clock is None or not stream.average_rate:
         return Announced()
@@ -208,3 +243,15 @@ def announced(container: Any, stream: Any) -> Announced:
     second = 1 / (stream.time_base or Fraction(1))
     end = (3600 * hours + 60 * minutes + seconds) * second
     return Announced(end=round(end), slack=round(2 * second / stream.average_rate))
+
+
+def _tail(video: str | BinaryIO) -> bytes:
+    """Return the last bytes of a file."""
+    if isinstance(video, str):
+        with Path(video).open("rb") as file:
+            return _tail(file)
+    position = video.tell()
+    video.seek(max(video.seek(0, os.SEEK_END) - TAIL_BYTES, 0))
+    data = video.read()
+    video.seek(position)
+    return data

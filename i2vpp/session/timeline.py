@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from itertools import pairwise
 from statistics import median
+from typing import NamedTuple
 
 from i2vpp.session.packets import Announced, Packet
 
@@ -19,6 +20,27 @@ REORDERED = 16
 
 LONGEST_HOLE = 12
 """A longer stretch without frames at a constant rate is a pause, unless the file shows that data are missing there."""
+
+MOST_SKIPS = 8
+"""Losses that frame numbers may show in a short file before they are taken for wrong numbers."""
+
+BUILDS_ON_DAMAGE = "frames before it are damaged"
+
+
+class _Window(NamedTuple):
+    """An interval in which frames may be missing.
+
+    Args:
+        start: decoding time of the packet before it.
+        end: decoding time of the packet after it.
+        is_certain: frames are missing, or damaged, or their numbers are.
+        position: position of the packet after it in the file; None if there is none, or that is unknown.
+    """
+
+    start: int
+    end: int
+    is_certain: bool
+    position: int | None
 
 
 class Timeline:
@@ -46,8 +68,10 @@ class Timeline:
         self.key_dts: dict[int, int] = {}
         self.lost: list[int] = []
         self.resumed: list[int] = []  # decoding times of the packets that follow a loss
+        self.resumed_at: set[int | None] = set()  # their positions; FFmpeg guesses decoding times after a jump
         self.bad: dict[int, str] = {}  # why frames are not what was written, by `key`
         self.starts_late = False  # the recording begins between two keyframes
+        self.lacks_start = False  # the first keyframe of an untimed stream is damaged; it begins with the next one
         self.undecodable: set[int] = set()  # positions in the file of packets that the decoder has refused
         self.timed = True  # False: times are missing or wrong, and frames are counted as they are decoded
         self.counted = 0  # number of frames of an untimed stream
@@ -56,11 +80,11 @@ class Timeline:
         self.broken_by: str | None = None  # what ended reading before the end of the file
         self.end = 0  # when the last frame ends
         self.num_packets = 0
+        self.num_skips = 0  # packets whose frame numbers show that frames before them are lost
         self._has_durations = has_durations
         self._is_listable = is_listable
         self._announced = announced or Announced()
-        # Intervals of decoding time in which frames may be missing, and whether that is certain.
-        self._windows: list[tuple[int, int, bool]] = []
+        self._windows: list[_Window] = []
         self._delay = 0  # longest time from decoding a frame to showing it
         self._last: Packet | None = None
 
@@ -72,11 +96,12 @@ class Timeline:
         """Add the next packet, in the order of the file."""
         if packet.raw is None:
             if self.is_cut and self._is_listable and self._last is not None and self._last.dts is not None:
-                self._windows.append((self._last.dts, self._last.dts + 1, True))
+                self._windows.append(_Window(self._last.dts, self._last.dts + 1, is_certain=True, position=None))
                 self.suspects_loss = True
             return
         time, dts, last = packet.time, packet.dts, self._last
         self.num_packets += 1
+        self.num_skips += bool(packet.skips)
         if time is None:
             self.timed = False
             return
@@ -114,10 +139,10 @@ class Timeline:
         self._delay = max(self._delay, packet.time - packet.dts)
         if last is None or last.dts is None:
             return
-        is_certain = packet.lost_bytes > 0 or packet.is_damaged or last.is_damaged
+        is_certain = packet.lost_bytes > 0 or packet.skips is not False or packet.is_damaged or last.is_damaged
         is_hole = self._has_durations and 0 < 3 * packet.duration <= 2 * (packet.dts - last.dts)
         if (is_certain or is_hole) and self._is_listable:
-            self._windows.append((last.dts, packet.dts, is_certain))
+            self._windows.append(_Window(last.dts, packet.dts, is_certain=is_certain, position=packet.position))
             self.suspects_loss = True
 
     @property
@@ -126,6 +151,11 @@ class Timeline:
         header = self._announced
         is_short = self.num_packets < header.packets or self.end + header.slack < header.end
         return is_short or header.is_ragged or self.broken_by is not None
+
+    @property
+    def numbers_wrongly(self) -> bool:
+        """Whether so many frame numbers are left out that the encoder does not keep to the standard."""
+        return self.num_skips > max(MOST_SKIPS, self.num_packets // 8)
 
     def fill(self) -> None:
         """Give the frames that are missing their places; to be called once all packets are known."""
@@ -140,15 +170,17 @@ class Timeline:
             count = round((after - before) / step) - 1
             if count < 1:
                 continue
-            windows = [w for w in self._windows if after > w[0] and before < w[1] + self._delay]
-            certain = [w for w in windows if w[2]]
+            windows = [w for w in self._windows if after > w.start and before < w.end + self._delay]
+            certain = [w for w in windows if w.is_certain]
             fits = is_steady and count <= LONGEST_HOLE and abs(after - before - (count + 1) * step) <= slack
             if certain or (windows and fits):
                 self.lost += [before + (after - before) * k // (count + 1) for k in range(1, count + 1)]
-                self.resumed += [end for _, end, _ in certain or windows]
+                self.resumed += [w.end for w in certain or windows]
+                self.resumed_at.update(w.position for w in certain or windows)
         self.times = sorted({*self.times, *self.lost})
         self.lost.sort()
         self.resumed.sort()
+        self.resumed_at.discard(None)
 
     def start_at(self, time: int) -> None:
         """Drop what comes before the first frame that could be decoded, if the recording starts between keyframes."""
@@ -204,7 +236,7 @@ class Trust:
     def __init__(self, timeline: Timeline, since: int | None) -> None:
         self._timeline = timeline
         self._since = since
-        self._keys_passed = 0
+        self.num_keys = 0  # keyframes so far, in the order of decoding
         self._reason: str | None = None
         self._reason_before_key: str | None = None  # pictures shown before a keyframe may need those before it as well
         self._key: Packet | None = None
@@ -213,7 +245,7 @@ class Trust:
     @property
     def is_final(self) -> bool:
         """Whether a problem of a packet lies in the file, and does not come from having begun at `since`."""
-        return self._since is None or self._keys_passed > 1 or self._since == self._timeline.key_times[0]
+        return self._since is None or self.num_keys > 1 or self._since == self._timeline.key_times[0]
 
     @property
     def is_broken(self) -> bool:
@@ -224,26 +256,34 @@ class Trust:
         """Return why the frame of the next packet is not what was written, or None if nothing is known against it."""
         dts, last_dts = packet.dts, self._last_dts
         self._last_dts = dts
-        if dts is not None and last_dts is not None and _any_between(self._timeline.resumed, last_dts + 1, dts):
-            self._reason = "frames before it are lost"
-        if packet.lost:
+        timeline = self._timeline
+        is_next = dts is not None and last_dts is not None and _any_between(timeline.resumed, last_dts + 1, dts)
+        if is_next or packet.position in timeline.resumed_at or packet.lost or packet.skips:
             self._reason = "frames before it are lost"
         if packet.is_key:
             self._reason_before_key, self._reason, self._key = self._reason, None, packet
-            self._keys_passed += 1
+            self.num_keys += 1
         if packet.is_damaged or packet.position in self._timeline.undecodable:
             self.fail(packet)
             return "its data are damaged"
-        return self._reason or (self._reason_before_key if self._is_leading(packet) else None)
+        return self._reason or (self._reason_before_key if self.is_leading(packet) else None)
 
     def fail(self, packet: Packet) -> None:
         """Record that a packet cannot be decoded."""
-        if self._is_leading(packet):
-            self._reason_before_key = "frames before it are damaged"
-        else:
-            self._reason = "frames before it are damaged"
+        self.fail_group(self.num_keys - self.is_leading(packet))
 
-    def _is_leading(self, packet: Packet) -> bool:
+    def fail_group(self, group: int) -> None:
+        """Record that a frame is damaged, on which the rest of a group of pictures builds.
+
+        Args:
+            group: number of keyframes up to the group's own, in the order of decoding.
+        """
+        if group == self.num_keys:
+            self._reason = BUILDS_ON_DAMAGE
+        elif group == self.num_keys - 1:
+            self._reason_before_key = BUILDS_ON_DAMAGE
+
+    def is_leading(self, packet: Packet) -> bool:
         """Whether a packet's frame is shown before the keyframe that precedes it in the file."""
         key_time = None if self._key is None else self._key.time
         return packet.time is not None and key_time is not None and packet.time < key_time
