@@ -75,7 +75,7 @@ class DistillationConfig:
         data: folder of the held-out photos; None: they are not scored.
         score_every: steps between scores.
         ema: decay of the moving average of the weights.
-        dtype: data type of the encoder, `float32` or `bfloat16`; None: `choose_dtype` chooses.
+        dtype: data type of the encoder, `float32` or `bfloat16`; None: bfloat16 on CUDA devices that compute in it.
     """
 
     embeddings: list[Path]
@@ -113,6 +113,8 @@ class Distillation:
                 raise ConfigError("--mask-loss compares masks with those of the teacher: give its --heads")
             self.teacher = Heads.load(config.heads, self.device)
         self.dtype = choose_dtype(config.dtype, self.device)
+        if self.dtype == torch.float16:  # its gradients would have to be scaled
+            self.dtype = torch.float32
         self.data = Crops(
             config.embeddings,
             image_size=config.image_size,
@@ -276,7 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--score-every", type=int, help="steps between scores (default 500)")
     add("--ema", type=float, help="decay of the averaged weights (default 0.998)")
     add("--dtype", choices=["float32", "bfloat16"],
-        help="of the encoder (default: bfloat16 on CUDA, else float32; few CPUs are faster in bfloat16)")  # fmt: skip
+        help="of the encoder (default: bfloat16 on GPUs that have it, else float32; few CPUs have it)")  # fmt: skip
     options = parser.parse_args(arguments)
     try:
         distil(DistillationConfig(**vars(options)))
