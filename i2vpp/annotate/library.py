@@ -86,6 +86,10 @@ class Library:
         """Return the names of a frame folder's files without suffix; None for video files."""
         return list(list_frames(video.path)) if video.path.is_dir() else None
 
+    def frame_files(self, video: Video) -> list[str] | None:
+        """Return the names of a frame folder's files; None for video files."""
+        return [file.name for file in list_frames(video.path).values()] if video.path.is_dir() else None
+
 
 def open_library(path: Path) -> Library:
     """List what can be annotated: the file, the folder of frames, or the videos and folders of frames in the folder.

@@ -6,7 +6,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from i2vpp.annotate.exports import KINDS, Footage, Kind, export
+from i2vpp.annotate.exports import KINDS, export
+from i2vpp.annotate.formats.base import Footage
+from i2vpp.annotate.formats.registry import FORMATS
 from i2vpp.annotate.imports import import_masks, may_hold_masks
 from i2vpp.annotate.jobs import EXPORT, IMPORT, Job
 from i2vpp.annotate.library import is_below, shown_name
@@ -14,7 +16,6 @@ from i2vpp.annotate.problems import NotFoundError, RequestError
 from i2vpp.annotate.session import VideoSession
 
 EXPORT_FOLDER = "exports"
-NAMES: dict[Kind, str] = {"sav": "SA-V masks", "davis": "DAVIS masks", "coco": "COCO RLE", "overlay": "overlay video"}
 PROMPTED = ("first", "all")
 MOST_FOLDERS = 200  # that the page offers
 
@@ -37,12 +38,11 @@ def start_export(session: VideoSession, kind: Any, every: int) -> None:
         raise RequestError(f"kind must be one of {', '.join(KINDS)}; got {kind!r:.40}")
     if every < 1:
         raise RequestError("every must be 1 or more")
-    session.jobs.start(
-        Job(EXPORT, f"Export {NAMES[kind]}"), session.files_worker, lambda job: _export(job, session, kind, every)
-    )
+    job = Job(EXPORT, f"Export {FORMATS[kind].title}")
+    session.jobs.start(job, session.files_worker, lambda job: _export(job, session, kind, every))
 
 
-def _export(job: Job, session: VideoSession, kind: Kind, every: int) -> dict[str, Any]:
+def _export(job: Job, session: VideoSession, kind: str, every: int) -> dict[str, Any]:
     output = session.context.output
     with closing(session.open_frames()) as source:
         footage = Footage(
@@ -51,6 +51,7 @@ def _export(job: Job, session: VideoSession, kind: Kind, every: int) -> dict[str
             fps=session.fps,
             time=source.time,
             frame_names=session.context.library.frame_names(session.video),
+            frame_files=session.context.library.frame_files(session.video),
         )
         folder = export(
             session.store,

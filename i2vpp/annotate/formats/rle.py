@@ -1,0 +1,41 @@
+"""`masks.json`, run lengths by object and frame, as `i2vpp track --json` writes them, see `RleWriter`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from i2vpp.annotate.formats.base import Footage, Format, Writer
+from i2vpp.annotate.store import Annotation
+from i2vpp.annotate.values import StoredMask
+from i2vpp.structures import FrameResult
+from i2vpp.utils.result_files import RleWriter, VideoInfo
+
+
+class TrackWriter(Writer):
+    """Writes run lengths by object and frame."""
+
+    def __init__(self, folder: Path, annotation: Annotation, footage: Footage, every: int) -> None:
+        super().__init__(folder, annotation, footage, every)
+        video = VideoInfo(height=self._size[0], width=self._size[1], fps=footage.fps, num_frames=footage.frames)
+        names = {info.id: info.name for info in self._objects.values()}
+        self._file = RleWriter(folder / "masks.json", video, names)
+
+    def add(self, frame: int, masks: Mapping[int, StoredMask]) -> None:
+        """Write the masks of a frame."""
+        if masks:
+            stack = torch.from_numpy(np.stack([mask.decode(*self._size) for mask in masks.values()]))
+            scores = torch.tensor([mask.score for mask in masks.values()], dtype=torch.float32)
+            ious = torch.tensor([mask.iou for mask in masks.values()], dtype=torch.float32)
+            self._file.add(FrameResult(frame, list(masks), stack[:, None], scores, ious))
+
+
+RLE = Format(
+    name="rle",
+    title="Run lengths",
+    hint="one JSON file by object and frame, as “i2vpp track --json” writes it",
+    writer=TrackWriter,
+)
