@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from i2vpp import __version__
+from i2vpp import __version__, prompt_files
 from i2vpp.checkpoint_files import DEMO, DOWNLOADABLE, demo_checkpoint
 from i2vpp.commands import annotate as annotate_command
 from i2vpp.commands import everything as everything_command
@@ -204,9 +204,9 @@ def run_track(arguments: argparse.Namespace) -> int:
         arguments.usage_error("nothing to write: all of --masks, --overlay, --scores, --json and --alpha are off")
     if arguments.alpha in ("webm", "mov") and (arguments.reverse or arguments.both):
         arguments.usage_error(f"--alpha {arguments.alpha} is written forwards: with --reverse and --both, --alpha png")
-    given = [*clicks, *(prompt for file in arguments.mask for prompt in prompt_args.read_mask(file))]
+    given = [*clicks, *(prompt for file in arguments.mask for prompt in prompt_files.read_mask(file))]
     if arguments.prompts is not None:
-        given += prompt_args.read_prompts_file(arguments.prompts)
+        given += prompt_files.read_prompts_file(arguments.prompts)
     prompts = prompt_args.merge(given)
 
     from i2vpp.commands import track  # noqa: PLC0415 - PyTorch takes seconds to import

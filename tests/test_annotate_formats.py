@@ -267,6 +267,8 @@ BROKEN = [
     ("a.json", change_coco(lambda c: c.update(annotations=3)), "has no usable 'annotations'"),
     ("a.json", lambda path: path.write_text("{"), "is not JSON"),
     ("a.json", lambda path: path.write_text("[1]"), "is of no format that is read: COCO, YouTube-VIS, YOLO"),
+    ("a.json", lambda path: path.write_text('{"video": {}, "objects": {"1": {"9": {}}}}'), "'9' is no frame"),
+    ("a.json", lambda path: path.write_text('{"video": {}, "objects": {"x": {}}}'), "object x: it must be a number"),
     ("a.xml", lambda path: path.write_text("<html></html>"), "is no file of CVAT: it begins with <html>"),
     ("a.xml", lambda path: path.write_text("<annotations><track>"), "is no XML"),
     (

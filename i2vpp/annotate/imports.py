@@ -24,6 +24,7 @@ import numpy as np
 
 from i2vpp.annotate.errors import CancelledError, MaskFolderError
 from i2vpp.annotate.exports import OBJECTS_FILE
+from i2vpp.annotate.formats.label_studio import CONFIG_FILE
 from i2vpp.annotate.formats.reading import Footing, Found, assemble
 from i2vpp.annotate.formats.registry import FORMATS
 from i2vpp.annotate.formats.yolo import DATA_FILES
@@ -100,9 +101,9 @@ def import_masks(
         objects = read_file(source, footing)
         if cancelled():
             raise CancelledError("the import was cancelled; nothing was changed")
-        return _add(annotation, objects, _read_objects(source.parent / OBJECTS_FILE), prompts, expected)
+        return _add(annotation, objects, read_looks(source.parent / OBJECTS_FILE), prompts, expected)
     files = list(_find(folder, annotation.frames, frame_names))
-    looks = _read_objects(folder / OBJECTS_FILE)
+    looks = read_looks(folder / OBJECTS_FILE)
     size = FrameSize(height=annotation.height, width=annotation.width)
     maps = VideoMasks([file.path for file in files if file.obj_id is None], lone_255=IGNORED not in looks)
     read: _Masks = {}
@@ -126,7 +127,7 @@ def import_masks(
 def _add(
     annotation: Annotation,
     objects: Sequence[Found],
-    looks: Mapping[int, _Look],
+    looks: Mapping[int, Look],
     prompts: PromptFrames,
     expected: int | None,
 ) -> Imported:
@@ -135,7 +136,7 @@ def _add(
     with annotation.edit("Import masks", expected=expected) as edit:
         labels = {label.name: label.number for label in annotation.labels()}
         for one in objects:
-            look = looks.get(one.obj_id or 0, _Look())
+            look = looks.get(one.obj_id or 0, Look())
             info = edit.add_object(look.name or one.name, look.color, obj_id=one.obj_id)
             added.append(info)
             if (label := look.label or one.label) is not None:
@@ -155,7 +156,7 @@ def find_file(path: Path) -> Path | None:
     """Return the file of annotations that a path is, or the only one of its kind in a folder; None: there is none."""
     if path.is_file():
         return path
-    inside = [entry for entry in _entries(path) if entry.name != OBJECTS_FILE and is_annotations(entry)]
+    inside = [entry for entry in _entries(path) if is_annotations(entry)]
     for suffixes in ((".json",), (".yaml", ".yml"), (".xml",)):
         of_kind = [entry for entry in inside if entry.suffix.lower() in suffixes]
         if len(of_kind) == 1:
@@ -165,7 +166,8 @@ def find_file(path: Path) -> Path | None:
 
 def is_annotations(path: Path) -> bool:
     """Whether a file may be one of a format that is read, going by its name."""
-    return path.suffix.lower() in (".json", ".xml") or path.name in DATA_FILES
+    wanted = path.suffix.lower() in (".json", ".xml") or path.name in DATA_FILES
+    return wanted and path.name not in (OBJECTS_FILE, CONFIG_FILE)
 
 
 def read_file(path: Path, footing: Footing) -> list[Found]:
@@ -297,7 +299,7 @@ def _is_mask(path: Path) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Look:
+class Look:
     """What `objects.json` says of an object."""
 
     name: str | None = None
@@ -305,14 +307,14 @@ class _Look:
     label: str | None = None
 
 
-def _read_objects(path: Path) -> dict[int, _Look]:
+def read_looks(path: Path) -> dict[int, Look]:
     """Read names, colours and classes by id, if there is a file of them."""
     if not path.exists():
         return {}
     try:
         objects: dict[str, Any] = read_json(path)["objects"]
         return {
-            int(obj_id): _Look(name=entry["name"], color=entry.get("color"), label=entry.get("label"))
+            int(obj_id): Look(name=entry["name"], color=entry.get("color"), label=entry.get("label"))
             for obj_id, entry in objects.items()
         }
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

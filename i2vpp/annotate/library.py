@@ -62,6 +62,11 @@ class Library:
     left_out: list[str]
     opened: Path
 
+    @property
+    def takes_videos(self) -> bool:
+        """Whether what was opened is a folder of videos, which others can be added to."""
+        return self.opened.is_dir() and all(video.path != self.root for video in self.videos)
+
     def listed_again(self) -> list[Video]:
         """Return the videos that are there now; files that were written to have other ids than before."""
         try:

@@ -24,6 +24,7 @@ from i2vpp.annotate.masks import RUN
 from i2vpp.annotate.store import Annotation
 from i2vpp.annotate.values import StoredMask
 
+CONFIG_FILE = "labeling_config.xml"
 CHANNELS = 4
 WORD = 8  # bits of a value
 SIZES = (4, 8, 12, 16)  # bits that the length of a run can have
@@ -44,7 +45,7 @@ class LabelStudioWriter(Writer):
             f"    <Label value={quoteattr(name)} background={quoteattr(colors.get(name, '#808080'))}/>\n"
             for name in self._classes.names
         )
-        (folder / "labeling_config.xml").write_text(
+        (folder / CONFIG_FILE).write_text(
             '<View>\n  <Image name="image" value="$image" zoom="true"/>\n'
             f'  <BrushLabels name="tag" toName="image">\n{labels}  </BrushLabels>\n</View>\n',
             encoding="utf-8",
