@@ -293,9 +293,15 @@ def test_prompts_go_out_for_the_command_line_and_come_back(page: Page, output: P
     state = page.client.get(page.url).json()
     assert [info["name"] for info in state["objects"]] == ["Disc", "Object 2"]
     assert state["prompts"][str(one)]["0"] == before["prompts"]["1"]["0"]
-    assert state["prompts"][str(two)]["3"] == {"points": [], "box": None, "strokes": [], "imported": True}
     after = [page.client.get(f"{page.url}/masks/{frame}").content for frame in (0, 3)]
     assert [body[4:] for body in after] == [body[4:] for body in masks], "the same masks, of other objects"
+    assert page.job("export", kind="prompts")["state"] == "done"
+    again = read_prompts_file(folder / "prompts.json")
+    assert [(p.obj_id, p.frame_idx, p.points, p.box) for p in again] == [
+        (one, 0, clicked.points, clicked.box),
+        (two, 3, (), None),
+    ]
+    assert np.array_equal(again[1].mask, painted.mask)
     assert page.ok("POST", "undo")["objects"] == [], "one step"
 
 
