@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from i2vpp import __version__
+from i2vpp import __version__, prompt_files
 from i2vpp.checkpoint_files import DEMO, DOWNLOADABLE, demo_checkpoint
 from i2vpp.commands import annotate as annotate_command
 from i2vpp.commands import everything as everything_command
@@ -194,10 +194,10 @@ def run_track(arguments: argparse.Namespace) -> int:
     """Run `i2vpp track`."""
     track_options.check_usage(arguments)
     given = [*arguments.point, *arguments.negative, *arguments.box]
-    given += [prompt for file in arguments.mask for prompt in prompt_args.read_mask(file)]
+    given += [prompt for file in arguments.mask for prompt in prompt_files.read_mask(file)]
     several = len(arguments.video) > 1
     if arguments.prompts is not None and not several:
-        given += prompt_args.read_prompts_file(arguments.prompts)
+        given += prompt_files.read_prompts_file(arguments.prompts)
     prompts = prompt_args.merge(given)
 
     from i2vpp.commands import track  # noqa: PLC0415 - PyTorch takes seconds to import

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image, ImageFilter
 
 from i2vpp.annotate.errors import CancelledError, DiskFullError, MaskFolderError, StaleRevisionError
-from i2vpp.annotate.exports import KINDS, Footage, export
+from i2vpp.annotate.exports import KINDS, export
+from i2vpp.annotate.formats.base import Footage
 from i2vpp.annotate.imports import import_masks
 from i2vpp.annotate.store import Annotation
 from i2vpp.annotate.values import Prompts, StoredMask
@@ -113,9 +114,9 @@ def test_of_equally_large_objects_the_higher_id_lies_on_top(tmp_path: Path) -> N
     assert read(folder / "00000.png")[0, :65:16].tolist() == [1, 2, 3, 3, 0]
 
 
-def test_coco_rle_decodes_to_the_masks(annotation: Annotation, tmp_path: Path) -> None:
+def test_run_lengths_decode_to_the_masks(annotation: Annotation, tmp_path: Path) -> None:
     coco = pytest.importorskip("pycocotools.mask")
-    folder = export(annotation, tmp_path / "coco", "coco", footage=FOOTAGE)
+    folder = export(annotation, tmp_path / "rle", "rle", footage=FOOTAGE)
     assert files(folder) == ["masks.json", "objects.json"]
     content = json.loads((folder / "masks.json").read_text())
     assert content["video"] == {"height": HEIGHT, "width": WIDTH, "fps": 10.0, "num_frames": FRAMES}
@@ -157,7 +158,7 @@ def test_every_third_frame(annotation: Annotation, tmp_path: Path, kind: Any) ->
         assert files(folder) == ["001/00000.png", "001/00003.png", "003/00003.png", "objects.json"]
     if kind == "davis":
         assert files(folder) == ["00000.png", "00003.png", "objects.json"]
-    if kind == "coco":
+    if kind == "rle":
         assert list(json.loads((folder / "masks.json").read_text())["objects"]["1"]) == ["0", "3"]
     if kind == "overlay":
         frames, rate = decode(folder / "overlay.mp4")
@@ -236,8 +237,8 @@ def test_there_must_be_something_to_export(annotation: Annotation, tmp_path: Pat
     with make(tmp_path, "bare") as bare, pytest.raises(MaskFolderError, match="no mask to export yet"):
         export(bare, tmp_path / "x", "sav", footage=FOOTAGE)
     for kind, every in (("gif", 1), ("sav", 0)):
-        with pytest.raises(MaskFolderError, match="allowed: sav, davis, coco, overlay"):
-            export(annotation, tmp_path / "x", kind, footage=FOOTAGE, every=every)  # type: ignore[arg-type]
+        with pytest.raises(MaskFolderError, match="allowed: sav, davis, coco, youtube_vis"):
+            export(annotation, tmp_path / "x", kind, footage=FOOTAGE, every=every)
     assert not (tmp_path / "x").exists()
 
 

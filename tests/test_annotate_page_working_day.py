@@ -147,7 +147,7 @@ def test_a_failed_import_does_not_speak_of_what_was_done(page: Annotator, clips:
     (clips / "wrong").mkdir()
     (clips / "wrong" / "x.png").write_bytes(b"no picture")
     page.page.get_by_role("button", name="Import").click()
-    expect(page.page.locator("#mask-folders option[value=wrong]")).to_be_attached(timeout=PATIENCE_MS)
+    expect(page.page.locator("#sources option[value=wrong]")).to_be_attached(timeout=PATIENCE_MS)
     page.page.locator("#import-form").get_by_label("Folder").fill("wrong")
     page.page.locator("#import-form").get_by_role("button", name="Import").click()
     said = page.page.locator(".notice", has_text="Import wrong failed")

@@ -353,10 +353,10 @@ def test_a_stale_request_is_told_the_present_state(page):
         ("POST", "propagate", {"start": 0, "objects": ["1"]}, 400, "objects must be a list of ids"),
         ("POST", "propagate", {"start": 0}, 400, "nothing to propagate"),
         ("POST", "propagate", {}, 400, "start must be an integer of 0 or more; got null"),
-        ("POST", "export", {"kind": "zip"}, 400, "kind must be one of sav, davis, coco, overlay; got 'zip'"),
+        ("POST", "export", {"kind": "zip"}, 400, "kind must be one of sav, davis, coco, youtube_vis, yolo"),
         ("POST", "export", {"kind": "sav", "every": 0}, 400, "every must be 1 or more"),
-        ("POST", "import", {"folder": 3}, 400, "folder must be the name of a folder"),
-        ("POST", "import", {"folder": "nothing"}, 404, "there is no folder 'nothing'"),
+        ("POST", "import", {"folder": 3}, 400, "folder must be the name of a folder or file"),
+        ("POST", "import", {"folder": "nothing"}, 404, "there is no folder or file 'nothing'"),
     ],
 )
 def test_a_request_that_makes_no_sense_is_refused_in_words(page, method, path, body, status, words):
@@ -581,7 +581,8 @@ def test_exports_land_in_the_output_folder(page, tmp_path, kind):
     assert job["result"]["folder"] == f"exports/disc/{kind}"
     written = sorted(path.name for path in folder.rglob("*") if path.is_file())
     assert len(written) == job["result"]["files"]
-    assert {"sav": "00000.png", "davis": "00000.png", "coco": "masks.json", "overlay": "overlay.mp4"}[kind] in written
+    first = {"sav": "00000.png", "davis": "00000.png", "coco": "annotations.json", "overlay": "overlay.mp4"}
+    assert first[kind] in written
 
 
 def test_masks_are_imported_and_can_be_corrected(page, videos):

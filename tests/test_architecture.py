@@ -26,7 +26,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": {"errors", "structures", "utils", "session"},
     "data.frame_folders": {"errors", "utils"},
     "utils": {"structures", "errors"},
-    "annotate": {"structures", "session", "data", "utils", "errors", "prompts", "i2vpp_video_predictor"},
+    "annotate": {
+        "structures",
+        "session",
+        "data",
+        "utils",
+        "errors",
+        "prompts",
+        "prompt_files",
+        "i2vpp_video_predictor",
+    },
     "evaluation": {"structures", "session", "utils", "errors", "i2vpp_video_predictor"},
 }
 # part of i2vpp -> the only packages beside the standard library that it may import

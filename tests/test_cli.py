@@ -25,16 +25,14 @@ import i2vpp.download
 from i2vpp import cli, model_choice
 from i2vpp.commands import demo
 from i2vpp.commands.prompts import (
-    MaskFile,
     box,
     mask_file,
     merge,
     negative_point,
     positive_point,
-    read_mask,
-    read_prompts_file,
 )
 from i2vpp.errors import FrameDecodeError, PromptError
+from i2vpp.prompt_files import MaskFile, read_mask, read_prompts_file
 from i2vpp.prompts import ObjectPrompt
 from i2vpp.session.video import open_source
 from i2vpp.structures import FrameResult

@@ -32,13 +32,14 @@ from i2vpp.annotate.answers import (
     whole,
 )
 from i2vpp.annotate.errors import StaleRevisionError
+from i2vpp.annotate.exchange_routes import exchange_routes
 from i2vpp.annotate.frames import MAX_WIDTH, MIN_WIDTH
 from i2vpp.annotate.jobs import PROPAGATE
 from i2vpp.annotate.label_routes import label_routes
 from i2vpp.annotate.problems import EXPECTED, NotFoundError, RequestError
 from i2vpp.annotate.security import Gate, Guard, Refused
 from i2vpp.annotate.session import VideoSession
-from i2vpp.annotate.transfers import mask_folders, start_export, start_import
+from i2vpp.annotate.transfers import start_export, start_import
 from i2vpp.annotate.values import Prompts
 from i2vpp.annotate.workspace import Workspace
 from i2vpp.utils.json_values import json_flag, json_integer
@@ -117,13 +118,13 @@ class Routes:
             Route(obj, self._with(self.delete_object), methods=["DELETE"]),
             Route(f"{obj}/prompts/{{t:int}}", self._with(self.set_prompts), methods=["PUT"]),
             *label_routes(self._with),
+            *exchange_routes(self._workspace, self._with),
             Route(f"{video}/undo", self._with(partial(self.travel, "undo")), methods=["POST"]),
             Route(f"{video}/redo", self._with(partial(self.travel, "redo")), methods=["POST"]),
             Route(f"{video}/propagate", self._with(self.propagate), methods=["POST"]),
             Route(f"{video}/go-on", self._with(self.go_on), methods=["POST"]),
             Route(f"{video}/export", self._with(self.export), methods=["POST"]),
             Route(f"{video}/import", self._with(self.import_masks), methods=["POST"]),
-            Route(f"{video}/mask-folders", self._with(self.mask_folders)),
             Route(f"{video}/cancel", self._with(self.cancel), methods=["POST"]),
         ]
 
@@ -316,10 +317,6 @@ class Routes:
         body = await read(request, {"folder", "prompts", "revision"})
         await run(session.store_worker, start_import, session, body.get("folder"), body.get("prompts", "first"))
         return await answer_state(request, session, known_to(body))
-
-    async def mask_folders(self, request: Request, session: VideoSession) -> Response:
-        """Name folders that masks could be imported from."""
-        return answer_json(request, {"folders": await run(session.store_worker, mask_folders, session)})
 
     async def cancel(self, request: Request, session: VideoSession) -> Response:
         """Ask the running job to end."""

@@ -1,10 +1,12 @@
-"""Masks from files: a folder in DAVIS or SA-V layout becomes objects of an annotation, in one step to undo.
+"""Masks from files: a folder of PNGs, or a file of another format, becomes objects, in one step to undo.
 
 davis: `<frame>.png`, PNGs of object ids. An object whose id is missing on a frame is absent there
 sav:   `<object>/<frame>.png`, PNGs of one object each
 
-What their values and colours mean is said in docs/masks.md; 255 is an object here if `objects.json` names it.
-`<frame>` is the name of the frame's file, or its index. `objects.json`, as exports write it, gives names and colours.
+Other formats are those of `i2vpp.annotate.formats.registry` that have a reader. What the values and colours of PNGs
+mean is said in docs/masks.md; 255 is an object here if `objects.json` names it. `<frame>` is the name of the frame's
+file, or its index. `objects.json`, as exports write it, gives names, colours and classes.
+
 Every object is added as a new one, with the id that it has in the files if that is free. All masks are stored; on
 which frames they are prompts, too, is chosen.
 """
@@ -22,6 +24,10 @@ import numpy as np
 
 from i2vpp.annotate.errors import CancelledError, MaskFolderError
 from i2vpp.annotate.exports import OBJECTS_FILE
+from i2vpp.annotate.formats.label_studio import CONFIG_FILE
+from i2vpp.annotate.formats.reading import Footing, Found, assemble
+from i2vpp.annotate.formats.registry import FORMATS
+from i2vpp.annotate.formats.yolo import DATA_FILES
 from i2vpp.annotate.store import Annotation
 from i2vpp.annotate.values import ObjectInfo, Prompts, StoredMask
 from i2vpp.data.frame_folders import IMAGE_SUFFIXES
@@ -65,11 +71,11 @@ def import_masks(
     progress: Callable[[int, int], object] = lambda done, total: None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Imported:
-    """Add the objects of a folder of masks. All files are read before anything is changed.
+    """Add the objects of a folder of masks, or of a file. Everything is read before anything is changed.
 
     Args:
         annotation: gets the objects.
-        folder: folder in one of the layouts above.
+        folder: folder in one of the layouts above, a file of another format, or a folder that holds one.
         frame_names: names of the video's frames without suffix; None: PNGs are named by index.
         prompts: on which frames a mask also becomes a prompt, which propagation starts from: the first one of each
             object where it is visible, all, or those frames of the given ones where it is visible.
@@ -87,8 +93,17 @@ def import_masks(
         StaleRevisionError: see `Annotation.edit`.
         DiskFullError: no space is left.
     """
+    footing = Footing(
+        height=annotation.height, width=annotation.width, frames=annotation.frames, frame_names=frame_names
+    )
+    if (source := find_file(folder)) is not None:
+        progress(0, 1)
+        objects = read_file(source, footing)
+        if cancelled():
+            raise CancelledError("the import was cancelled; nothing was changed")
+        return _add(annotation, objects, read_looks(source.parent / OBJECTS_FILE), prompts, expected)
     files = list(_find(folder, annotation.frames, frame_names))
-    looks = _read_objects(folder / OBJECTS_FILE)
+    looks = read_looks(folder / OBJECTS_FILE)
     size = FrameSize(height=annotation.height, width=annotation.width)
     maps = VideoMasks([file.path for file in files if file.obj_id is None], lone_255=IGNORED not in looks)
     read: _Masks = {}
@@ -103,20 +118,85 @@ def import_masks(
         raise MaskFolderError(f"all masks in {folder} are empty; there is no object in them")
     if files[0].obj_id is None:
         _complete(read, [file.frame for file in files], annotation)
+    # Object 0 of a file cannot keep its id, so it comes last and takes one that is left.
+    order = sorted(read, key=lambda obj_id: (obj_id == 0, obj_id))
+    objects = [Found(obj_id=number, name=f"Object {number}", masks=read[number]) for number in order]
+    return _add(annotation, objects, looks, prompts, expected)
+
+
+def _add(
+    annotation: Annotation,
+    objects: Sequence[Found],
+    looks: Mapping[int, Look],
+    prompts: PromptFrames,
+    expected: int | None,
+) -> Imported:
+    """Add objects with their masks and labels, in one step; those that `looks` names by their ids look as it says."""
     added = []
     with annotation.edit("Import masks", expected=expected) as edit:
-        # Object 0 of a file cannot keep its id, so it comes last and takes one that is left.
-        for number in sorted(read, key=lambda obj_id: (obj_id == 0, obj_id)):
-            name, color = looks.get(number, (f"Object {number}", None))
-            info = edit.add_object(name, color, obj_id=number)
+        labels = {label.name: label.number for label in annotation.labels()}
+        for one in objects:
+            look = looks.get(one.obj_id or 0, Look())
+            info = edit.add_object(look.name or one.name, look.color, obj_id=one.obj_id)
             added.append(info)
-            masks = read[number]
-            for frame, mask in masks.items():
+            if (label := look.label or one.label) is not None:
+                if label not in labels:
+                    labels[label] = edit.add_label(label).number
+                edit.set_label(info.id, labels[label])
+            for frame, mask in one.masks.items():
                 edit.set_mask(info.id, frame, mask)
-            for frame in _prompted(masks, prompts):
+            for frame in _prompted(one.masks, prompts):
                 edit.set_prompts(info.id, frame, Prompts(imported=True))
-    count = sum(len(masks) for masks in read.values())
-    return Imported(objects=tuple(sorted(added, key=lambda info: info.id)), masks=count)
+    count = sum(len(one.masks) for one in objects)
+    ids = {info.id for info in added}
+    return Imported(objects=tuple(info for info in annotation.objects() if info.id in ids), masks=count)
+
+
+def find_file(path: Path) -> Path | None:
+    """Return the file of annotations that a path is, or the only one of its kind in a folder; None: there is none."""
+    if path.is_file():
+        return path
+    inside = [entry for entry in _entries(path) if is_annotations(entry)]
+    for suffixes in ((".json",), (".yaml", ".yml"), (".xml",)):
+        of_kind = [entry for entry in inside if entry.suffix.lower() in suffixes]
+        if len(of_kind) == 1:
+            return of_kind[0]
+    return None
+
+
+def is_annotations(path: Path) -> bool:
+    """Whether a file may be one of a format that is read, going by its name."""
+    wanted = path.suffix.lower() in (".json", ".xml") or path.name in DATA_FILES
+    return wanted and path.name not in (OBJECTS_FILE, CONFIG_FILE)
+
+
+def read_file(path: Path, footing: Footing) -> list[Found]:
+    """Read the objects of a file.
+
+    Args:
+        path: the file.
+        footing: the video.
+
+    Raises:
+        MaskFolderError: it is of no format that is read, it holds nothing, or something does not fit.
+    """
+    readable = [one for one in FORMATS.values() if one.reader is not None]
+    names = ", ".join(one.title for one in readable)
+    try:
+        content = read_json(path) if path.suffix.lower() == ".json" else None
+    except OSError as error:
+        raise MaskFolderError(f"cannot read {path.name}: {error.strerror}") from error
+    except ValueError as error:
+        raise MaskFolderError(f"{path.name} is not JSON: {error}") from error
+    for one in readable:
+        assert one.reader is not None
+        reading = one.reader(path, content, footing)
+        if reading is not None:
+            found = list(assemble(reading, (footing.height, footing.width)).values())
+            if not any(mask.area for entry in found for mask in entry.masks.values()):
+                raise MaskFolderError(f"{path.name} holds no masks of {one.title}; there is no object in it")
+            return found
+    raise MaskFolderError(f"{path.name} is of no format that is read: {names}, or folders of PNGs")
 
 
 def may_hold_masks(folder: Path) -> bool:
@@ -218,13 +298,25 @@ def _is_mask(path: Path) -> bool:
     return True
 
 
-def _read_objects(path: Path) -> dict[int, tuple[str, str | None]]:
-    """Read names and colours by id, if there is a file of them."""
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What `objects.json` says of an object."""
+
+    name: str | None = None
+    color: str | None = None
+    label: str | None = None
+
+
+def read_looks(path: Path) -> dict[int, Look]:
+    """Read names, colours and classes by id, if there is a file of them."""
     if not path.exists():
         return {}
     try:
         objects: dict[str, Any] = read_json(path)["objects"]
-        return {int(obj_id): (entry["name"], entry.get("color")) for obj_id, entry in objects.items()}
+        return {
+            int(obj_id): Look(name=entry["name"], color=entry.get("color"), label=entry.get("label"))
+            for obj_id, entry in objects.items()
+        }
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise MaskFolderError(
             f"{path} does not name objects as {{'objects': {{'1': {{'name': ..., 'color': '#rrggbb'}}}}}}; "

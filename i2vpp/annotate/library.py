@@ -62,6 +62,11 @@ class Library:
     left_out: list[str]
     opened: Path
 
+    @property
+    def takes_videos(self) -> bool:
+        """Whether what was opened is a folder of videos, which others can be added to."""
+        return self.opened.is_dir() and all(video.path != self.root for video in self.videos)
+
     def listed_again(self) -> list[Video]:
         """Return the videos that are there now; files that were written to have other ids than before."""
         try:
@@ -85,6 +90,10 @@ class Library:
     def frame_names(self, video: Video) -> list[str] | None:
         """Return the names of a frame folder's files without suffix; None for video files."""
         return list(list_frames(video.path)) if video.path.is_dir() else None
+
+    def frame_files(self, video: Video) -> list[str] | None:
+        """Return the names of a frame folder's files; None for video files."""
+        return [file.name for file in list_frames(video.path).values()] if video.path.is_dir() else None
 
 
 def open_library(path: Path) -> Library:

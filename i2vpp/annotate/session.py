@@ -204,7 +204,9 @@ class VideoSession:
 
     # ---- what needs the network; in `model_worker`
 
-    def set_prompts(self, obj_id: int, frame: int, revision: int, prompts: Prompts) -> None:
+    def set_prompts(
+        self, obj_id: int, frame: int, revision: int, prompts: Prompts, *, joint: str | None = None
+    ) -> None:
         """Set an object's prompts on a frame and recompute its mask there.
 
         Without prompts the frame has the mask again that it had before it was prompted, or none.
@@ -214,6 +216,7 @@ class VideoSession:
             frame: index of the frame.
             revision: revision of the store that the wish was made in view of.
             prompts: replace all earlier ones there.
+            joint: the step that this is a part of, see `Annotation.edit`; None: a step of its own.
 
         Raises:
             PromptError: the object is locked, or a prompt lies outside the frame.
@@ -234,7 +237,7 @@ class VideoSession:
         try:
             below = (self.store.tracked if old else self.store.mask)(obj_id, frame)  # comes back without prompts
             found = self._prompter.answer(obj_id, frame, old, prompts).stored() if prompts else below
-            with self.store.edit(_prompt_label(info, frame, old, prompts)) as edit:
+            with self.store.edit(_prompt_label(info, frame, old, prompts), joint=joint) as edit:
                 edit.set_prompts(obj_id, frame, prompts)
                 edit.set_mask(obj_id, frame, found)
                 if not old or not prompts:

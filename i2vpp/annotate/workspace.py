@@ -206,11 +206,16 @@ class Workspace:
 
     # ---- the list
 
+    async def list_again(self) -> list[Video]:
+        """Look what videos there are now; return them."""
+        self._listed = time.monotonic()
+        self._take_over(await asyncio.wrap_future(self._library_workers.submit(self.library.listed_again)))
+        return list(self._videos.values())
+
     async def describe(self) -> list[dict[str, Any]]:
         """Return what the list of videos shows."""
         if time.monotonic() - self._listed > LIST_SECONDS:
-            self._listed = time.monotonic()
-            self._take_over(await asyncio.wrap_future(self._library_workers.submit(self.library.listed_again)))
+            await self.list_again()
         videos = list(self._videos.values())
         return await asyncio.wrap_future(self._library_workers.submit(self._describe, videos, dict(self._open)))
 

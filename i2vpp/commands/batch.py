@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import torch
 
+from i2vpp import prompt_files
 from i2vpp.checkpoint_files import find_checkpoint
 from i2vpp.commands import prompts as prompt_args
 from i2vpp.commands.everything import Everything
@@ -137,14 +138,14 @@ def prompts_of(
         PromptError: a file is missing or wrong; the message names it.
     """
     if file is None or not file.is_dir():
-        given = [*common, *([] if file is None else prompt_args.read_prompts_file(file))]
+        given = [*common, *([] if file is None else prompt_files.read_prompts_file(file))]
         return {name: prompt_args.merge(given) for name in videos}
     found = {}
     for name, video in videos.items():
         path = file / f"{name}.json"
         if not path.is_file() and not common:
             raise PromptError(f"there are no prompts for {video}: {path} does not exist")
-        found[name] = prompt_args.merge([*common, *(prompt_args.read_prompts_file(path) if path.is_file() else [])])
+        found[name] = prompt_args.merge([*common, *(prompt_files.read_prompts_file(path) if path.is_file() else [])])
     return found
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from i2vpp import prompt_files
 from i2vpp.commands import prompts as prompt_args
 from i2vpp.commands.everything import add_grid_options, build_generator
 from i2vpp.errors import I2VPPError, PromptError
@@ -81,7 +82,7 @@ def read_prompts(arguments: argparse.Namespace) -> list[ObjectPrompt]:
     """
     given = [*arguments.point, *arguments.negative, *arguments.box]
     if arguments.prompts is not None:
-        given += prompt_args.read_prompts_file(arguments.prompts)
+        given += prompt_files.read_prompts_file(arguments.prompts)
     if arguments.everything == bool(given):
         arguments.usage_error("say what to segment: either --everything, or --point, --box or --prompts")
     for prompt in given:

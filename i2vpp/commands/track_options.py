@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from i2vpp import prompt_files
 from i2vpp.commands import everything
 from i2vpp.commands import prompts as prompt_args
 from i2vpp.model_choice import add_model_options
@@ -63,7 +64,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     _repeatable(what, "--point", prompt_args.positive_point, prompt_args.POINT_FORM, "a click on the object")
     _repeatable(what, "--negative", prompt_args.negative_point, prompt_args.POINT_FORM, "a click beside the object")
     _repeatable(what, "--box", prompt_args.box, prompt_args.BOX_FORM, "a box around the object")
-    _repeatable(what, "--mask", prompt_args.mask_file, prompt_args.MASK_FORM,
+    _repeatable(what, "--mask", prompt_args.mask_file, prompt_files.MASK_FORM,
                 "a mask image: with an object, all that it shows; else one object per value or colour")  # fmt: skip
     what.add_argument("--resize-masks", action="store_true", help="resize masks whose size is not that of the video")
     what.add_argument("--prompts", metavar="FILE.json", type=Path,

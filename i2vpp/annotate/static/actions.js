@@ -292,12 +292,6 @@ export function propagate(choice) {
 export const goOn = () => app.video && !jobRunning() && change("POST", "/go-on");
 export const giveUp = () => app.video && change("POST", "/go-on", { give_up: true });
 
-/** The folders that the server would take masks from. */
-export async function maskFolders() {
-  const { folders } = await call("GET", videoPath(app.video.id, "/mask-folders"));
-  return folders;
-}
-
 /** Stop the running job; not queued, since a job may hold the queue up. */
 export async function cancel() {
   if (!jobRunning()) return;

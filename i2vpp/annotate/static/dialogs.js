@@ -1,6 +1,6 @@
 // Export, import and help.
 
-import { exportMasks, importMasks, maskFolders } from "./actions.js";
+import { exportMasks, importMasks } from "./actions.js";
 import { byId, el } from "./dom.js";
 import { app, objects } from "./state.js";
 import { notify } from "./notices.js";
@@ -45,11 +45,7 @@ function startExport() {
 
 function startImport() {
   const form = byId("import-form");
-  byId("show-import").addEventListener("click", async () => {
-    openDialog("import-dialog");
-    const folders = await maskFolders().catch(() => []); // without the list the name is typed
-    byId("mask-folders").replaceChildren(...folders.map((name) => el("option", { value: name })));
-  });
+  byId("show-import").addEventListener("click", () => openDialog("import-dialog"));
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     byId("import-dialog").close();

@@ -4,6 +4,7 @@ import { loadLibrary, openVideo, receiveChange, receiveJob, redo, resume, undo }
 import { call, listen } from "./api.js";
 import { byId, debounce, setText } from "./dom.js";
 import { startDialogs } from "./dialogs.js";
+import { startExchange } from "./exchange.js";
 import { KEYS, startKeys } from "./keys.js";
 import { choose, lastFrame, showLibrary, startLibrary } from "./library.js";
 import { startLabels } from "./labels.js";
@@ -168,6 +169,7 @@ startLabels();
 startObjects();
 startPropagate();
 startLibrary();
+startExchange();
 startDialogs(KEYS);
 startKeys();
 startTools();
