@@ -130,6 +130,7 @@ function isTyping(target) {
 function isForControl(event) {
   const { target, key } = event;
   if (target instanceof HTMLInputElement && ["radio", "range"].includes(target.type)) return key.startsWith("Arrow") || key === " ";
+  if (target instanceof HTMLAnchorElement) return key === "Enter";
   const pressable = target instanceof HTMLButtonElement || target instanceof HTMLInputElement;
   return pressable && !target.readOnly && (key === "Enter" || key === " ");
 }
