@@ -64,8 +64,8 @@ class RaceError(RuntimeError):
 class PretendedTensor(Tensor):
     """A tensor that says it is on a CUDA device; `values` holds its numbers on the CPU, or is a meta tensor."""
 
-    values: Tensor
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    values: Tensor  # type: ignore[assignment]
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
     def __new__(cls, values: Tensor, device: torch.device) -> PretendedTensor:

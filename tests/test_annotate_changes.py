@@ -20,8 +20,10 @@ from annotator import JSON, Gate, Opened, encode_once, make_workspace, opened, u
 from i2vpp.annotate import workspace as workspace_module
 from i2vpp.annotate.app import make_app
 from i2vpp.annotate.changes import MAX_KEYS, ChangeLog
-from i2vpp.annotate.exports import Footage, export, one_bit_png
+from i2vpp.annotate.exports import export
 from i2vpp.annotate.files import VERSION
+from i2vpp.annotate.formats.base import Footage
+from i2vpp.annotate.formats.sav import one_bit_png
 from i2vpp.annotate.imports import may_hold_masks
 from i2vpp.annotate.library import open_library, shown_name
 from i2vpp.annotate.masks import Stroke

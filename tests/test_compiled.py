@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import CodeType, FunctionType
+from typing import Any
 
 import pytest
 import torch
@@ -181,7 +182,7 @@ def test_each_function_has_one_compilation(monkeypatch: pytest.MonkeyPatch) -> N
     """Where one has several, a thread that looks for one while another thread reorders them compiles once more."""
     compiled: list[CodeType] = []
 
-    def remember(function: FunctionType, **options: object) -> Callable[..., object]:
+    def remember(function: FunctionType, **options: Any) -> Any:
         compiled.append(function.__code__)
         return compile_function(function, **options)
 

@@ -142,7 +142,7 @@ def test_the_loss_through_the_decoder_wants_the_masks_of_the_teacher() -> None:
     model.eval()
     frozen = [*model.sam_mask_decoder.parameters(), *model.sam_prompt_encoder.parameters(), model.no_mem_embed]
     for parameter in frozen:
-        parameter.requires_grad_(requires_grad=False)
+        parameter.requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
     features = model.encode(torch.randn(3, 3, 3, 64, 64, generator=generator))
     with torch.no_grad():

@@ -128,8 +128,12 @@ def test_the_parts_agree_on_any_grid(batch: int) -> None:
             attention(tokens, tokens, 2 * tokens),
         )
         with as_on_a_gpu():
-            joined = across(x), adapter(tokens, grid), attention(tokens, tokens, tokens)
-            joined = (*joined, attention(tokens, tokens, 2 * tokens))
+            joined = (
+                across(x),
+                adapter(tokens, grid),
+                attention(tokens, tokens, tokens),
+                attention(tokens, tokens, 2 * tokens),
+            )
     for one, other in zip(joined, plain, strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import shlex
 import subprocess
@@ -16,7 +17,7 @@ from tools import benchmark, benchmark_training, profile_kernels
 
 SCRIPT = Path(__file__).resolve().parent.parent / "tools" / "gpu_check.sh"
 TEXT = SCRIPT.read_text(encoding="utf-8").replace("\\\n", " ")
-PARSERS: dict[str, Callable[[list[str]], object]] = {
+PARSERS: dict[str, Callable[[list[str]], argparse.Namespace]] = {
     "tools/benchmark.py": benchmark.build_parser().parse_args,
     "tools/benchmark_training.py": benchmark_training.build_parser().parse_args,
     "tools/profile_kernels.py": profile_kernels.build_parser().parse_args,

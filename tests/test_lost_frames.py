@@ -5,13 +5,16 @@ from __future__ import annotations
 import io
 import random
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 
+from i2vpp.errors import FrameDecodeError
 from i2vpp.session import jpeg
+from i2vpp.session.decoder import VideoFile
 from i2vpp.session.frame_numbers import FrameNumbers
 from i2vpp.session.program_stream import ends_within_packet
 from i2vpp.session.video import open_source
@@ -105,6 +108,10 @@ def test_an_encoder_that_numbers_wrongly_is_read_as_before(tmp_path):
     copy = without_packets(tmp_path, data, set(range(4, 60, 5)), "mp4")
     source = open_source(copy)
     assert len(source) == 60 - 12
+    assert isinstance(source, VideoFile)
+    for i in range(len(source)):
+        with suppress(FrameDecodeError):
+            source[i]
     assert not any(reason and "lost" in reason for reason in source._timeline.bad.values())
 
 

@@ -387,6 +387,7 @@ def test_a_session_from_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
         assert torch.equal(*found.early)
         assert device.replays >= 2 * 19  # the encoder and the step of every tracked frame
         runner = recorded._tracker.runner
+        assert isinstance(runner, CompiledRunner)
         parts = (runner._encode, runner._track_one, runner._track_several)
         assert tuple(len(part._run._recordings) for part in parts) == RECORDINGS
         masks = [result.masks.cpu() for result in found.results]
