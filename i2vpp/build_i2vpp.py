@@ -21,12 +21,13 @@ from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.modeling.inference import convert_weights, round_weights
 from i2vpp.runner import Runner
 from i2vpp.utils.brief import brief
-from i2vpp.utils.machine import keep_freed_memory, parse_device
+from i2vpp.utils.machine import cpu_computes_bfloat16, keep_freed_memory, parse_device
 from i2vpp.utils.notices import warn_user
 from i2vpp.utils.suggest import did_you_mean
 
 MODES = ("eval", "train")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+AUTO = "auto"
 MPS_TORCH = (2, 7)
 """Version of PyTorch from which on antialiased resizing, which masks of users go through, works on MPS."""
 LARGE_IMAGE = 512  # pixels of a side
@@ -105,7 +106,8 @@ def build_i2vpp_video_predictor(
             `CompiledRunner`. That takes a minute or two (`warm_up` does it beforehand) and makes all later frames
             faster.
         dtype: data type of encoder, memory attention and memory encoder (float32, bfloat16, float16), as a torch dtype
-            or its name; None for the fastest one that the device computes in itself, see `choose_dtype`.
+            or its name; None for the fastest one that the device computes in itself, "auto" also on CPUs: see
+            `choose_dtype`.
         selector: selector of the memories that are read; None for the one of the config.
 
     Returns:
@@ -266,21 +268,24 @@ def choose_dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch
 
     Args:
         dtype: a torch dtype or its name; None for the fastest one that the device computes in itself: on CUDA bfloat16
-            (capability 8.0 and newer) or float16 (from 7.0 on: V100, T4, RTX 20), else float32.
+            (capability 8.0 and newer) or float16 (from 7.0 on: V100, T4, RTX 20), else float32. "auto" is the same,
+            and bfloat16 on CPUs that have instructions for it.
         device: device that the network will run on.
 
     Returns:
         The torch dtype.
 
     Raises:
-        ConfigError: it is none of float32, bfloat16, float16.
+        ConfigError: it is none of float32, bfloat16, float16, auto.
     """
-    if dtype is None:
+    if dtype == AUTO and device.type == "cpu" and cpu_computes_bfloat16():
+        return torch.bfloat16
+    if dtype is None or dtype == AUTO:
         return _fastest_dtype(device)
     found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if not isinstance(found, torch.dtype) or found not in DTYPES.values():
         name = str(getattr(dtype, "__name__", dtype)).removeprefix("torch.")  # NumPy's are classes
-        raise ConfigError(f"unknown dtype {brief(dtype)}; {did_you_mean(name, DTYPES)}")
+        raise ConfigError(f"unknown dtype {brief(dtype)}; {did_you_mean(name, (*DTYPES, AUTO))}")
     return found
 
 

@@ -21,7 +21,7 @@ from i2vpp.utils.parser import integer, key_value
 if TYPE_CHECKING:
     from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 UNTRAINED_SEED = 0
 
 
@@ -33,7 +33,7 @@ class ModelChoice:
         config: name or path of a model config; None for the one that fits the checkpoint.
         checkpoint: path or name; None for untrained weights, which are the same in every run.
         device: None for the best there is.
-        dtype: `float32`, `bfloat16`, `float16`, or None for the predictor's own choice.
+        dtype: `auto`, `float32`, `bfloat16`, `float16`, or None for the predictor's own choice.
         overrides: `key=value` on top of the config.
         compile: whether to compile it, see `vos_optimized` of `build_i2vpp_video_predictor`.
     """
@@ -64,7 +64,9 @@ def add_model_options(parser: argparse.ArgumentParser, *, untrained: bool = True
         parser.set_defaults(untrained=False, checkpoint=Path(DEMO))
     model.add_argument("--config", help="name or path of a model config (the one that fits the checkpoint)")
     model.add_argument("--device", help="cpu, cuda, cuda:1, ... (the best there is)")
-    model.add_argument("--dtype", choices=DTYPES, help="precision of the network")
+    model.add_argument(
+        "--dtype", choices=DTYPES, help="precision of the network; auto: bfloat16 also on CPUs that compute in it"
+    )
     model.add_argument("--compile", action="store_true",
                        help="compile the network first, which takes a minute or two; faster from then on")  # fmt: skip
     model.add_argument("--override", metavar="KEY=VALUE", type=key_value, action="append", default=[],

@@ -13,6 +13,7 @@ from i2vpp.build_i2vpp import build_i2vpp_video_predictor
 from i2vpp.checkpoint import inspect_checkpoint
 from i2vpp.commands.demo import CLIP, PROMPTS
 from i2vpp.evaluation.metrics import jaccard
+from i2vpp.utils.machine import cpu_computes_bfloat16
 from training.config import ValidationConfig
 from training.validation import open_validation, read_sequence, track_sequence
 
@@ -59,7 +60,11 @@ def test_the_first_object_is_followed() -> None:
     assert areas.max() < 3 * areas[0]
 
 
+needs_bfloat16 = pytest.mark.skipif(not cpu_computes_bfloat16(), reason="this CPU emulates bfloat16")
+
+
 @pytest.mark.slow
+@needs_bfloat16
 @pytest.mark.timeout(900)
 def test_bfloat16_gives_nearly_the_same_masks() -> None:
     exact, rough = track("float32"), track("bfloat16")
@@ -68,6 +73,7 @@ def test_bfloat16_gives_nearly_the_same_masks() -> None:
 
 
 @pytest.mark.slow
+@needs_bfloat16
 @pytest.mark.timeout(1800)
 def test_bfloat16_gives_nearly_the_same_masks_of_the_validation_sequences(shared_data: Path) -> None:
     davis = shared_data / "data" / "davis16"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+import sys
 from importlib.resources import as_file, files
 from typing import Any
 
@@ -11,7 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from i2vpp.build_i2vpp import build_i2vpp_video_predictor, choose_dtype
 from i2vpp.commands.demo import CLIP, PROMPTS
-from models import iou
+from i2vpp.utils.machine import cpu_computes_bfloat16
+from models import iou, make_predictor
 from operation_counts import tensors_in
 from pretended_cuda import PretendedTensor, pretended_cuda
 
@@ -38,7 +41,26 @@ def test_the_fastest_dtype_that_a_gpu_has_itself(capability: tuple[int, int], dt
         assert torch.cuda.is_bf16_supported()  # by emulation, too
         assert choose_dtype(None, torch.device("cuda:1")) == dtype
         assert choose_dtype("float32", torch.device("cuda")) == torch.float32
+        assert choose_dtype("auto", torch.device("cuda")) == dtype
         assert choose_dtype(None, torch.device("cpu")) == torch.float32
+
+
+@pytest.mark.parametrize(("has", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_auto_takes_bfloat16_where_the_cpu_has_it(
+    has: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("i2vpp.build_i2vpp.cpu_computes_bfloat16", lambda: has)
+    assert choose_dtype("auto", torch.device("cpu")) == dtype
+    assert choose_dtype("auto", torch.device("mps")) == torch.float32
+    assert make_predictor(dtype="auto").dtype == dtype
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() != "x86_64", reason="PyTorch tells it of x86 processors"
+)
+def test_the_instructions_are_those_that_pytorch_finds() -> None:
+    found = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    assert cpu_computes_bfloat16() == found
 
 
 class LargestNumbers(TorchDispatchMode):

@@ -52,6 +52,18 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def cpu_computes_bfloat16() -> bool:
+    """Return whether the processor has instructions for bfloat16; others emulate it, which takes many times as long.
+
+    Only Linux tells; elsewhere the answer is no.
+    """
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.is_file():
+        return False
+    words = set(cpuinfo.read_text(encoding="utf-8", errors="replace").split())
+    return not words.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})  # the last one is Arm's
+
+
 def peak_memory(device: torch.device) -> int | None:
     """Return the peak memory in bytes: of tensors on a CUDA device since the last reset, or else of the process.
 
