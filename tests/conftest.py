@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
+
+# Before PyTorch is loaded: its libraries use as many threads as there are cores in threads that Python starts, whatever
+# `torch.set_num_threads` says in the main thread, and results differ in the last bits then.
+_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+if _WORKERS > 1:
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _WORKERS)))
+
+import torch  # noqa: E402
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -18,12 +26,17 @@ def _devices() -> list[str]:
 
 
 def pytest_configure() -> None:
-    """Share the cores between the workers of `pytest -n`, and let commands that are tested hear Ctrl-C."""
+    """Let commands that are tested hear Ctrl-C."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # of a run in the background; what it starts would inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    if workers > 1:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+
+
+@pytest.fixture(autouse=True)
+def _as_many_threads_after_a_test_as_before() -> Iterator[None]:
+    """Set the number again, whatever thread has changed it: results depend on it in the last bits."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -30,6 +30,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 from operation_counts import Counts, map_tensors, tensors_in
 from pretended_streams import CaptureError, Event, Graph, Recording, Stream, record
+from tools.benchmarking.shapes import forget_tables
 
 aten = torch.ops.aten
 CPU = torch.device("cpu")
@@ -541,6 +542,7 @@ def pretended_cuda(**options: Any) -> Iterator[PretendedCuda]:
         return make(*args, **kwargs)  # there is no memory to lock
 
     with ExitStack() as stack:
+        stack.callback(forget_tables)
         for name, value in _replacements(device).items():
             stack.enter_context(patch.object(torch.cuda, name, value))
         stack.enter_context(patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False))

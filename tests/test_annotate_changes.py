@@ -490,7 +490,7 @@ def test_pngs_of_one_bit_are_read_back(tmp_path: Path, size: tuple[int, int]) ->
     assert np.array_equal(read_object(tmp_path / "x.png"), mask)
 
 
-def test_coco_exports_have_names_and_scores(tmp_path: Path) -> None:
+def test_run_lengths_are_exported_with_names_and_scores(tmp_path: Path) -> None:
     pytest.importorskip("pycocotools.mask")
     mask = StoredMask.of(np.eye(8, 12, dtype=bool), score=2.5, iou=0.75)
     with reopen(tmp_path / "a") as annotation:
@@ -498,7 +498,7 @@ def test_coco_exports_have_names_and_scores(tmp_path: Path) -> None:
             edit.set_mask(edit.add_object("café").id, 0, mask)
             edit.set_mask(1, 1, square(3))
         footage = Footage(frames=4, read_frame=lambda t: np.zeros((8, 12, 3), np.uint8))
-        content = json.loads((export(annotation, tmp_path / "c", "coco", footage=footage) / "masks.json").read_text())
+        content = json.loads((export(annotation, tmp_path / "c", "rle", footage=footage) / "masks.json").read_text())
     assert content["names"] == {"1": "café"}
     first, second = (content["objects"]["1"][frame] for frame in "01")
     assert (first["object_score"], first["predicted_iou"]) == (2.5, 0.75)

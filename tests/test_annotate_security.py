@@ -105,7 +105,7 @@ def state_changing(url: str) -> list[tuple[str, str]]:
         ("POST", f"{url}/objects"), ("PATCH", f"{url}/objects/1"), ("DELETE", f"{url}/objects/1?revision=0"),
         ("PUT", f"{url}/objects/1/prompts/0"), ("POST", f"{url}/undo"), ("POST", f"{url}/redo"),
         ("POST", f"{url}/propagate"), ("POST", f"{url}/cancel"), ("POST", f"{url}/export"), ("POST", f"{url}/import"),
-        ("POST", f"{url}/open"), ("POST", f"{url}/close"), ("PUT", f"{url}/objects/1/label"),
+        ("POST", f"{url}/open"), ("POST", f"{url}/close"), ("POST", f"{url}/go-on"), ("PUT", f"{url}/objects/1/label"),
         ("POST", f"{url}/labels"), ("PATCH", f"{url}/labels/1"), ("DELETE", f"{url}/labels/1"),
         ("PUT", "/api/uploads/a.json"),
     ]  # fmt: skip

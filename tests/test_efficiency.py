@@ -166,8 +166,9 @@ def test_weights_are_rounded_once_and_to_the_same_numbers() -> None:
                "mask_downsample", *(f"memory_attention.layers.{i}.mask_conv" for i in range(4))}  # fmt: skip
     rounded = {name for name, weight in once.model.named_parameters() if weight.dtype == torch.bfloat16}
     in_float32 = "memory_prompt_generator.cross_attn.k_proj"
+    kept = "memory_prompt_generator.cross_attn.q_proj"  # its results depend on weights alone
     assert layers(casts) <= {in_float32}
-    assert layers(all_casts) == layers(rounded) - not_run - {in_float32}
+    assert layers(all_casts) == layers(rounded) - not_run - {in_float32, kept}
     assert torch.equal(logits, wanted)
 
 

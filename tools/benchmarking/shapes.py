@@ -262,6 +262,14 @@ def _line() -> str:
     return f"{'/'.join(path.parts[-2:])}:{frame.f_lineno}"
 
 
+def forget_tables() -> None:
+    """Empty the caches of tables that depend on sizes and device alone: their tensors are of a device that ends."""
+    modules = [module for name, module in sys.modules.items() if name.startswith("i2vpp.modeling.")]
+    for value in [value for module in modules for value in vars(module).values()]:
+        if hasattr(value, "cache_clear"):
+            value.cache_clear()
+
+
 @contextmanager
 def shapes_only_gpu() -> Iterator[Counts]:
     """Let PyTorch have a CUDA device, `cuda:0`, that computes shapes only.
@@ -289,6 +297,7 @@ def shapes_only_gpu() -> Iterator[Counts]:
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     try:
         with ExitStack() as stack:
+            stack.callback(forget_tables)
             for name, answer in answers.items():
                 stack.enter_context(patch.object(torch.cuda, name, answer))
             stack.enter_context(patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False))
