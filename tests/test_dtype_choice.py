@@ -76,6 +76,8 @@ class LargestNumbers(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
+        if any(entry.alias_info is not None and not entry.alias_info.is_write for entry in func._schema.returns):
+            return out  # a view computes nothing, and may be of memory that is not written yet
         for tensor in tensors_in(out):
             if not isinstance(tensor, PretendedTensor):
                 continue  # on the CPU, where a copy holds garbage until it has arrived
