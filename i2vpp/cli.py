@@ -238,13 +238,13 @@ def run_track(arguments: argparse.Namespace) -> int:
     return _report(summary, arguments.output)
 
 
-def _track_several(arguments: argparse.Namespace, common: list[ObjectPrompt], **wishes: Any) -> int:
+def _track_several(arguments: argparse.Namespace, common: list[ObjectPrompt], **options: Any) -> int:
     """Track several videos as the jobs of a run."""
     from i2vpp.commands import batch  # noqa: PLC0415 - PyTorch takes seconds to import
 
     videos = batch.video_names(arguments.video)
     prompts = batch.prompts_of(videos, common, arguments.prompts)
-    how = batch.Wishes(on_bad_frame=arguments.on_bad_frame, resize_masks=arguments.resize_masks, **wishes)
+    how = batch.BatchOptions(on_bad_frame=arguments.on_bad_frame, resize_masks=arguments.resize_masks, **options)
     return batch.run(arguments, _model(arguments), prompts, how)
 
 

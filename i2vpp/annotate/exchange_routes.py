@@ -6,10 +6,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from i2vpp.annotate.answers import WithSession, run
+from i2vpp.annotate.answers import WithSession, answer_json, run
 from i2vpp.annotate.formats.registry import FORMATS
 from i2vpp.annotate.offers import EXPORT_FOLDER, offered
 from i2vpp.annotate.problems import NotFoundError
@@ -33,10 +33,10 @@ def exchange_routes(workspace: Workspace, with_session: WithSession) -> list[Rou
         target = target_of(request.path_params["name"], library, workspace.output)
         name = await receive(request.stream(), target)
         if target.parent != library.root:
-            return JSONResponse({"masks": f"{UPLOAD_FOLDER}/{name}"})
+            return answer_json(request, {"masks": f"{UPLOAD_FOLDER}/{name}"})
         videos = await workspace.list_again()
         video = next((one for one in videos if one.name == name), None)
-        return JSONResponse({"video": None if video is None else video.id})
+        return answer_json(request, {"video": None if video is None else video.id})
 
     return [
         Route("/api/formats", formats),
@@ -46,15 +46,15 @@ def exchange_routes(workspace: Workspace, with_session: WithSession) -> list[Rou
     ]
 
 
-async def formats(_: Request) -> Response:
+async def formats(request: Request) -> Response:
     """List the formats of exports."""
     listed = [{"name": one.name, "title": one.title, "hint": one.hint} for one in FORMATS.values()]
-    return JSONResponse({"formats": listed})
+    return answer_json(request, {"formats": listed})
 
 
-async def importable(_: Request, session: VideoSession) -> Response:
+async def importable(request: Request, session: VideoSession) -> Response:
     """List what masks can be imported from."""
-    return JSONResponse({"sources": await run(session.store_worker, offered, session)})
+    return answer_json(request, {"sources": await run(session.store_worker, offered, session)})
 
 
 async def download(request: Request, session: VideoSession) -> Response:

@@ -25,7 +25,7 @@ import numpy as np
 from i2vpp.annotate.errors import CancelledError, MaskFolderError
 from i2vpp.annotate.exports import OBJECTS_FILE
 from i2vpp.annotate.formats.label_studio import CONFIG_FILE
-from i2vpp.annotate.formats.reading import Footing, Found, assemble
+from i2vpp.annotate.formats.reading import Found, TargetVideo, assemble
 from i2vpp.annotate.formats.registry import FORMATS
 from i2vpp.annotate.formats.yolo import DATA_FILES
 from i2vpp.annotate.store import Annotation
@@ -93,12 +93,12 @@ def import_masks(
         StaleRevisionError: see `Annotation.edit`.
         DiskFullError: no space is left.
     """
-    footing = Footing(
+    target = TargetVideo(
         height=annotation.height, width=annotation.width, frames=annotation.frames, frame_names=frame_names
     )
     if (source := find_file(folder)) is not None:
         progress(0, 1)
-        objects = read_file(source, footing)
+        objects = read_file(source, target)
         if cancelled():
             raise CancelledError("the import was cancelled; nothing was changed")
         return _add(annotation, objects, read_looks(source.parent / OBJECTS_FILE), prompts, expected)
@@ -170,12 +170,12 @@ def is_annotations(path: Path) -> bool:
     return wanted and path.name not in (OBJECTS_FILE, CONFIG_FILE)
 
 
-def read_file(path: Path, footing: Footing) -> list[Found]:
+def read_file(path: Path, target: TargetVideo) -> list[Found]:
     """Read the objects of a file.
 
     Args:
         path: the file.
-        footing: the video.
+        target: the video.
 
     Raises:
         MaskFolderError: it is of no format that is read, it holds nothing, or something does not fit.
@@ -190,9 +190,9 @@ def read_file(path: Path, footing: Footing) -> list[Found]:
         raise MaskFolderError(f"{path.name} is not JSON: {error}") from error
     for one in readable:
         assert one.reader is not None
-        reading = one.reader(path, content, footing)
+        reading = one.reader(path, content, target)
         if reading is not None:
-            found = list(assemble(reading, (footing.height, footing.width)).values())
+            found = list(assemble(reading, (target.height, target.width)).values())
             if not any(mask.area for entry in found for mask in entry.masks.values()):
                 raise MaskFolderError(f"{path.name} holds no masks of {one.title}; there is no object in it")
             return found

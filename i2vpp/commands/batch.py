@@ -30,7 +30,7 @@ from i2vpp.utils.writers import OutputChoice
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wishes:
+class BatchOptions:
     """How all videos are tracked.
 
     Args:
@@ -56,13 +56,13 @@ class VideoTracking:
         model: the network.
         videos: the videos by the name of their job.
         prompts: what is tracked in each video.
-        wishes: how.
+        options: how.
     """
 
     model: ModelChoice
     videos: Mapping[str, str]
     prompts: Mapping[str, Sequence[ObjectPrompt]]
-    wishes: Wishes
+    options: BatchOptions
 
     def __call__(self, index: int) -> DoJob:
         """Build the predictor of process `index` of this machine, and return what tracks videos with it."""
@@ -83,20 +83,20 @@ class VideoTracking:
         Raises:
             I2VPPError: the video cannot be read, or the prompts do not fit it.
         """
-        wishes, meter = self.wishes, Meter(predictor.device, on_frame)
-        with predictor.init_state(self.videos[job.name], on_bad_frame=wishes.on_bad_frame) as state:
+        options, meter = self.options, Meter(predictor.device, on_frame)
+        with predictor.init_state(self.videos[job.name], on_bad_frame=options.on_bad_frame) as state:
             prompts = prompt_args.fit_masks(
-                self.prompts[job.name], state.video_height, state.video_width, resize=wishes.resize_masks
+                self.prompts[job.name], state.video_height, state.video_width, resize=options.resize_masks
             )
             summary = track(
                 predictor,
                 state,
                 prompts,
                 folder,
-                choice=wishes.choice,
-                span=wishes.span,
+                choice=options.choice,
+                span=options.span,
                 quiet=True,
-                everything=wishes.everything,
+                everything=options.everything,
                 on_frame=meter.frame,
             )
         if summary.stopped is not None:
@@ -150,7 +150,10 @@ def prompts_of(
 
 
 def run(
-    arguments: argparse.Namespace, model: ModelChoice, prompts: Mapping[str, Sequence[ObjectPrompt]], wishes: Wishes
+    arguments: argparse.Namespace,
+    model: ModelChoice,
+    prompts: Mapping[str, Sequence[ObjectPrompt]],
+    options: BatchOptions,
 ) -> int:
     """Track the videos and return the exit status: 1 if one could not be tracked; the others are finished.
 
@@ -158,20 +161,20 @@ def run(
         arguments: the options of `i2vpp track`.
         model: the network.
         prompts: of each video, by its name.
-        wishes: how.
+        options: how.
 
     Raises:
         I2VPPError: the run cannot start.
     """
-    if wishes.choice.rle:
+    if options.choice.rle:
         require_coco()
     videos = video_names(arguments.video)
     processes = arguments.processes or max(1, min(_gpus(model), len(videos)))
     outcome = run_jobs(
-        [Job(name=name, frames=_length(video, wishes.span.max_frames)) for name, video in videos.items()],
-        VideoTracking(model=model, videos=videos, prompts=prompts, wishes=wishes),
+        [Job(name=name, frames=_length(video, options.span.max_frames)) for name, video in videos.items()],
+        VideoTracking(model=model, videos=videos, prompts=prompts, options=options),
         arguments.output,
-        _settings(model, videos, prompts, wishes),
+        _settings(model, videos, prompts, options),
         processes=processes,
         threads=max(1, torch.get_num_threads() // processes),
         overwrite=arguments.overwrite,
@@ -201,7 +204,7 @@ def _length(video: str, most: int | None) -> int:
 
 
 def _settings(
-    model: ModelChoice, videos: Mapping[str, str], prompts: Mapping[str, Sequence[ObjectPrompt]], wishes: Wishes
+    model: ModelChoice, videos: Mapping[str, str], prompts: Mapping[str, Sequence[ObjectPrompt]], options: BatchOptions
 ) -> dict[str, Any]:
     """Return what the results depend on: a run goes on with the same only."""
     checkpoint = None if model.checkpoint is None else find_checkpoint(model.checkpoint)
@@ -215,8 +218,8 @@ def _settings(
             "checkpoint": None if checkpoint is None else checkpoint.name,
             "checkpoint_sha256": None if checkpoint is None else file_sha256(checkpoint),
         },
-        **{name: value for name, value in asdict(wishes).items() if name != "everything"},
-        "everything": None if wishes.everything is None else asdict(wishes.everything),
+        **{name: value for name, value in asdict(options).items() if name != "everything"},
+        "everything": None if options.everything is None else asdict(options.everything),
     }
 
 

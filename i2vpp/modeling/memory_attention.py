@@ -107,7 +107,8 @@ class ScaleAdapter(nn.Module):
     def _mix_joined(self, y: Tensor) -> Tensor:
         """Compute `_mix` with one depthwise convolution of 9 x 9 cells, 0 where a kernel is smaller, and one product.
 
-        Both do more arithmetic, which a GPU has to spare. The product's weights take the channels in their order.
+        Both do more arithmetic than the four convolutions, in fewer kernels. The product's weights take the channels
+        in their order.
         """
         convs = (self.local_conv_1, self.local_conv_2, self.local_conv_3, self.local_conv_4)
         size = self.local_conv_4.kernel_size[0]

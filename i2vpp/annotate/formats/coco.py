@@ -20,7 +20,7 @@ from i2vpp.annotate.formats.base import (
     coco_scores,
     coco_segment,
 )
-from i2vpp.annotate.formats.reading import Footing, Reading, Region, fields
+from i2vpp.annotate.formats.reading import Reading, Region, TargetVideo, fields
 from i2vpp.annotate.labels import UNLABELLED
 from i2vpp.annotate.store import Annotation
 from i2vpp.annotate.values import StoredMask
@@ -68,13 +68,13 @@ class CocoWriter(Writer):
         self._file.finish({**rest, "info": {"description": self._video}, "licenses": []})
 
 
-def read_coco(path: Path, content: Any, footing: Footing) -> Reading | None:
+def read_coco(path: Path, content: Any, target: TargetVideo) -> Reading | None:
     """Read COCO's instance annotations.
 
     Args:
         path: the file, for messages.
         content: what is in it.
-        footing: the video.
+        target: the video.
 
     Returns:
         The regions; None if the file is of another format.
@@ -88,13 +88,13 @@ def read_coco(path: Path, content: Any, footing: Footing) -> Reading | None:
     for place, image in enumerate(content["images"]):
         where = f"{path.name}, image {place}"
         _, name, height, width = fields(image, where, id=int, file_name=str, height=int, width=int)
-        footing.check_size(height, width, where)
-        number = image.get("frame_id") if footing.frame_names is None else None
-        frames[image["id"]] = footing.frame(name if number is None else number, where)
-    return Reading(regions=_regions(path, content, frames, footing), frames=frozenset(frames.values()))
+        target.check_size(height, width, where)
+        number = image.get("frame_id") if target.frame_names is None else None
+        frames[image["id"]] = target.frame(name if number is None else number, where)
+    return Reading(regions=_regions(path, content, frames, target), frames=frozenset(frames.values()))
 
 
-def _regions(path: Path, content: Any, frames: Mapping[Any, int], footing: Footing) -> Iterator[Region]:
+def _regions(path: Path, content: Any, frames: Mapping[Any, int], target: TargetVideo) -> Iterator[Region]:
     names = category_names(path, content)
     (annotations,) = fields(content, path.name, annotations=list)
     for place, entry in enumerate(annotations):
@@ -108,7 +108,7 @@ def _regions(path: Path, content: Any, frames: Mapping[Any, int], footing: Footi
         name = entry.get("name")
         yield Region(
             frame=frames[image],
-            mask=footing.draw(entry.get("segmentation"), where),
+            mask=target.draw(entry.get("segmentation"), where),
             label=names.get(category),
             owner=owner,
             name=name if isinstance(name, str) else None,

@@ -16,7 +16,7 @@ import numpy as np
 
 from i2vpp.annotate.errors import MaskFolderError
 from i2vpp.annotate.formats.base import Footage, Format, Writer
-from i2vpp.annotate.formats.reading import Footing, Reading, Region
+from i2vpp.annotate.formats.reading import Reading, Region, TargetVideo
 from i2vpp.annotate.labels import UNLABELLED
 from i2vpp.annotate.masks import decode_runs, encode_runs
 from i2vpp.annotate.store import Annotation
@@ -86,23 +86,23 @@ def _attributes(mask: Mask) -> str:
     )
 
 
-def read_cvat(path: Path, content: Any, footing: Footing) -> Reading | None:
+def read_cvat(path: Path, content: Any, target: TargetVideo) -> Reading | None:
     """Read an XML file of CVAT, for video or for images: masks and polygons. Other shapes are left out.
 
     Args:
         path: the file.
         content: not used.
-        footing: the video.
+        target: the video.
 
     Returns:
         The regions; None if the file is no XML file.
     """
     if path.suffix.lower() != ".xml":
         return None
-    return Reading(regions=_regions(path, footing))
+    return Reading(regions=_regions(path, target))
 
 
-def _regions(path: Path, footing: Footing) -> Iterator[Region]:
+def _regions(path: Path, target: TargetVideo) -> Iterator[Region]:
     try:
         events = ElementTree.iterparse(path, events=("start", "end"))
         track = 0
@@ -114,44 +114,44 @@ def _regions(path: Path, footing: Footing) -> Iterator[Region]:
                     raise MaskFolderError(f"{path.name} is no file of CVAT: it begins with <{root.tag[:40]}>")
             if event == "end" and element.tag in ("track", "image"):
                 track += 1
-                yield from _of_element(element, track, path, footing)
+                yield from _of_element(element, track, path, target)
                 root.clear()  # what was read need not be kept
     except ElementTree.ParseError as error:
         raise MaskFolderError(f"{path.name} is no XML: {error}") from error
 
 
-def _of_element(element: ElementTree.Element, number: int, path: Path, footing: Footing) -> Iterator[Region]:
+def _of_element(element: ElementTree.Element, number: int, path: Path, target: TargetVideo) -> Iterator[Region]:
     """Yield the regions of a track, or those of an image."""
     is_track = element.tag == "track"
     where = f"{path.name}, {element.tag} {element.get('id', number)}"
-    frame = 0 if is_track else footing.frame(element.get("name", ""), where)
+    frame = 0 if is_track else target.frame(element.get("name", ""), where)
     for shape in element:
         if shape.tag not in SHAPES or shape.get("outside") == "1":
             continue
         if is_track:
-            frame = footing.frame(_whole(shape, "frame", where), where)
+            frame = target.frame(_whole(shape, "frame", where), where)
         group = (element if is_track else shape).get("group_id", "0")
         alone = f"track {number}" if is_track and shape.tag != "mask" else None
         label = (element if is_track else shape).get("label")
         yield Region(
             frame=frame,
-            mask=_mask(shape, where, footing),
+            mask=_mask(shape, where, target),
             label=None if label == UNLABELLED else label,
             owner=alone if group == "0" or not group.isdecimal() else int(group),
         )
 
 
-def _mask(shape: ElementTree.Element, where: str, footing: Footing) -> StoredMask:
+def _mask(shape: ElementTree.Element, where: str, target: TargetVideo) -> StoredMask:
     if shape.tag == "polygon":
         try:
             pairs = [tuple(map(float, pair.split(","))) for pair in shape.get("points", "").split(";")]
         except ValueError as error:
             raise MaskFolderError(f"{where}: the points of a polygon must be x,y;x,y;...") from error
-        return footing.draw([[value for pair in pairs for value in pair]], where)
+        return target.draw([[value for pair in pairs for value in pair]], where)
     left, top, width, height = (_whole(shape, key, where) for key in ("left", "top", "width", "height"))
-    if left + width > footing.width or top + height > footing.height or not width * height:
-        raise MaskFolderError(f"{where}: a mask leaves the frame, which has {footing.width} x {footing.height} pixels")
-    whole = np.zeros((footing.height, footing.width), bool)
+    if left + width > target.width or top + height > target.height or not width * height:
+        raise MaskFolderError(f"{where}: a mask leaves the frame, which has {target.width} x {target.height} pixels")
+    whole = np.zeros((target.height, target.width), bool)
     try:
         runs = np.array(shape.get("rle", "").split(","), np.int64).astype(_RUNS).tobytes()
         whole[top : top + height, left : left + width] = decode_runs(runs, (height, width))

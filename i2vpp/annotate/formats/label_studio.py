@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from i2vpp.annotate.errors import MaskFolderError
 from i2vpp.annotate.formats.base import Footage, Format, Writer
-from i2vpp.annotate.formats.reading import Footing, Reading, Region, fields
+from i2vpp.annotate.formats.reading import Reading, Region, TargetVideo, fields
 from i2vpp.annotate.labels import UNLABELLED
 from i2vpp.annotate.masks import RUN
 from i2vpp.annotate.store import Annotation
@@ -137,13 +137,13 @@ def unpack(packed: bytes) -> NDArray[np.uint8]:
     return np.concatenate(parts) if parts else np.zeros(0, np.uint8)
 
 
-def read_label_studio(path: Path, content: Any, footing: Footing) -> Reading | None:
+def read_label_studio(path: Path, content: Any, target: TargetVideo) -> Reading | None:
     """Read tasks with brush and polygon regions; other regions are left out.
 
     Args:
         path: the file, for messages.
         content: what is in it.
-        footing: the video.
+        target: the video.
 
     Returns:
         The regions; None if the file is of another format.
@@ -157,16 +157,16 @@ def read_label_studio(path: Path, content: Any, footing: Footing) -> Reading | N
     for place, task in enumerate(content):
         where = f"{path.name}, task {place}"
         (data,) = fields(task, where, data=dict)
-        number = data.get("frame") if footing.frame_names is None else None
-        frame = footing.frame(data.get("image", "") if number is None else number, where)
+        number = data.get("frame") if target.frame_names is None else None
+        frame = target.frame(data.get("image", "") if number is None else number, where)
         drafts = task.get("annotations") or task.get("predictions") or []
         if drafts:
             (results,) = fields(drafts[0] if isinstance(drafts, list) else None, where, result=list)
             tasks.append((where, frame, results))
-    return Reading(regions=_regions(tasks, footing), frames=frozenset(frame for _, frame, _ in tasks))
+    return Reading(regions=_regions(tasks, target), frames=frozenset(frame for _, frame, _ in tasks))
 
 
-def _regions(tasks: list[tuple[str, int, list[Any]]], footing: Footing) -> Iterator[Region]:
+def _regions(tasks: list[tuple[str, int, list[Any]]], target: TargetVideo) -> Iterator[Region]:
     for where, frame, results in tasks:
         for result in results:
             (kind,) = fields(result, where, type=str)
@@ -174,34 +174,34 @@ def _regions(tasks: list[tuple[str, int, list[Any]]], footing: Footing) -> Itera
             if kind not in ("brushlabels", "polygonlabels") or not isinstance(value, dict):
                 continue
             height, width = fields(result, where, original_height=int, original_width=int)
-            footing.check_size(height, width, where)
+            target.check_size(height, width, where)
             label = next((one for one in value.get(kind) or [] if isinstance(one, str)), None)
             match = _OBJECT.fullmatch(str(result.get("id")))
             meta = result.get("meta")
             notes = meta.get("text") if isinstance(meta, dict) else None
             yield Region(
                 frame=frame,
-                mask=_brush(value, where, footing) if kind == "brushlabels" else _polygon(value, where, footing),
+                mask=_brush(value, where, target) if kind == "brushlabels" else _polygon(value, where, target),
                 label=None if label == UNLABELLED else label,
                 owner=int(match[1]) if match else None,
                 name=notes[0] if isinstance(notes, list) and notes and isinstance(notes[0], str) else None,
             )
 
 
-def _brush(value: Mapping[str, Any], where: str, footing: Footing) -> StoredMask:
+def _brush(value: Mapping[str, Any], where: str, target: TargetVideo) -> StoredMask:
     try:
-        pixels = unpack(bytes(value["rle"])).reshape(footing.height, footing.width, CHANNELS)
+        pixels = unpack(bytes(value["rle"])).reshape(target.height, target.width, CHANNELS)
     except (KeyError, TypeError, ValueError) as error:
         raise MaskFolderError(f"{where}: the run lengths of a brush region are damaged ({error})") from error
     return StoredMask.of(pixels[:, :, CHANNELS - 1] > 127)
 
 
-def _polygon(value: Mapping[str, Any], where: str, footing: Footing) -> StoredMask:
+def _polygon(value: Mapping[str, Any], where: str, target: TargetVideo) -> StoredMask:
     try:
-        corners = np.array(value["points"], np.float64).reshape(-1, 2) / 100 * (footing.width, footing.height)
+        corners = np.array(value["points"], np.float64).reshape(-1, 2) / 100 * (target.width, target.height)
     except (KeyError, TypeError, ValueError) as error:
         raise MaskFolderError(f"{where}: the points of a polygon must be pairs of numbers, in per cent") from error
-    return footing.draw([corners.ravel().tolist()], where)
+    return target.draw([corners.ravel().tolist()], where)
 
 
 LABEL_STUDIO = Format(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,7 +24,7 @@ _INDEX = re.compile(r"(\d+)\D*")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Footing:
+class TargetVideo:
     """The video that files are read for.
 
     Args:
@@ -38,6 +39,10 @@ class Footing:
     frames: int | None
     frame_names: Sequence[str] | None = None
 
+    @cached_property
+    def _frame_of_name(self) -> dict[str, int]:
+        return {name: frame for frame, name in enumerate(self.frame_names or ())}
+
     def frame(self, name: Any, where: str) -> int:
         """Return the frame of an image by its file name, or by the number at the end of that.
 
@@ -49,8 +54,8 @@ class Footing:
             MaskFolderError: the video has no such frame.
         """
         stem = PurePosixPath(str(name).replace("\\", "/")).stem
-        if self.frame_names is not None and stem in self.frame_names:
-            return self.frame_names.index(stem)
+        if stem in self._frame_of_name:
+            return self._frame_of_name[stem]
         match = _INDEX.search(stem[::-1])
         number = name if type(name) is int else int(match[1][::-1][-9:]) if match and not self.frame_names else None
         if number is None or number < 0 or (self.frames is not None and number >= self.frames):
@@ -119,7 +124,7 @@ class Found:
     masks: dict[int, StoredMask] = field(default_factory=dict)
 
 
-Reader = Callable[[Path, Any, Footing], "Reading | None"]
+Reader = Callable[[Path, Any, TargetVideo], "Reading | None"]
 """Reads a file, given its path and, of a JSON file, its content; returns None where it is of another format."""
 
 

@@ -11,7 +11,7 @@ import torch
 
 from i2vpp.annotate.errors import MaskFolderError
 from i2vpp.annotate.formats.base import Footage, Format, Writer
-from i2vpp.annotate.formats.reading import Footing, Reading, Region
+from i2vpp.annotate.formats.reading import Reading, Region, TargetVideo
 from i2vpp.annotate.store import Annotation
 from i2vpp.annotate.values import StoredMask
 from i2vpp.structures import FrameResult
@@ -36,30 +36,30 @@ class TrackWriter(Writer):
             self._file.add(FrameResult(frame, list(masks), stack[:, None], scores, ious))
 
 
-def read_rle(path: Path, content: Any, footing: Footing) -> Reading | None:
+def read_rle(path: Path, content: Any, target: TargetVideo) -> Reading | None:
     """Read run lengths by object and frame.
 
     Args:
         path: the file, for messages.
         content: what is in it.
-        footing: the video.
+        target: the video.
 
     Returns:
         The regions; None if the file is of another format.
     """
     if not (isinstance(content, dict) and isinstance(content.get("objects"), dict) and "video" in content):
         return None
-    return Reading(regions=_regions(path, content["objects"], footing))
+    return Reading(regions=_regions(path, content["objects"], target))
 
 
-def _regions(path: Path, objects: Mapping[str, Any], footing: Footing) -> Iterator[Region]:
+def _regions(path: Path, objects: Mapping[str, Any], target: TargetVideo) -> Iterator[Region]:
     for obj_id, frames in objects.items():
         where = f"{path.name}, object {obj_id:.40}"
         if not (isinstance(frames, dict) and obj_id.isdecimal() and len(obj_id) < 10):
             raise MaskFolderError(f"{where}: it must be a number, and have masks by frame")
         for frame, segment in frames.items():
-            number = Footing(height=1, width=1, frames=footing.frames).frame(frame, where)
-            yield Region(frame=number, mask=footing.draw(segment, f"{where}, frame {frame:.40}"), owner=int(obj_id))
+            number = TargetVideo(height=1, width=1, frames=target.frames).frame(frame, where)
+            yield Region(frame=number, mask=target.draw(segment, f"{where}, frame {frame:.40}"), owner=int(obj_id))
 
 
 RLE = Format(

@@ -19,7 +19,7 @@ import yaml  # type: ignore[import-untyped]
 from i2vpp.annotate.errors import MaskFolderError
 from i2vpp.annotate.formats.base import Footage, Format, Writer
 from i2vpp.annotate.formats.outlines import joined, outlines
-from i2vpp.annotate.formats.reading import Footing, Reading, Region
+from i2vpp.annotate.formats.reading import Reading, Region, TargetVideo
 from i2vpp.annotate.labels import UNLABELLED
 from i2vpp.annotate.store import Annotation
 from i2vpp.annotate.values import StoredMask
@@ -56,13 +56,13 @@ class YoloWriter(Writer):
         (self._labels / f"{self._footage.name(frame)}.txt").write_text("".join(lines), encoding="utf-8")
 
 
-def read_yolo(path: Path, content: Any, footing: Footing) -> Reading | None:
+def read_yolo(path: Path, content: Any, target: TargetVideo) -> Reading | None:
     """Read the text files of a folder with `data.yaml`; the objects of a class are followed by their overlap.
 
     Args:
         path: the folder, or its `data.yaml`.
         content: not used.
-        footing: the video.
+        target: the video.
 
     Returns:
         The regions; None if there is no such file.
@@ -76,10 +76,10 @@ def read_yolo(path: Path, content: Any, footing: Footing) -> Reading | None:
     names = _names(data)
     files = {}
     for file in sorted((data.parent / "labels").rglob("*.txt")):
-        files[file] = footing.frame(file.name, file.name)
+        files[file] = target.frame(file.name, file.name)
     if not files:
         raise MaskFolderError(f"there is no labels/*.txt beside {data.name}")
-    return Reading(regions=_regions(files, names, footing), frames=frozenset(files.values()))
+    return Reading(regions=_regions(files, names, target), frames=frozenset(files.values()))
 
 
 def _names(data: Path) -> dict[int, str]:
@@ -91,8 +91,8 @@ def _names(data: Path) -> dict[int, str]:
         raise MaskFolderError(f"{data.name} has no list `names` of the classes") from error
 
 
-def _regions(files: Mapping[Path, int], names: Mapping[int, str], footing: Footing) -> Iterator[Region]:
-    size = np.array([footing.width, footing.height])
+def _regions(files: Mapping[Path, int], names: Mapping[int, str], target: TargetVideo) -> Iterator[Region]:
+    size = np.array([target.width, target.height])
     for file, frame in files.items():
         for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
             where = f"{file.name}, line {number}"
@@ -107,7 +107,7 @@ def _regions(files: Mapping[Path, int], names: Mapping[int, str], footing: Footi
             corners = (np.array(values, np.float64).reshape(-1, 2) * size).ravel().tolist()
             name = names[int(kind)]
             label = None if name == UNLABELLED else name
-            yield Region(frame=frame, mask=footing.draw([corners], where), label=label)
+            yield Region(frame=frame, mask=target.draw([corners], where), label=label)
 
 
 YOLO = Format(

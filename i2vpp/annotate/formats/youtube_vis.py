@@ -12,7 +12,7 @@ from typing import Any
 from i2vpp.annotate.errors import MaskFolderError
 from i2vpp.annotate.formats.base import Footage, Format, JsonList, Writer, coco_categories, coco_segment
 from i2vpp.annotate.formats.coco import VIDEO_ID, category_names
-from i2vpp.annotate.formats.reading import Footing, Reading, Region, fields
+from i2vpp.annotate.formats.reading import Reading, Region, TargetVideo, fields
 from i2vpp.annotate.store import Annotation
 from i2vpp.annotate.values import StoredMask
 
@@ -56,13 +56,13 @@ class YouTubeVisWriter(Writer):
         self._file.finish({**rest, "info": {"description": self._video}, "licenses": []})
 
 
-def read_youtube_vis(path: Path, content: Any, footing: Footing) -> Reading | None:
+def read_youtube_vis(path: Path, content: Any, target: TargetVideo) -> Reading | None:
     """Read a file of one video.
 
     Args:
         path: the file, for messages.
         content: what is in it.
-        footing: the video.
+        target: the video.
 
     Returns:
         The regions; None if the file is of another format.
@@ -77,13 +77,13 @@ def read_youtube_vis(path: Path, content: Any, footing: Footing) -> Reading | No
     (video,) = content["videos"]
     where = f"{path.name}, video"
     files, height, width = fields(video, where, file_names=list, height=int, width=int)
-    footing.check_size(height, width, where)
-    numbers = video.get("frame_ids") if footing.frame_names is None else None
-    frames = [footing.frame(one, where) for one in (files if numbers is None else numbers)]
-    return Reading(regions=_regions(path, content, frames, footing))
+    target.check_size(height, width, where)
+    numbers = video.get("frame_ids") if target.frame_names is None else None
+    frames = [target.frame(one, where) for one in (files if numbers is None else numbers)]
+    return Reading(regions=_regions(path, content, frames, target))
 
 
-def _regions(path: Path, content: Any, frames: list[int], footing: Footing) -> Iterator[Region]:
+def _regions(path: Path, content: Any, frames: list[int], target: TargetVideo) -> Iterator[Region]:
     names = category_names(path, content)
     (annotations,) = fields(content, path.name, annotations=list)
     for place, entry in enumerate(annotations):
@@ -96,7 +96,7 @@ def _regions(path: Path, content: Any, frames: list[int], footing: Footing) -> I
             if segment:
                 yield Region(
                     frame=frame,
-                    mask=footing.draw(segment, where),
+                    mask=target.draw(segment, where),
                     label=names.get(category),
                     owner=number if isinstance(number := entry.get("track_id"), int) else f"annotation {place}",
                     name=name if isinstance(name, str) else None,
