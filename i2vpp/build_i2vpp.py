@@ -10,20 +10,20 @@ from os import PathLike
 import torch
 
 from i2vpp.checkpoint import Checkpoint, load_checkpoint, open_checkpoint
-from i2vpp.checkpoint_files import where_weights_are
-from i2vpp.compilation import CompiledRunner
 from i2vpp.config import Config, ModelConfig, load_config, shipped_configs
 from i2vpp.errors import ConfigError, UntrainedWarning
+from i2vpp.execution.compilation import CompiledRunner
+from i2vpp.execution.runner import Runner
 from i2vpp.i2vpp_image_predictor import I2VPPImagePredictor
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.memory.selection import MemorySelector
 from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.modeling.inference import convert_weights, round_weights
-from i2vpp.runner import Runner
 from i2vpp.utils.brief import brief
 from i2vpp.utils.machine import cpu_computes_bfloat16, keep_freed_memory, parse_device
 from i2vpp.utils.notices import warn_user
 from i2vpp.utils.suggest import did_you_mean
+from i2vpp.weights.files import where_weights_are
 
 MODES = ("eval", "train")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

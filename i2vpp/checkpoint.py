@@ -3,7 +3,7 @@
 A checkpoint is a file of `torch.save` that holds `{"model": state_dict}`; ours add `"meta"`, and training adds more.
 A safetensors file holds the same entries, and `meta` and `card` as its metadata.
 Files are read as plain data (`weights_only`): a pickle that wants to run code is refused, never executed. A damaged
-file is refused as well: see `i2vpp.checkpoint_formats` for checksums, `i2vpp.checkpoint_checks` for values.
+file is refused as well: see `i2vpp.weights.formats` for checksums, `i2vpp.weights.checks` for values.
 What is read may be named by its path, by a folder that holds `model.safetensors`, or by a name such as `i2vpp-demo`;
 see `find_checkpoint`.
 """
@@ -22,7 +22,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from i2vpp.checkpoint_checks import (
+from i2vpp.errors import CheckpointError
+from i2vpp.utils.brief import brief
+from i2vpp.utils.files import atomic_write
+from i2vpp.utils.notices import warn_user
+from i2vpp.weights.checks import (
     FORMAT,
     card_of,
     check_entries,
@@ -33,12 +37,8 @@ from i2vpp.checkpoint_checks import (
     meta_of,
     trained_image_size,
 )
-from i2vpp.checkpoint_files import find_checkpoint
-from i2vpp.checkpoint_formats import read_content, write_content
-from i2vpp.errors import CheckpointError
-from i2vpp.utils.brief import brief
-from i2vpp.utils.files import atomic_write
-from i2vpp.utils.notices import warn_user
+from i2vpp.weights.files import find_checkpoint
+from i2vpp.weights.formats import read_content, write_content
 
 _LISTED = 8  # names listed in an error, of each kind
 _HINTS = {

@@ -12,8 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from i2vpp import __version__, prompt_files
-from i2vpp.checkpoint_files import DEMO, DOWNLOADABLE, demo_checkpoint
+from i2vpp import __version__
 from i2vpp.commands import annotate as annotate_command
 from i2vpp.commands import everything as everything_command
 from i2vpp.commands import prompts as prompt_args
@@ -21,14 +20,16 @@ from i2vpp.commands import segment as segment_command
 from i2vpp.commands import track_options
 from i2vpp.errors import CheckpointError, FrameDecodeError, I2VPPError
 from i2vpp.model_choice import ModelChoice, add_model_options, build_predictor, chosen_model
+from i2vpp.prompts import files as prompt_files
 from i2vpp.utils.brief import counted
 from i2vpp.utils.notices import plain_warnings
 from i2vpp.utils.parser import Parser, integer
 from i2vpp.utils.signals import Terminated, exit_status, sigterm_raises
+from i2vpp.weights.files import DEMO, DOWNLOADABLE, demo_checkpoint
 
 if TYPE_CHECKING:
     from i2vpp.commands.track import Summary
-    from i2vpp.prompts import ObjectPrompt
+    from i2vpp.prompts.checks import ObjectPrompt
 
 EXIT_ERROR, EXIT_USAGE, EXIT_BROKEN_PIPE = 1, 2, 141
 
@@ -367,7 +368,7 @@ def _lines(value: Any) -> list[str]:
 
 def run_download(arguments: argparse.Namespace) -> int:
     """Run `i2vpp download`."""
-    from i2vpp.download import SOURCES, describe_check, download, download_all  # noqa: PLC0415 - imports PyTorch
+    from i2vpp.weights.download import SOURCES, describe_check, download, download_all  # noqa: PLC0415 - imports PyTorch
 
     if arguments.name == "all":
         names, paths = list(SOURCES), download_all(arguments.output)

@@ -13,7 +13,7 @@ from i2vpp.automatic_mask_generator import box_around
 from i2vpp.discovery import DISCOVER_EVERY, Mask, ObjectDiscovery, Proposal, add_proposal
 from i2vpp.errors import ConfigError, PromptError
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
-from i2vpp.prompts import check_box
+from i2vpp.prompts.checks import check_box
 from i2vpp.session.state import InferenceState
 from i2vpp.structures import FrameResult
 from i2vpp.utils.brief import brief

@@ -21,7 +21,7 @@ from i2vpp.automatic_mask_generator import I2VPPAutomaticMaskGenerator
 from i2vpp.errors import ConfigError
 from i2vpp.i2vpp_image_predictor import I2VPPImagePredictor
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor, Progress
-from i2vpp.prompts import Box
+from i2vpp.prompts.checks import Box
 from i2vpp.session.passes import Pass, follow
 from i2vpp.session.state import InferenceState
 from i2vpp.structures import FrameResult

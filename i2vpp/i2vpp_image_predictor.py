@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from i2vpp.errors import PromptError, SessionError, VideoError
-from i2vpp.image_prompts import parse_prompts
+from i2vpp.execution.runner import Runner
 from i2vpp.image_result import ImageResult
 from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.modeling.inference import precision
-from i2vpp.runner import Runner
+from i2vpp.prompts.images import parse_prompts
 from i2vpp.session.frames import FrameStore
 from i2vpp.session.images import ImageLike, open_image
 from i2vpp.session.state import Clicks
@@ -100,7 +100,7 @@ class I2VPPImagePredictor:
             I2VPPError: as of `build_i2vpp_image_predictor`; CheckpointError also where nothing can be fetched.
         """
         from i2vpp.build_i2vpp import build_i2vpp_image_predictor  # noqa: PLC0415 - which imports this module
-        from i2vpp.hub import find_pretrained  # noqa: PLC0415 - needed here only
+        from i2vpp.weights.hub import find_pretrained  # noqa: PLC0415 - needed here only
 
         return build_i2vpp_image_predictor(ckpt_path=find_pretrained(path_or_hub_id, revision), **options)
 

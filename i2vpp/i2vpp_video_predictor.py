@@ -11,11 +11,11 @@ import torch
 from tqdm import tqdm
 
 from i2vpp.errors import PromptError
+from i2vpp.execution.runner import Runner
 from i2vpp.memory.bank import MemoryBank
 from i2vpp.memory.selection import MemorySelector, build_selector
 from i2vpp.modeling.i2vpp import I2VPP
-from i2vpp.prompt_tensors import merge_clicks, parse_clicks, parse_mask
-from i2vpp.runner import Runner
+from i2vpp.prompts.tensors import merge_clicks, parse_clicks, parse_mask
 from i2vpp.sam2_module import Sam2Module
 from i2vpp.session.bad_frames import OnBadFrame, tolerate
 from i2vpp.session.frames import FrameStore
@@ -78,7 +78,7 @@ class I2VPPVideoPredictor(Sam2Module):
             I2VPPError: see `build_i2vpp_video_predictor`; CheckpointError also if nothing can be fetched.
         """
         from i2vpp.build_i2vpp import build_i2vpp_video_predictor  # noqa: PLC0415 - which imports this module
-        from i2vpp.hub import find_pretrained  # noqa: PLC0415 - needed here only
+        from i2vpp.weights.hub import find_pretrained  # noqa: PLC0415 - needed here only
 
         return build_i2vpp_video_predictor(ckpt_path=find_pretrained(path_or_hub_id, revision), **options)
 

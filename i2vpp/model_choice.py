@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from i2vpp.checkpoint_files import DEMO, demo_checkpoint
 from i2vpp.errors import UntrainedWarning
 from i2vpp.utils.parser import integer, key_value
+from i2vpp.weights.files import DEMO, demo_checkpoint
 
 if TYPE_CHECKING:
     from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
@@ -153,7 +153,7 @@ class _Notices(logging.Handler):
 
 def _show_compilation() -> None:
     """Say what is being compiled: nothing else moves meanwhile."""
-    log = logging.getLogger("i2vpp.compilation")
+    log = logging.getLogger("i2vpp.execution.compilation")
     log.setLevel(logging.INFO)
     if not any(isinstance(handler, _Notices) for handler in log.handlers):
         log.addHandler(_Notices())

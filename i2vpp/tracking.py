@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from i2vpp.execution.runner import ObjectOutput, Runner, encode_output
 from i2vpp.memory.selection import FrameTime, Selection, Similarity
 from i2vpp.modeling.i2vpp import I2VPP, MEMORY_MASK_BIAS, MEMORY_MASK_SCALE
 from i2vpp.modeling.inference import precision
-from i2vpp.runner import ObjectOutput, Runner, encode_output
 from i2vpp.session.records import DrawnMask
 from i2vpp.session.state import Clicks, FrameRecord, InferenceState, ObjectTrack
 from i2vpp.structures import (

@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 
 from i2vpp.build_i2vpp import best_device, build_i2vpp, choose_device, choose_dtype
-from i2vpp.checkpoint_files import find_checkpoint
 from i2vpp.errors import I2VPPError, RunError
 from i2vpp.evaluation.protocol import PromptProtocol
 from i2vpp.model_choice import ModelChoice, chosen_model
@@ -25,6 +24,7 @@ from i2vpp.utils.files import file_sha256
 from i2vpp.utils.notices import plain_warnings
 from i2vpp.utils.parser import Parser, integer
 from i2vpp.utils.signals import Terminated, exit_status
+from i2vpp.weights.files import find_checkpoint
 
 EXIT_ERROR = 1
 

@@ -21,7 +21,7 @@ from i2vpp.annotate.formats.registry import FORMATS
 from i2vpp.annotate.security import Gate, Guard
 from i2vpp.annotate.zip_stream import zip_pieces
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
-from i2vpp.prompt_files import read_prompts_file
+from i2vpp.prompts.files import read_prompts_file
 from media import moving_disc, write_video
 from models import make_predictor
 

@@ -19,7 +19,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     # for `plot` and `save` of `FrameResult`, when they are called
     "structures": {"utils.visualize", "utils.result_files"},
     "config": {"errors", "utils"},
-    "prompts": {"errors", "utils"},
+    "prompts": {"errors", "utils", "data", "session", "tracking"},
+    "prompts.checks": {"errors", "utils"},
     "memory": {"structures", "config", "errors"},
     "modeling": {"structures", "config", "errors"},
     "session": {"structures", "memory", "errors", "utils", "data.frame_folders"},
@@ -33,13 +34,12 @@ MAY_IMPORT: dict[str, set[str]] = {
         "utils",
         "errors",
         "prompts",
-        "prompt_files",
         "i2vpp_video_predictor",
     },
     "evaluation": {"structures", "session", "utils", "errors", "i2vpp_video_predictor"},
 }
 # part of i2vpp -> the only packages beside the standard library that it may import
-THIRD_PARTY: dict[str, set[str]] = {"errors": set(), "structures": {"torch"}, "prompts": {"numpy"}}
+THIRD_PARTY: dict[str, set[str]] = {"errors": set(), "structures": {"torch"}, "prompts.checks": {"numpy"}}
 # the library must work without these
 NEVER_FROM_I2VPP = {"training", "tools", "test_pvs", "sav_dataset", "tests"}
 # folder beside the library -> the other folders, or modules of them, that it may import; scoring needs no training code
@@ -60,7 +60,7 @@ BROAD = {"Exception", "BaseException"}
 # attributes in which predictor and session keep objects; others use the methods of predictor and session
 INNER_STATE = {"_tracker", "tracks", "visited", "bank", "clicks"}
 # parts of i2vpp that make up the predictor
-CORE = {"i2vpp_video_predictor", "part_times", "prompts", "sam2_module", "session", "stream", "tracking"}
+CORE = {"execution", "i2vpp_video_predictor", "prompts", "sam2_module", "session", "stream", "tracking"}
 # names of things that have such attributes and are no session
 OWN = {"self", "arguments", "i2vpp"}
 

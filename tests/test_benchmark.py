@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from i2vpp.compilation import CompiledRunner
 from i2vpp.config import ModelConfig
 from i2vpp.errors import ConfigError
+from i2vpp.execution.compilation import CompiledRunner
+from i2vpp.execution.part_times import COMPILED_PARTS, PARTS
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
-from i2vpp.part_times import COMPILED_PARTS, PARTS
 from models import SIDE
 from tools import benchmark
 from tools.benchmarking import floors, measure, report

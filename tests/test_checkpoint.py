@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from i2vpp import checkpoint_files, download
 from i2vpp.checkpoint import (
     import_image_model,
     inspect_checkpoint,
@@ -22,6 +21,8 @@ from i2vpp.checkpoint import (
     save_checkpoint,
 )
 from i2vpp.errors import CheckpointError
+from i2vpp.weights import download
+from i2vpp.weights.files import DOWNLOADABLE
 
 SHAPES = Path(__file__).parent / "parity" / "state_dict_shapes.json"
 
@@ -165,7 +166,7 @@ def test_missing_file_says_where_to_get_one(tmp_path) -> None:
     message = refused(tmp_path / "sam-i2vpp_8gpu.pt", "does not exist .*`i2vpp download sam-i2vpp_8gpu` fetches one")
     assert "32gpu" not in message
     refused(tmp_path / "other.pt", "`i2vpp download sam-i2vpp_8gpu` or `i2vpp download sam-i2vpp_32gpu` or")
-    assert tuple(download.SOURCES) == checkpoint_files.DOWNLOADABLE
+    assert tuple(download.SOURCES) == DOWNLOADABLE
 
 
 def test_folder_empty_file_and_cut_off_file(tmp_path) -> None:

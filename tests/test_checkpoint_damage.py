@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from i2vpp.checkpoint import inspect_checkpoint, load_checkpoint, load_parts, read_checkpoint, save_checkpoint
-from i2vpp.checkpoint_checks import content_hash
-from i2vpp.checkpoint_formats import write_content
 from i2vpp.errors import CheckpointError
+from i2vpp.weights.checks import content_hash
+from i2vpp.weights.formats import write_content
 
 CARD = {"card": {"licence": "research only", "data": "café"}}
 REGIONS = ("local headers", "pickle", "data", "central directory", "anywhere")

@@ -15,14 +15,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from i2vpp import checkpoint, checkpoint_files, cli
+from i2vpp import checkpoint, cli
 from i2vpp.build_i2vpp import _warn_untrained, build_i2vpp, build_i2vpp_video_predictor
 from i2vpp.checkpoint import inspect_checkpoint, published_entries, read_checkpoint, save_checkpoint
-from i2vpp.checkpoint_files import find_checkpoint, named_checkpoint
 from i2vpp.config import ModelConfig
 from i2vpp.errors import CheckpointError, UntrainedWarning
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.modeling.i2vpp import I2VPP
+from i2vpp.weights import files as checkpoint_files
+from i2vpp.weights.files import find_checkpoint, named_checkpoint
 from media import moving_disc, write_video
 from training.config import StartConfig
 from training.model.initialise import start
@@ -33,7 +34,7 @@ REPO = Path(__file__).resolve().parent.parent
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The `checkpoints` of the working folder, empty; i2vpp seems to be imported from `tmp_path/repo`, no checkout."""
-    monkeypatch.setattr(checkpoint_files, "__file__", str(tmp_path / "repo/i2vpp/checkpoint_files.py"))
+    monkeypatch.setattr(checkpoint_files, "__file__", str(tmp_path / "repo/i2vpp/weights/files.py"))
     (tmp_path / "here/checkpoints").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "here")
     return tmp_path / "here/checkpoints"
@@ -180,12 +181,12 @@ def test_a_wheel_says_where_the_demo_checkpoint_comes_from(name: str, tmp_path: 
     shutil.copytree(REPO / "i2vpp", tmp_path / "site/i2vpp", ignore=ignore)
     (tmp_path / "site/checkpoints").mkdir()
     (tmp_path / "site/checkpoints/i2vpp-demo.pt").touch()  # of some other package
-    code = f"from i2vpp import checkpoint_files as c; print(c.__file__); c.find_checkpoint({name!r})"
+    code = f"from i2vpp.weights import files as c; print(c.__file__); c.find_checkpoint({name!r})"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "PYTHONDONTWRITEBYTECODE": "1"}
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
-    assert result.stdout.strip() == str(tmp_path / "site/i2vpp/checkpoint_files.py")
+    assert result.stdout.strip() == str(tmp_path / "site/i2vpp/weights/files.py")
     assert "comes with the git repository of i2vpp, not with the installed package" in result.stderr
     assert "copy checkpoints/i2vpp-demo.pt from a checkout into " in result.stderr
 

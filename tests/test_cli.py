@@ -21,7 +21,7 @@ import torch
 from PIL import Image, ImageFilter
 
 import i2vpp.checkpoint
-import i2vpp.download
+import i2vpp.weights.download
 from i2vpp import cli, model_choice
 from i2vpp.commands import demo
 from i2vpp.commands.prompts import (
@@ -32,8 +32,8 @@ from i2vpp.commands.prompts import (
     positive_point,
 )
 from i2vpp.errors import FrameDecodeError, PromptError
-from i2vpp.prompt_files import MaskFile, read_mask, read_prompts_file
-from i2vpp.prompts import ObjectPrompt
+from i2vpp.prompts.checks import ObjectPrompt
+from i2vpp.prompts.files import MaskFile, read_mask, read_prompts_file
 from i2vpp.session.video import open_source
 from i2vpp.structures import FrameResult
 from i2vpp.utils.signals import EXIT_INTERRUPTED
@@ -690,7 +690,7 @@ def test_without_weights_nothing_is_tracked(
     """The message says where weights come from; weights are drawn at random only where --untrained asks for it."""
     fake = FakePredictor()
     monkeypatch.setattr("i2vpp.build_i2vpp.build_i2vpp_video_predictor", fake.build)
-    monkeypatch.setattr("i2vpp.checkpoint_files.checkpoint_folders", lambda: [tmp_path / "checkpoints"])
+    monkeypatch.setattr("i2vpp.weights.files.checkpoint_folders", lambda: [tmp_path / "checkpoints"])
     what = {"track": ["a folder", "--point", "1,1"], "demo": ["--frames", "1"]}[command]
     arguments = [command, *what, "-o", str(tmp_path / "out"), "--quiet"]
     assert cli.main(arguments) == cli.EXIT_ERROR
@@ -745,8 +745,10 @@ def test_info_shows_the_card(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_download(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(i2vpp.download, "download", lambda name, folder: Path(folder) / f"{name}.pt")
-    monkeypatch.setattr(i2vpp.download, "download_all", lambda folder: [Path(folder) / "a.pt", Path(folder) / "b.pt"])
+    monkeypatch.setattr(i2vpp.weights.download, "download", lambda name, folder: Path(folder) / f"{name}.pt")
+    monkeypatch.setattr(
+        i2vpp.weights.download, "download_all", lambda folder: [Path(folder) / "a.pt", Path(folder) / "b.pt"]
+    )
     assert cli.main(["download", "sam-i2vpp_32gpu"]) == 0
     printed = capsys.readouterr()
     assert printed.out == "checkpoints/sam-i2vpp_32gpu.pt\n"

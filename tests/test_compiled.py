@@ -27,11 +27,11 @@ from torch._dynamo.eval_frame import _debug_get_cache_entry_list
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from i2vpp import cli
-from i2vpp.compilation import CompiledRunner, check_machine, pad
 from i2vpp.errors import CompilationError
+from i2vpp.execution.compilation import CompiledRunner, check_machine, pad
+from i2vpp.execution.runner import ObjectOutput, Runner
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.modeling.i2vpp import I2VPP
-from i2vpp.runner import ObjectOutput, Runner
 from i2vpp.structures import FrameFeatures, FrameMemory, FrameResult, MemoryFrame, MemoryPointer, SelectedMemory
 from media import moving_disc
 from models import SIDE, iou, make_predictor
@@ -102,7 +102,7 @@ def assert_alike(a: Session, b: Session, *, tolerance: float, share: float, over
 @contextmanager
 def messages_of_compilation() -> Iterator[list[str]]:
     """What is logged, and all Python warnings."""
-    log, handler, seen = logging.getLogger("i2vpp.compilation"), logging.Handler(), []
+    log, handler, seen = logging.getLogger("i2vpp.execution.compilation"), logging.Handler(), []
     handler.emit = lambda record: seen.append(record.getMessage())
     level = log.level
     log.addHandler(handler)
@@ -301,7 +301,7 @@ class TestBatches:
         self, most_cells: int, batches: list[int], played: Played, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Memory of one frame has 16 cells here."""
-        monkeypatch.setattr("i2vpp.runner.MEMORY_CELLS_PER_BATCH", most_cells)
+        monkeypatch.setattr("i2vpp.execution.runner.MEMORY_CELLS_PER_BATCH", most_cells)
         predictor = I2VPPVideoPredictor(played.predictor.model, runner=self.Counting)
         with predictor.init_state(FRAMES[:2]) as state:
             for obj_id in range(20):

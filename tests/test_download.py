@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from i2vpp import checkpoint
-from i2vpp import download as download_module
 from i2vpp.checkpoint import inspect_checkpoint
-from i2vpp.download import SOURCES, DownloadError, describe_check, download, download_all
+from i2vpp.weights import download as download_module
+from i2vpp.weights.download import SOURCES, DownloadError, describe_check, download, download_all
 
 SHAPES = json.loads((Path(__file__).parent / "parity" / "state_dict_shapes.json").read_text())
 

@@ -19,12 +19,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from i2vpp.execution.runner import ObjectOutput
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.memory.bank import MemoryBank
 from i2vpp.memory.similarity import SimilarityTable
 from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.modeling.inference import FromWeights
-from i2vpp.runner import ObjectOutput
 from i2vpp.session.frames import FrameStore
 from i2vpp.session.records import FrameRecord
 from i2vpp.session.state import InferenceState

@@ -11,7 +11,7 @@ from PIL import Image, ImageFilter
 
 from i2vpp.data.mask_arrays import parse_mask_array
 from i2vpp.errors import PromptError
-from i2vpp.prompt_tensors import parse_mask
+from i2vpp.prompts.tensors import parse_mask
 
 HEIGHT, WIDTH = 24, 32
 Y, X = np.mgrid[:HEIGHT, :WIDTH]

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from i2vpp.compilation import CompiledRunner
+from i2vpp.execution.compilation import CompiledRunner
+from i2vpp.execution.part_times import COMPILED_PARTS, PARTS, measure_parts
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
-from i2vpp.part_times import COMPILED_PARTS, PARTS, measure_parts
 from media import moving_disc
 from models import make_predictor
 

@@ -23,8 +23,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from i2vpp.compilation import CompiledRunner
-from i2vpp.cuda_graphs import CudaGraphs
+from i2vpp.execution.compilation import CompiledRunner
+from i2vpp.execution.cuda_graphs import CudaGraphs
 from i2vpp.i2vpp_image_predictor import I2VPPImagePredictor
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.memory.cpu_copy import CpuCopy
@@ -382,7 +382,7 @@ def test_only_one_graph_is_recorded_at_a_time_in_a_process() -> None:
 def test_a_session_from_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is compiled on a GPU is recorded as it is, without a compiler: the masks stay, few graphs are recorded."""
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
-    monkeypatch.setattr("i2vpp.compilation.check_machine", lambda _: None)
+    monkeypatch.setattr("i2vpp.execution.compilation.check_machine", lambda _: None)
     with pretended_cuda(arrival="late") as device:
         model = copy.deepcopy(small_model()).to("cuda")
         recorded = I2VPPVideoPredictor(model, runner=CompiledRunner)

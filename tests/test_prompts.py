@@ -16,9 +16,9 @@ from i2vpp.annotate.values import Prompts
 from i2vpp.commands.prompts import box
 from i2vpp.errors import PromptError, VideoError
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
-from i2vpp.prompt_files import read_prompts_file
-from i2vpp.prompt_tensors import parse_clicks
-from i2vpp.prompts import ObjectPrompt
+from i2vpp.prompts.checks import ObjectPrompt
+from i2vpp.prompts.files import read_prompts_file
+from i2vpp.prompts.tensors import parse_clicks
 from i2vpp.session.state import Clicks, InferenceState
 from media import moving_disc
 from models import SIDE, make_predictor

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from i2vpp.compilation import CompiledRunner
+from i2vpp.execution.compilation import CompiledRunner
 from i2vpp.modeling.i2vpp import I2VPP, WIDTH
 from i2vpp.structures import FrameFeatures
 from test_pretended_cuda import small_model
@@ -49,7 +49,7 @@ def network() -> Iterator[I2VPP]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
             patch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
-            patch.setattr("i2vpp.compilation.CudaGraphs", lambda function: function)
+            patch.setattr("i2vpp.execution.compilation.CudaGraphs", lambda function: function)
             with mode:
                 yield model._apply(lambda tensor: mode.from_tensor(tensor).to(CUDA))
     finally:

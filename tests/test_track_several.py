@@ -13,7 +13,7 @@ from i2vpp import cli
 from i2vpp.commands.batch import digest, prompts_of, video_names
 from i2vpp.errors import I2VPPError, PromptError
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
-from i2vpp.prompts import ObjectPrompt
+from i2vpp.prompts.checks import ObjectPrompt
 from media import moving_disc
 from models import make_predictor
 

@@ -67,7 +67,7 @@ import i2vpp
 from i2vpp import build_i2vpp_video_predictor
 
 seconds = time.perf_counter() - started
-from i2vpp.checkpoint_files import find_checkpoint
+from i2vpp.weights.files import find_checkpoint
 from i2vpp.config import load_config
 from i2vpp.errors import CheckpointError
 

@@ -24,7 +24,7 @@ import torch
 
 from i2vpp.build_i2vpp import build_i2vpp_video_predictor
 from i2vpp.errors import I2VPPError, UntrainedWarning
-from i2vpp.part_times import PARTS, measure_parts
+from i2vpp.execution.part_times import PARTS, measure_parts
 from i2vpp.utils.parser import Parser, comma_list, integer
 from i2vpp.utils.result_files import index_map
 from tools.benchmarking.shapes import Counts, shapes_only_gpu
@@ -51,7 +51,7 @@ class FrameCount:
         waits: lines at which the CPU waits for the device until the masks are returned.
         waits_for_map: lines at which it waits while the masks become an index map on the CPU.
         bytes_up: bytes copied to the device.
-        parts: kernels by part of the work, see `i2vpp.part_times`.
+        parts: kernels by part of the work, see `i2vpp.execution.part_times`.
         lines: kernels by line of code, the most frequent first.
     """
 

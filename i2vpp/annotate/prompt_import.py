@@ -16,8 +16,8 @@ from i2vpp.annotate.session import VideoSession
 from i2vpp.annotate.values import Prompts, StoredMask
 from i2vpp.data.masks import FrameSize
 from i2vpp.errors import DataError, PromptError
-from i2vpp.prompt_files import read_prompts_file
-from i2vpp.prompts import ObjectPrompt
+from i2vpp.prompts.checks import ObjectPrompt
+from i2vpp.prompts.files import read_prompts_file
 
 LABEL = "Import prompts"
 _HEAD = 2000  # characters

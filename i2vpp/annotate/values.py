@@ -11,7 +11,7 @@ import numpy as np
 
 from i2vpp.annotate.masks import Stroke, covered, decode_runs, encode_runs, runs_area
 from i2vpp.errors import PromptError
-from i2vpp.prompts import Box, check_box, clip_box_to_frame, clip_to_frame
+from i2vpp.prompts.checks import Box, check_box, clip_box_to_frame, clip_to_frame
 from i2vpp.utils.arrays import Mask
 from i2vpp.utils.json_values import json_flag, json_list, json_numbers, json_object
 from i2vpp.utils.values import Array, shown

@@ -13,20 +13,20 @@ from urllib.parse import urlsplit
 
 import torch
 
-from i2vpp import prompt_files
-from i2vpp.checkpoint_files import find_checkpoint
 from i2vpp.commands import prompts as prompt_args
 from i2vpp.commands.everything import Everything
 from i2vpp.commands.track import Span, track
 from i2vpp.errors import I2VPPError, PromptError
 from i2vpp.model_choice import ModelChoice, build_for_process
-from i2vpp.prompts import ObjectPrompt
+from i2vpp.prompts import files as prompt_files
+from i2vpp.prompts.checks import ObjectPrompt
 from i2vpp.runs.runner import Meter, run_jobs
 from i2vpp.runs.store import DoJob, Job, JobRecord
 from i2vpp.session.video import open_source
 from i2vpp.utils.files import file_sha256
 from i2vpp.utils.result_files import require_coco
 from i2vpp.utils.writers import OutputChoice
+from i2vpp.weights.files import find_checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from i2vpp.commands.everything import Everything
 from i2vpp.commands.prompts import fit_masks
 from i2vpp.commands.track import Summary, add_prompts, check_outputs, write_results
-from i2vpp.prompts import ObjectPrompt
+from i2vpp.prompts.checks import ObjectPrompt
 from i2vpp.session.camera import Camera
 from i2vpp.structures import FrameResult
 from i2vpp.utils.result_files import VideoInfo

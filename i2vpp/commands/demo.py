@@ -13,7 +13,7 @@ import numpy as np
 from i2vpp.build_i2vpp import choose_device
 from i2vpp.commands.track import Span, Summary, track
 from i2vpp.model_choice import ModelChoice, build_predictor
-from i2vpp.prompts import ObjectPrompt
+from i2vpp.prompts.checks import ObjectPrompt
 from i2vpp.utils.result_files import MaskWriter, write_png
 from i2vpp.utils.visualize import contact_sheet, draw_prompt, overlay
 from i2vpp.utils.writers import OutputChoice

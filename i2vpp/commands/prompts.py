@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from i2vpp.errors import DataError, PromptError
-from i2vpp.prompt_files import MASK_FORM, MaskFile
+from i2vpp.prompts.files import MASK_FORM, MaskFile
 
 if TYPE_CHECKING:
-    from i2vpp.prompts import ObjectPrompt
+    from i2vpp.prompts.checks import ObjectPrompt
 
 POINT_FORM = "x,y[,frame[,object]]"
 BOX_FORM = "x0,y0,x1,y1[,frame[,object]]"
@@ -50,7 +50,7 @@ def _split(text: str, count: int, form: str) -> tuple[list[float], dict[str, int
 
 
 def _checked(text: str, form: str, **fields: Any) -> ObjectPrompt:
-    from i2vpp.prompts import ObjectPrompt  # noqa: PLC0415 - NumPy, which `i2vpp --help` does not wait for
+    from i2vpp.prompts.checks import ObjectPrompt  # noqa: PLC0415 - NumPy, which `i2vpp --help` does not wait for
 
     try:
         return ObjectPrompt(**fields)

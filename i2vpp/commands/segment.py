@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from i2vpp import prompt_files
 from i2vpp.commands import prompts as prompt_args
 from i2vpp.commands.everything import add_grid_options, build_generator
 from i2vpp.errors import I2VPPError, PromptError
 from i2vpp.model_choice import ModelChoice, build_predictor
+from i2vpp.prompts import files as prompt_files
 from i2vpp.utils.brief import counted
 from i2vpp.utils.suggest import how_to_install
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from i2vpp.data.rle import RunLengths
     from i2vpp.i2vpp_image_predictor import I2VPPImagePredictor
-    from i2vpp.prompts import ObjectPrompt
+    from i2vpp.prompts.checks import ObjectPrompt
 
 MOST_OBJECTS = 255
 """Objects in a mask PNG of one byte a pixel; of automatic masks, those of the highest predicted IoU are written."""
@@ -126,9 +126,9 @@ def run(arguments: argparse.Namespace, choice: ModelChoice, prompts: Sequence[Ob
     """
     from tqdm import tqdm  # noqa: PLC0415 - keeps `i2vpp --help` instant
 
-    from i2vpp.compilation import CompiledRunner  # noqa: PLC0415 - PyTorch takes seconds to import
+    from i2vpp.execution.compilation import CompiledRunner  # noqa: PLC0415 - PyTorch takes seconds to import
+    from i2vpp.execution.runner import Runner  # noqa: PLC0415
     from i2vpp.i2vpp_image_predictor import I2VPPImagePredictor  # noqa: PLC0415
-    from i2vpp.runner import Runner  # noqa: PLC0415
     from i2vpp.utils.files import atomic_write  # noqa: PLC0415
     from i2vpp.utils.result_files import require_coco  # noqa: PLC0415
 

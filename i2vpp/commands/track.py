@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from i2vpp.commands.everything import Everything
 from i2vpp.errors import I2VPPError
-from i2vpp.prompts import ObjectPrompt
+from i2vpp.prompts.checks import ObjectPrompt
 from i2vpp.utils.background import BackgroundWriter
 from i2vpp.utils.brief import counted
 from i2vpp.utils.result_files import VideoInfo, check_object_ids, index_name, require_coco

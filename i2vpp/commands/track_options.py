@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from i2vpp import prompt_files
 from i2vpp.commands import everything
 from i2vpp.commands import prompts as prompt_args
 from i2vpp.model_choice import add_model_options
+from i2vpp.prompts import files as prompt_files
 from i2vpp.utils.parser import integer
 from i2vpp.utils.suggest import how_to_install
 

@@ -44,7 +44,7 @@ def network_flop(config: ModelConfig, *, objects: int, memory_frames: int, memor
         memory_pointers: number of object pointers that are read.
 
     Returns:
-        Counts by part, named as by `i2vpp.part_times`.
+        Counts by part, named as by `i2vpp.execution.part_times`.
     """
     side, cells = config.image_size, config.image_size // STRIDE
     pointer_tokens = TOKENS_PER_POINTER * memory_pointers

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from i2vpp.build_i2vpp import build_i2vpp_video_predictor, tune_allocator
 from i2vpp.errors import UntrainedWarning
+from i2vpp.execution.part_times import ENCODER, device_clock, measure_parts
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
-from i2vpp.part_times import ENCODER, device_clock, measure_parts
 from i2vpp.utils.machine import device_name, peak_memory
 from tools.benchmarking.floors import MATMUL_SIDES, matmul_flop_per_second, network_flop
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from i2vpp.prompts import BOX_LABELS
+from i2vpp.prompts.checks import BOX_LABELS
 from training.config import UserConfig
 
 Clicks: TypeAlias = tuple[Tensor, Tensor]  # coordinates [B, P, 2] float32, and labels [B, P] int32

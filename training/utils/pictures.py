@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from i2vpp.prompts import BOX_LABELS
+from i2vpp.prompts.checks import BOX_LABELS
 from i2vpp.session.frames import MEAN, STD
 from i2vpp.utils.visualize import contact_sheet, draw_prompt, overlay
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from i2vpp.errors import PromptError
-from i2vpp.prompt_tensors import parse_clicks
+from i2vpp.prompts.tensors import parse_clicks
 from i2vpp.session.state import Clicks
 from i2vpp.tracking import PREVIOUS_LOGIT_LIMIT
 from i2vpp.utils.values import Array, to_numbers

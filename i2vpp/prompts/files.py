@@ -11,7 +11,7 @@ from i2vpp.utils.json_files import read_json
 from i2vpp.utils.json_values import json_integer, json_list, json_numbers, json_object, shown_json
 
 if TYPE_CHECKING:
-    from i2vpp.prompts import ObjectPrompt
+    from i2vpp.prompts.checks import ObjectPrompt
 
 JSON_KEYS = ("frame", "object", "points", "labels", "box", "mask")
 MASK_FORM = "FILE[,frame[,object]]"
@@ -50,7 +50,7 @@ def read_prompts_file(path: Path) -> list[ObjectPrompt]:
 
 
 def _json_prompt(entry: Any, folder: Path) -> list[ObjectPrompt]:
-    from i2vpp.prompts import PADDING, ObjectPrompt  # noqa: PLC0415 - NumPy, which `i2vpp --help` does not wait for
+    from i2vpp.prompts.checks import PADDING, ObjectPrompt  # noqa: PLC0415 - NumPy, which `i2vpp --help` does not wait for
 
     json_object("the prompt", entry, JSON_KEYS)
     listed = json_list("points", entry.get("points", []))
@@ -93,7 +93,7 @@ def read_mask(file: MaskFile) -> list[ObjectPrompt]:
         ) from error
     except DataError as error:
         raise PromptError(str(error)) from error
-    from i2vpp.prompts import ObjectPrompt  # noqa: PLC0415
+    from i2vpp.prompts.checks import ObjectPrompt  # noqa: PLC0415
 
     return [
         ObjectPrompt(frame_idx=file.frame_idx, obj_id=obj_id, mask=mask, file=file.path)

@@ -76,7 +76,7 @@ def checkpoint_folders() -> list[Path]:
     An i2vpp installed from a wheel has no checkout.
     """
     roots = [Path.cwd()]
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     if root != roots[0] and (root / "pyproject.toml").is_file():
         roots.append(root)
     return [root / FOLDER for root in roots]

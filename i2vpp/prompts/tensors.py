@@ -10,7 +10,7 @@ from torch import Tensor
 
 from i2vpp.data.mask_arrays import parse_mask_array
 from i2vpp.errors import PromptError
-from i2vpp.prompts import BOX_LABELS, check_points, clip_box_to_frame, clip_to_frame
+from i2vpp.prompts.checks import BOX_LABELS, check_points, clip_box_to_frame, clip_to_frame
 from i2vpp.session.state import Clicks
 from i2vpp.utils.values import Array
 
@@ -35,7 +35,7 @@ def parse_clicks(
         The clicks in pixels of the network's input, corners of the box first.
 
     Raises:
-        PromptError: a field is wrong, see `i2vpp.prompts`, or there is neither a point nor a box.
+        PromptError: a field is wrong, see `i2vpp.prompts.checks`, or there is neither a point nor a box.
     """
     if (points is None) != (labels is None):
         raise PromptError("points and labels go together: pass both or neither.")

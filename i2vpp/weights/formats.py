@@ -2,7 +2,7 @@
 
 `torch.save` writes a zip archive with a CRC-32 for each record, but `torch.load` does not compare them: that is done
 here. Files of torch.save from before 1.6 and safetensors files have no checksums; ours in either form carry a SHA-256
-of their content in `meta` (see `i2vpp.checkpoint_checks`).
+of their content in `meta` (see `i2vpp.weights.checks`).
 """
 
 from __future__ import annotations

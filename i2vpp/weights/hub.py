@@ -7,9 +7,9 @@ import os
 import re
 from pathlib import Path
 
-from i2vpp.checkpoint_files import PRETRAINED, SUFFIXES, find_checkpoint
 from i2vpp.errors import CheckpointError
 from i2vpp.utils.suggest import how_to_install
+from i2vpp.weights.files import PRETRAINED, SUFFIXES, find_checkpoint
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")  # owner/name
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from i2vpp.execution.runner import Runner
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
-from i2vpp.runner import Runner
 from i2vpp.session.state import InferenceState
 from i2vpp.tracking import Tracker
 

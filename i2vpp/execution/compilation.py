@@ -24,10 +24,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from i2vpp.cuda_graphs import CudaGraphs, Function
 from i2vpp.errors import CompilationError
+from i2vpp.execution.cuda_graphs import CudaGraphs, Function
+from i2vpp.execution.runner import ObjectOutput, Runner, track_step
 from i2vpp.modeling.i2vpp import I2VPP, NUM_SLOTS, StackedMemories
-from i2vpp.runner import ObjectOutput, Runner, track_step
 from i2vpp.structures import FrameFeatures, MemoryFrame, MemoryPointer, SelectedMemory
 
 POINTER_STEP = 8  # pointers are padded to multiples of this, so that rows of attention logits are aligned on a GPU

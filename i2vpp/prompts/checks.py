@@ -1,7 +1,7 @@
 """What a prompt may be, checked in one place for Python, the command line and the annotator's page.
 
 Every check raises a PromptError that names the field: points, labels, box, frame or object. This module needs NumPy but
-not PyTorch, so that a mistake on the command line is told at once; `prompt_tensors` makes tensors of what is right.
+not PyTorch, so that a mistake on the command line is told at once; `prompts.tensors` makes tensors of what is right.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""What users point at objects with: checked, read from files, turned into tensors."""
