@@ -13,6 +13,7 @@ from torch import Tensor
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.memory.selection import RecentFrames
 from i2vpp.session.frames import MEAN, STD
+from i2vpp.structures import Prompt
 from models import make_predictor
 from training.config import OptimizerConfig, UserConfig
 from training.dataset.clips import ClipBatch
@@ -151,6 +152,22 @@ def test_objects_of_one_clip_do_not_see_each_other(predictor: I2VPPVideoPredicto
         alone = replace(pair, masks=pair.masks[i : i + 1], clip_of_object=torch.zeros(1, dtype=torch.int64), seeds=(i,))
         for a, b in zip(together.frames, play(predictor, alone, plan).frames, strict=True):
             torch.testing.assert_close(a.logits[i : i + 1], b.logits, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("float32", [True, False])
+def test_the_decoder_computes_in_float32_unless_told_otherwise(
+    predictor: I2VPPVideoPredictor, monkeypatch: pytest.MonkeyPatch, float32: bool
+) -> None:
+    monkeypatch.setattr(predictor.model, "decodes_in_float32", float32)
+    features = predictor.model.encode(torch.zeros(1, 3, 3, SIZE, SIZE))
+    conditioned = predictor.model.condition_on_memory(features, None)
+    prompt = Prompt(coords=torch.tensor([[[20.0, 20.0]]]), labels=torch.tensor([[1]]))
+    with torch.no_grad():
+        expected = predictor.model.decode(conditioned, prompt).candidates
+        with torch.autocast("cpu", torch.bfloat16):
+            masks = predictor.model.decode(conditioned, prompt).candidates
+    assert torch.equal(masks, expected) == float32
+    torch.testing.assert_close(masks.float(), expected, rtol=0.1, atol=0.1 * float(expected.abs().max()))
 
 
 def test_recomputed_activations_change_neither_masks_nor_gradients(

@@ -176,6 +176,40 @@ def test_masks_are_upsampled_to_the_truth() -> None:
     assert terms.mask.item() == pytest.approx(mask_loss([[x] * 8 for x in rows], truth, weights), rel=1e-5)
 
 
+def test_masks_can_be_compared_at_half_the_size() -> None:
+    output = step(GOOD, POOR, ious=(0.5, 0.4))
+    large = TRUTH.repeat_interleave(2, 1).repeat_interleave(2, 2)  # 4 x 4 pixels
+    half = clip_loss([[output]], large[:, None], scale=0.5)
+    assert floats(half) == pytest.approx(floats(step_loss(output, TRUTH)))
+    assert floats(half) != pytest.approx(floats(step_loss(output, large)))
+
+
+def test_a_cell_of_the_smaller_mask_belongs_to_what_covers_half_of_it() -> None:
+    output = step(GOOD)
+    large = torch.zeros(1, 4, 4, dtype=torch.bool)
+    large[:, 0] = True  # half of the upper cells
+    large[:, 2, 0] = True  # a quarter of one lower cell
+    assert floats(clip_loss([[output]], large[:, None], scale=0.5)) == pytest.approx(floats(step_loss(output, TRUTH)))
+
+
+def test_unlabelled_pixels_shrink_with_the_mask() -> None:
+    output = step(GOOD)
+    large = TRUTH.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    ignored = torch.zeros(1, 4, 4, dtype=torch.bool)
+    ignored[:, 2:, 2:] = True  # the lower right cell
+    half = clip_loss([[output]], large[:, None], ignored[:, None], scale=0.5)
+    whole = clip_loss([[output]], TRUTH[:, None], ignored[:, None, ::2, ::2])
+    assert floats(half) == pytest.approx(floats(whole))
+
+
+def test_an_object_too_small_for_the_smaller_mask_is_still_present() -> None:
+    large = torch.zeros(1, 4, 4, dtype=torch.bool)
+    large[:, 0, 0] = True
+    present, absent = (clip_loss([[step(GOOD)]], truth[:, None], scale=0.5) for truth in (large, ~large & large))
+    assert present.presence < absent.presence
+    assert present.mask > 0
+
+
 @pytest.mark.parametrize("truth", [TRUTH, NOTHING], ids=["present", "absent"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_extreme_logits_and_half_precision_are_safe(truth: Tensor, dtype: torch.dtype) -> None:

@@ -132,11 +132,13 @@ class LossConfig:
         mask: weight of the structure loss of the best mask and of the auxiliary masks.
         iou: weight of the L1 error of the predicted IoUs.
         presence: weight of the binary cross-entropy of the object score.
+        scale: side of the masks that are compared, over the side of the input; 0.5 takes a quarter of the time.
     """
 
     mask: float = 20.0
     iou: float = 1.0
     presence: float = 1.0
+    scale: float = 1.0
 
 
 @dataclass(kw_only=True)
@@ -230,6 +232,8 @@ class RunConfig:
         seed: seed of everything random.
         precision: data type of encoder, memory attention and memory encoder, `float32` or `bfloat16`; weights and their
             updates are float32 always.
+        decoder_precision: data type of prompt encoder and mask decoder: `float32`, or `same` for that of `precision`,
+            which is faster where many objects and corrections are decoded.
         compile: `torch.compile` the image encoder and the memory attention.
         checkpoint_activations: recompute each frame in the backward pass instead of keeping its activations.
         save_minutes: minutes between checkpoints; one is also written on SIGTERM and SIGUSR1, after a validation with
@@ -244,6 +248,7 @@ class RunConfig:
     max_minutes: float = 0.0
     seed: int = 0
     precision: str = "bfloat16"
+    decoder_precision: str = "float32"
     compile: bool = False
     checkpoint_activations: bool = False
     save_minutes: float = 15.0

@@ -60,15 +60,18 @@ class LossTerms:
         return config.mask * (self.mask + self.auxiliary) + config.iou * self.iou + config.presence * self.presence
 
 
-def clip_loss(frames: Sequence[Sequence[StepOutput]], truth: Tensor, ignored: Tensor | None = None) -> LossTerms:
+def clip_loss(
+    frames: Sequence[Sequence[StepOutput]], truth: Tensor, ignored: Tensor | None = None, *, scale: float = 1.0
+) -> LossTerms:
     """Compute the loss of a clip: the sum, not the mean, over its frames and their steps (SAM 2's choice).
 
     Mask, auxiliary and IoU terms count only for objects that exist in `truth`; presence counts for all.
 
     Args:
         frames: the decoding steps of each of T frames; a frame may have none, the clip may not.
-        truth: bool [B, T, S, S]; predicted masks are resized to its size.
+        truth: bool [B, T, S, S]; predicted masks are resized to its size times `scale`.
         ignored: bool [B, T, S, S], pixels whose truth is not known: mask, auxiliary and IoU terms leave them out.
+        scale: side of the masks that are compared, over S; a cell belongs to the object that covers most of it.
 
     Returns:
         The terms without weights; `LossTerms.total` applies them.
@@ -81,7 +84,7 @@ def clip_loss(frames: Sequence[Sequence[StepOutput]], truth: Tensor, ignored: Te
     terms: list[LossTerms] = []
     for t, steps in enumerate(frames):
         # Computed once for all steps of the frame, since the boundary weights take most of the time.
-        target = _target(truth[:, t], None if ignored is None else ignored[:, t])
+        target = _target(truth[:, t], None if ignored is None else ignored[:, t], scale)
         terms.extend(_step_loss(step, target) for step in steps)
     return sum_steps(terms)
 
@@ -170,13 +173,22 @@ class _Target:
     present: Tensor
 
 
-def _target(truth: Tensor, ignored: Tensor | None) -> _Target:
-    mask = truth[:, None].float()
+def _target(truth: Tensor, ignored: Tensor | None, scale: float) -> _Target:
+    mask = _shrunk(truth, scale)
     weights, known = boundary_weights(mask), torch.ones_like(mask)
     if ignored is not None:
-        known = (~ignored[:, None] | truth[:, None]).float()
+        known = _shrunk(~ignored | truth, scale)
         weights = weights * known
     return _Target(truth=mask, known=known, weights=weights, present=truth.flatten(1).any(dim=1).float())
+
+
+def _shrunk(mask: Tensor, scale: float) -> Tensor:
+    """Turn bool [B, S, S] into float [B, 1, s, s] of 0 and 1, s = scale x S: 1 where most of a cell is True."""
+    whole = mask[:, None].float()
+    if scale == 1:
+        return whole
+    side = max(1, round(scale * mask.shape[-1]))
+    return (F.interpolate(whole, (side, side), mode="area") >= 0.5).float()
 
 
 def _step_loss(step: StepOutput, target: _Target) -> LossTerms:

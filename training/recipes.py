@@ -43,6 +43,7 @@ _SOURCE = re.compile(r"data\.sources\.([^.]+)")
 _CHOICES = {
     ".kind": KINDS,
     "run.precision": ("float32", "bfloat16"),
+    "run.decoder_precision": ("float32", "same"),
     "run.device": ("auto", "cuda", "cpu", "mps"),
     "validation.prompt": PUBLISHED_PROTOCOLS,
 }

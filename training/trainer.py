@@ -127,7 +127,7 @@ class Trainer:
         ema = EMA(self.model, config.optimizer.ema) if config.optimizer.ema else None
         self.learner = Learner(model=self.model, optimizer=optimizer, ema=ema)
         rollout = ClipRollout(self.model, config.user, checkpoint_activations=config.run.checkpoint_activations)
-        self.objective = Objective(rollout)
+        self.objective = Objective(rollout, loss_scale=config.loss.scale)
         self.length = run_length(config, len(self._plan(0)))
         self.schedule = replace(config.optimizer, warmup_steps=self.length.warmup_steps)
         self.state = self._resume()
@@ -291,6 +291,7 @@ class Trainer:
     def _build_model(self) -> I2VPP:
         config = self.config
         model = I2VPP(config.model)
+        model.decodes_in_float32 = config.run.decoder_precision == "float32"
         start(model, config.start, seed=config.run.seed)
         freeze(model, config.optimizer.freeze)
         model = set_batch_norm(model.to(self.device), config.optimizer.batch_norm)

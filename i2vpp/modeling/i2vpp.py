@@ -77,6 +77,7 @@ class I2VPP(nn.Module):
     def __init__(self, config: ModelConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or ModelConfig()
+        self.decodes_in_float32 = True  # training may set it to False, to decode in the data type of the rest
         self.image_encoder = ImageEncoder(TinyViT(), TemporalFeatureIntegrator())
         self.memory_attention = MemoryAttention(WIDTH, pooling=config.memory_pooling)
         self.memory_encoder = MemoryEncoder()
@@ -219,7 +220,8 @@ class I2VPP(nn.Module):
     def decode(self, conditioned: Conditioned, prompt: Prompt, *, multimask: bool | None = None) -> MaskPrediction:
         """Predict the masks of B objects.
 
-        Decoding runs in float32 even under autocast: it is a hundredth of the work of a frame.
+        Decoding runs in float32 even under autocast, unless `decodes_in_float32` is False: it is a hundredth of the
+        work of a tracked frame.
 
         Args:
             conditioned: features and memory prompts.
@@ -229,6 +231,8 @@ class I2VPP(nn.Module):
         Returns:
             The prediction.
         """
+        if not self.decodes_in_float32:
+            return self._decode(conditioned, prompt, multimask)
         with torch.autocast(self.device.type, enabled=False):
             return self._decode(conditioned, prompt, multimask)
 

@@ -16,14 +16,16 @@ class Objective(nn.Module):
 
     Args:
         rollout: plays clips.
+        loss_scale: side of the masks that are compared, over the side of the input.
 
     Attributes:
         played: how the frames of the latest batch ended, for pictures; without the graph.
     """
 
-    def __init__(self, rollout: ClipRollout) -> None:
+    def __init__(self, rollout: ClipRollout, *, loss_scale: float = 1.0) -> None:
         super().__init__()
         self.rollout = rollout
+        self.loss_scale = loss_scale
         self.played: tuple[FrameOutcome, ...] = ()
 
     def forward(self, batch: ClipBatch) -> LossTerms:
@@ -33,4 +35,4 @@ class Objective(nn.Module):
         """
         rollout = self.rollout(batch)
         self.played = tuple(replace(frame, logits=frame.logits.detach(), steps=[]) for frame in rollout.frames)
-        return clip_loss(rollout.steps, batch.masks, batch.ignored)
+        return clip_loss(rollout.steps, batch.masks, batch.ignored, scale=self.loss_scale)
