@@ -15,7 +15,7 @@ STAMP := $(VENV)/.installed
 DEMO_OUT := outputs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test coverage lint format types types-of-code types-of-tests docs check wheel check-wheel bench clean distclean
+.PHONY: help install demo test coverage lint format types types-of-code types-of-tests docs notebooks gallery check wheel check-wheel bench clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -57,6 +57,12 @@ types-of-tests: $(STAMP)
 docs: $(STAMP)  ## build the documentation's site into build/site; a warning is an error
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict -f docs/mkdocs.yml
 	@echo build/site/index.html
+
+notebooks: $(STAMP)  ## execute the notebooks of examples/ and keep their outputs
+	@$(BIN)/python tools/run_notebooks.py $(ARGS)
+
+gallery: $(STAMP)  ## make the pictures of docs/gallery.md anew
+	@$(BIN)/python tools/make_gallery.py $(ARGS)
 
 check: lint types test  ## lint, types and test
 

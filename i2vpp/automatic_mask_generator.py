@@ -147,9 +147,10 @@ class I2VPPAutomaticMaskGenerator:
             covered: bool [H, W]: pixels that are not clicked, because it is known what they show; default: none.
 
         Returns:
-            A record of each mask, in descending order of predicted IoU where the image is not cropped: `segmentation`
-            (bool [H, W], or run lengths as `output_mode` says), `area` in pixels, `bbox` [x, y, width, height],
-            `predicted_iou`, `point_coords` [[x, y]] of the click, `stability_score`, `crop_box` [x, y, width, height].
+            A record of each mask, in descending order of predicted IoU where there are no crops and no
+            `min_mask_region_area`: `segmentation` (bool [H, W], or run lengths as `output_mode` says), `area` in
+            pixels, `bbox` [x, y, width, height], `predicted_iou`, `point_coords` [[x, y]] of the click,
+            `stability_score`, `crop_box` [x, y, width, height].
 
         Raises:
             VideoError: the image cannot be read.

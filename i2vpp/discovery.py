@@ -293,7 +293,9 @@ class EverythingSearch:
         for mask in known.values():
             covered |= mask
         proposals = []
-        for record in self.generator.generate(frame, covered=covered if known else None):
+        records = self.generator.generate(frame, covered=covered if known else None)
+        # With crops or cleaned masks the generator's order is another one.
+        for record in sorted(records, key=lambda record: -record["predicted_iou"]):
             mask, area = record["segmentation"], record["area"]
             if area < self.least_area * mask.size or (mask & covered).sum() > self.most_covered * area:
                 continue

@@ -184,6 +184,18 @@ def test_covered_and_tiny_masks_are_not_proposed(predictor: I2VPPVideoPredictor)
     assert [int(proposal.mask.sum()) for proposal in proposals if proposal.mask is not None] == [100]
 
 
+def test_the_best_mask_is_proposed_first_in_whatever_order_the_generator_found_them(
+    predictor: I2VPPVideoPredictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with crops and `min_mask_region_area`; of two masks of the same pixels the worse one is left out."""
+    generator = I2VPPAutomaticMaskGenerator(I2VPPImagePredictor(predictor.model), points_per_side=1)
+    found = [(square(2, 4, 10), 0.5), (square(2, 4, 12), 0.9), (square(40, 4, 10), 0.7)]
+    records = [{"segmentation": mask, "area": int(mask.sum()), "predicted_iou": iou} for mask, iou in found]
+    monkeypatch.setattr(generator, "generate", lambda frame, covered=None: records)
+    proposals = EverythingSearch(generator=generator)(FRAMES[0], {})
+    assert [(proposal.score, int(proposal.mask.sum())) for proposal in proposals] == [(0.9, 144), (0.7, 100)]
+
+
 def test_the_generator_clicks_only_what_is_not_covered(predictor: I2VPPVideoPredictor) -> None:
     generator = I2VPPAutomaticMaskGenerator(I2VPPImagePredictor(predictor.model), **LOOSE)
     covered = np.ones(SIZE, bool)

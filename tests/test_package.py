@@ -137,10 +137,13 @@ ON_REQUEST = {
     "gdown": "download",
     "huggingface_hub": "hub",
     "matplotlib": "eval",
+    "nbclient": "dev",
+    "nbformat": "dev",
     "pycocotools": "coco",
     "submitit": "train",
 }
-IN_NO_EXTRA = {"onnxruntime"}  # runs the teacher of `training.distillation`; its message names it
+# onnxruntime runs the teacher of `training.distillation`, sam2 is measured by tools/benchmark_masks.py
+IN_NO_EXTRA = {"onnxruntime", "sam2"}
 """Packages that are imported when they are needed, with a message where they are missing."""
 IMPORTED_AS = {"pillow": "PIL", "pyyaml": "yaml", "hydra-core": "hydra"}
 
