@@ -1,4 +1,4 @@
-"""`tools/benchmark_masks.py`: what it charges to encoder, decoder and the rest, its line, and what it says of mistakes."""
+"""`tools/benchmark_masks.py`: what it charges to encoder, decoder and the rest, and what it says of mistakes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The notebooks in `examples/`: they run as they are, show pictures, and keep outputs that are small and of their code."""
+"""The notebooks in `examples/`: they run as they are and show pictures; their outputs are small and of their code."""
 
 from __future__ import annotations
 
