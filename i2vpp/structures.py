@@ -304,13 +304,16 @@ class FrameResult(Sequence[Any]):
                 With one, it is the picture of `plot`, in the format that the suffix says.
 
         Raises:
-            ValueError: `frame` does not fit, or the suffix is of no format that Pillow writes.
+            ValueError: `frame` does not fit, or the suffix is of no format that Pillow writes; without a frame, it must
+                be `.png`.
             I2VPPError: an object id is none of 1 to 255, which an index mask can hold.
             OSError: the file cannot be written.
         """
         if frame is not None:
             self.plot(frame).save(path)
             return
+        if not str(path).lower().endswith(".png"):
+            raise ValueError(f"an index mask is a PNG: name it .png, or pass a frame to write a picture; got {path}")
         from i2vpp.utils.result_files import save_index_mask  # noqa: PLC0415 - as in `plot`
 
         save_index_mask(path, self)

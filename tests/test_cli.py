@@ -222,6 +222,7 @@ def test_a_bad_value_names_its_option_and_the_form(
         (["--everything", "--point", "1,1"], "--everything goes without --point, --negative, --box, --mask"),
         (["--everything", "--both"], "--everything tracks towards the end: without --reverse and --both"),
         (["--everything", "--max-objects", "0"], "--max-objects: must be an integer of 1 or more"),
+        (["--point", "1,1", "--discover", "5"], "--discover has an effect with --everything only"),
     ],
 )
 def test_wrong_usage(

@@ -126,6 +126,7 @@ def test_an_image_that_cannot_be_read_is_named_and_the_others_are_written(
 
 @pytest.mark.parametrize(("arguments", "status", "message"), [
     ((), 2, "say what to segment: either --everything, or --point, --box or --prompts"),
+    (("--point", "5,5", "--iou-threshold", "0.3"), 2, "--iou-threshold has an effect with --everything only"),
     (("--everything", "--point", "1,2"), 2, "say what to segment"),
     (("--point", "1,2,3"), 1, "frame must be 0 for an image; got 3"),
     (("--point", "1,2,0,256"), 1, "object must be at most 255 in a mask PNG; got 256"),
@@ -156,3 +157,11 @@ def test_images_and_masks_that_do_not_fit(photos: Path, tmp_path: Path, capsys: 
     (out / "old.txt").touch()
     assert segment(photos, "-o", out, *box) == 1
     assert "is not empty" in capsys.readouterr().err
+
+
+def test_where_no_image_can_be_read_the_corrected_command_can_use_the_folder(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert segment(photos / "none.jpg", "-o", out, "--box", "4,5,30,40") == 1
+    assert not list(out.iterdir())
+    assert segment(photos / "a.jpg", "-o", out, "--box", "4,5,30,40") == 0
+    assert list(json.loads((out / "scores.json").read_text())) == ["a"]

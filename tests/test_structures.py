@@ -64,3 +64,6 @@ def test_a_result_is_saved_as_index_mask_or_picture(tmp_path: Path) -> None:
     with pytest.raises(I2VPPError, match="object ids must be 1 to 255"):
         unsuited.save(tmp_path / "other.png")
     assert not (tmp_path / "other.png").exists()
+    with pytest.raises(ValueError, match="an index mask is a PNG: name it \\.png, or pass a frame"):
+        result.save(tmp_path / "mask.jpg")
+    assert not (tmp_path / "mask.jpg").exists()

@@ -102,7 +102,7 @@ def tidy(notebook: Any) -> None:
     for cell in code_cells(notebook):
         cell.metadata.pop("execution", None)
         kept = [_small(output) for output in cell.outputs if WIDGET not in output.get("data", {})]
-        cell.outputs = [output for output in kept if output.output_type != "stream" or output.text]
+        cell.outputs = [output for output in kept if output.output_type != "stream" or output.text.strip()]
     notebook.metadata = nbformat.from_dict({**KERNEL, "i2vpp": {"executed": digest(notebook)}})
 
 

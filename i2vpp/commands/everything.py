@@ -14,6 +14,16 @@ if TYPE_CHECKING:
     from i2vpp.i2vpp_image_predictor import I2VPPImagePredictor
 
 
+DEFAULTS = {
+    "points_per_side": 32,
+    "iou_threshold": 0.8,
+    "stability_threshold": 0.95,
+    "discover": 25,
+    "max_objects": 50,
+}
+"""Values of the options that have an effect with `--everything` only; `i2vpp segment` has the first three."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Everything:
     """How everything is tracked; see `track_everything`.
@@ -74,23 +84,31 @@ def build_generator(predictor: I2VPPImagePredictor, options: Any, **more: Any) -
 
 def add_grid_options(group: Any) -> None:
     """Add the options of the mask generator to a group of a parser."""
-    group.add_argument("--points-per-side", metavar="N", type=integer(1), default=32,
+    group.add_argument("--points-per-side", metavar="N", type=integer(1), default=DEFAULTS["points_per_side"],
                        help="clicks along a side of the grid (%(default)s)")  # fmt: skip
-    group.add_argument("--iou-threshold", metavar="X", type=float, default=0.8,
+    group.add_argument("--iou-threshold", metavar="X", type=float, default=DEFAULTS["iou_threshold"],
                        help="least predicted IoU (%(default)s); i2vpp-demo needs about 0.5")  # fmt: skip
-    group.add_argument("--stability-threshold", metavar="X", type=float, default=0.95,
+    group.add_argument("--stability-threshold", metavar="X", type=float, default=DEFAULTS["stability_threshold"],
                        help="least stability (%(default)s); i2vpp-demo needs about 0.5")  # fmt: skip
 
 
 def add_track_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `i2vpp track --everything` but the switch itself to a parser."""
     found = parser.add_argument_group("with --everything")
-    found.add_argument("--discover", metavar="N", type=integer(0), default=25,
+    found.add_argument("--discover", metavar="N", type=integer(0), default=DEFAULTS["discover"],
                        help="look for new objects every N frames where no object is; 0: on the first frame only "
                             "(%(default)s)")  # fmt: skip
-    found.add_argument("--max-objects", metavar="N", type=integer(1), default=50,
+    found.add_argument("--max-objects", metavar="N", type=integer(1), default=DEFAULTS["max_objects"],
                        help="most objects at a time (%(default)s)")  # fmt: skip
     add_grid_options(found)
+
+
+def without_effect(arguments: argparse.Namespace) -> str | None:
+    """Return what is wrong where an option is given that needs `--everything`, which is not; None where nothing is."""
+    changed = [name for name, value in DEFAULTS.items() if getattr(arguments, name, value) != value]
+    if arguments.everything or not changed:
+        return None
+    return f"--{changed[0].replace('_', '-')} has an effect with --everything only"
 
 
 def chosen(arguments: argparse.Namespace, *, highest_id: int | None) -> Everything | None:

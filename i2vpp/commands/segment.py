@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from i2vpp.commands import prompts as prompt_args
-from i2vpp.commands.everything import add_grid_options, build_generator
+from i2vpp.commands.everything import add_grid_options, build_generator, without_effect
 from i2vpp.errors import I2VPPError, PromptError
 from i2vpp.model_choice import ModelChoice, build_predictor
 from i2vpp.prompts import files as prompt_files
@@ -85,6 +85,8 @@ def read_prompts(arguments: argparse.Namespace) -> list[ObjectPrompt]:
         given += prompt_files.read_prompts_file(arguments.prompts)
     if arguments.everything == bool(given):
         arguments.usage_error("say what to segment: either --everything, or --point, --box or --prompts")
+    if (wrong := without_effect(arguments)) is not None:
+        arguments.usage_error(wrong)
     for prompt in given:
         if prompt.frame_idx:
             raise PromptError(f"frame must be 0 for an image; got {prompt.frame_idx}")
@@ -147,8 +149,9 @@ def run(arguments: argparse.Namespace, choice: ModelChoice, prompts: Sequence[Ob
         except I2VPPError as error:
             failed += 1
             tqdm.write(f"i2vpp: {image}: {error}", file=sys.stderr)
-        with atomic_write(arguments.output / "scores.json", "w") as file:
-            json.dump(scores, file, indent=1)
+        if scores:  # where no image could be read, the folder stays empty, and the corrected command can use it
+            with atomic_write(arguments.output / "scores.json", "w") as file:
+                json.dump(scores, file, indent=1)
     objects = sum(len(entry["objects"]) for entry in scores.values())
     print(f"wrote {counted(len(scores), 'image')} with {counted(objects, 'object')} to {arguments.output}")
     return 1 if failed else 0

@@ -134,4 +134,4 @@ def _contradiction(arguments: argparse.Namespace) -> str | None:
          f"--alpha {arguments.alpha} is written forwards: with --reverse and --both, --alpha png"),
         (arguments.processes is not None and len(arguments.video) < 2, "--processes is for several videos"),
     )  # fmt: skip
-    return next((text for is_wrong, text in checks if is_wrong), None)
+    return next((text for is_wrong, text in checks if is_wrong), None) or everything.without_effect(arguments)

@@ -13,7 +13,7 @@ from typing import BinaryIO, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from i2vpp.errors import FrameDecodeError, VideoError
 from i2vpp.session.sources import FrameLike, to_rgb
@@ -84,6 +84,8 @@ def _fetch(url: str) -> bytes:
 def _decode(file: Path | BinaryIO, name: str) -> NDArray[np.uint8]:
     try:
         image = Image.open(file)
+    except UnidentifiedImageError as error:  # whose text repeats the path, or names an object in memory
+        raise FrameDecodeError(f"{name} cannot be read as an image: it is of no format that Pillow knows") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise FrameDecodeError(f"{name} cannot be read as an image: {error}") from error
     with image:
