@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import base64
+import io
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from conftest import REPO
 
@@ -105,12 +109,48 @@ def test_pictures_become_small_and_bars_go() -> None:
 
 def noise() -> str:
     """A PNG of 700 x 700 pixels as base64."""
-    import io
-
-    import numpy as np
-    from PIL import Image
-
     file = io.BytesIO()
     pixels = np.random.default_rng(0).integers(0, 256, (700, 700, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode()
+
+
+class Notes:
+    """Stands for the predictor: notes the prompts, and its results are pictures in the colour of their number."""
+
+    def __init__(self) -> None:
+        self.prompts: list[tuple[list[tuple[float, float]], list[int]]] = []
+
+    def add_new_points_or_box(self, state: Any, *, points: Any, labels: Any, **_: Any) -> Any:
+        self.prompts.append((list(points), list(labels)))
+        return SimpleNamespace(plot=lambda picture: np.full((40, 60, 3), len(self.prompts), np.uint8))
+
+
+def test_clicks_on_the_widget_become_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cell as it runs where ipympl is installed, on a canvas without a window."""
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+    from matplotlib.backend_bases import MouseEvent
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr(pyplot, "show", lambda: None)
+    cells = run_notebooks.code_cells(run_notebooks.read(REPO / "examples" / "video_predictor.ipynb"))
+    (cell,) = [cell for cell in cells if "%matplotlib ipympl" in cell.source]
+    frame = np.zeros((40, 60, 3), np.uint8)
+    state = SimpleNamespace(frame=lambda i: frame)
+    names: dict[str, Any] = {"predictor": Notes(), "state": state, "draw_prompt": lambda *_: frame}
+    exec(cell.source.replace("%matplotlib ipympl", "pass"), names)
+    figure, axes = names["figure"], names["axes"]
+    figure.canvas.draw()
+    for button, place in ((1, (30, 20)), (3, (10.5, 5)), (1, (-20, -20))):  # the last one beside the picture
+        x, y = axes.transData.transform(place)
+        figure.canvas.callbacks.process(
+            "button_press_event", MouseEvent("button_press_event", figure.canvas, x, y, button)
+        )
+    (first, first_labels), (both, both_labels) = names["predictor"].prompts
+    assert (first_labels, both_labels) == ([1], [1, 0])
+    assert np.allclose(first, [(30, 20)])
+    assert np.allclose(both, [(30, 20), (10.5, 5)])
+    assert (names["picture"].get_array() == 2).all(), "the picture of the second prompt is shown"
+    pyplot.close(figure)

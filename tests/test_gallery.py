@@ -15,7 +15,7 @@ from i2vpp.cli import build_parser
 from i2vpp.i2vpp_image_predictor import I2VPPImagePredictor
 from models import make_predictor
 from tools import make_gallery
-from tools.make_gallery import EXAMPLES, PAGE, PICTURES, SETUP, Example
+from tools.make_gallery import EXAMPLES, PAGE, PICTURES, Example
 
 COMMANDS = [example for example in EXAMPLES if example.command]
 MOST_BYTES = 500_000
@@ -45,15 +45,13 @@ def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     """With a small network, in the order of the page, and in another folder, so that nothing of the clone changes."""
     (tmp_path / "i2vpp").symlink_to(REPO / "i2vpp")
     monkeypatch.setattr(make_gallery, "REPO", tmp_path)
-    monkeypatch.setattr(make_gallery, "SETUP", SETUP)
     monkeypatch.chdir(tmp_path)
     predictor = make_predictor()
 
     def small(*_: Any, **__: Any) -> Any:
         return predictor
 
-    for module in ("segment", "track"):
-        monkeypatch.setattr(f"i2vpp.commands.{module}.build_predictor", small)
+    monkeypatch.setattr("i2vpp.commands.segment.build_predictor", small)
     monkeypatch.setattr("i2vpp.cli.build_predictor", small)
     monkeypatch.setattr(i2vpp, "build_i2vpp_video_predictor", small)
     monkeypatch.setattr(i2vpp, "build_i2vpp_image_predictor", lambda **_: I2VPPImagePredictor(predictor.model))

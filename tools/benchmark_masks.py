@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -141,6 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         image = next(clip.decode(video=0)).to_ndarray(format="rgb24")
     print(f"{options.points_per_side ** 2} clicks, image of {image.shape[1]} x {image.shape[0]} pixels, "
           f"{torch.get_num_threads()} threads; CPU seconds of: {', '.join(PARTS)}; masks")  # fmt: skip
+    warnings.filterwarnings("ignore", ".*was trained at image_size")  # times do not depend on it
     try:
         for _ in range(options.rounds):
             for size in options.size:

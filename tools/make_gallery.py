@@ -15,6 +15,7 @@ import argparse
 import os
 import shlex
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,9 @@ WIDTH = 720
 """Width of the pictures in pixels."""
 
 JPEG_QUALITY = 70
+COMMAND_WIDTH = 100
+"""Commands are broken after so many characters on the page."""
+
 
 INTRODUCTION = """\
 # Gallery
@@ -145,6 +149,15 @@ shown = (0, 3, 6, 9)
 picture = contact_sheet([tracked[i] for i in shown], 2, captions=[f"frame {i}" for i in shown])""",
     ),
     Example(
+        name="masks",
+        title="Masks as files",
+        text="The same command writes index masks with the palette of DAVIS: pixels hold the number of the object.",
+        code="""\
+from PIL import Image
+
+picture = Image.open("outputs/gallery/objects/masks/00009.png")""",
+    ),
+    Example(
         name="correction",
         title="A video, corrected",
         text="Every eleventh frame of the clip. The arm is missing; a click brings it back, also on the next frame.",
@@ -161,15 +174,6 @@ with predictor.init_state(chosen) as state:
 
 pictures = [result.plot(chosen[result.frame_idx]) for result in (*before[2:], *after)]
 picture = contact_sheet(pictures, 2, captions=["before", "before", "the click", "the next frame"])""",
-    ),
-    Example(
-        name="masks",
-        title="Masks as files",
-        text="Index masks with the palette of DAVIS: pixels hold the number of the object.",
-        code="""\
-after[0].save("outputs/gallery/mask.png")
-
-picture = Image.open("outputs/gallery/mask.png")""",
     ),
     Example(
         name="alpha",
@@ -197,7 +201,9 @@ def render(examples: Sequence[Example] = EXAMPLES) -> str:
     """Return the text of the page."""
     sections = [INTRODUCTION.format(setup=SETUP)]
     for example in examples:
-        shown = f"```sh\n{example.command}\n```" if example.command else f"```python\n{example.code}\n```"
+        lines = textwrap.wrap(example.command, COMMAND_WIDTH, break_on_hyphens=False)
+        command = " \\\n    ".join(lines)
+        shown = f"```sh\n{command}\n```" if lines else f"```python\n{example.code}\n```"
         sections.append(
             f"## {example.title}\n\n{example.text}\n\n{shown}\n\n![{example.title}](gallery/{example.name}.jpg)\n"
         )
