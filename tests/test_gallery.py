@@ -41,6 +41,7 @@ def test_a_command_of_the_gallery_has_options_that_exist(example: Example) -> No
     build_parser().parse_args(arguments)
 
 
+@pytest.mark.filterwarnings("ignore:no mask passed the thresholds")
 def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a small network, in the order of the page, and in another folder, so that nothing of the clone changes."""
     (tmp_path / "i2vpp").symlink_to(REPO / "i2vpp")

@@ -40,7 +40,7 @@ WIDTH = 720
 """Width of the pictures in pixels."""
 
 JPEG_QUALITY = 70
-COMMAND_WIDTH = 100
+COMMAND_WIDTH = 96
 """Commands are broken after so many characters on the page."""
 
 
