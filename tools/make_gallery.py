@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 import sys
 import textwrap
@@ -201,8 +202,9 @@ def render(examples: Sequence[Example] = EXAMPLES) -> str:
     """Return the text of the page."""
     sections = [INTRODUCTION.format(setup=SETUP)]
     for example in examples:
-        lines = textwrap.wrap(example.command, COMMAND_WIDTH, break_on_hyphens=False)
-        command = " \\\n    ".join(lines)
+        together = re.sub(r"(--\S+) (?!-)", "\\1\0", example.command)  # an option stays with its value
+        lines = textwrap.wrap(together, COMMAND_WIDTH, break_on_hyphens=False)
+        command = " \\\n    ".join(lines).replace("\0", " ")
         shown = f"```sh\n{command}\n```" if lines else f"```python\n{example.code}\n```"
         sections.append(
             f"## {example.title}\n\n{example.text}\n\n{shown}\n\n![{example.title}](gallery/{example.name}.jpg)\n"

@@ -108,8 +108,8 @@ def tidy(notebook: Any) -> None:
 
 def without_bars(text: str) -> str:
     """Return what a terminal printed without progress bars, and of lines that were written over, what is left."""
-    lines = [line.rstrip("\r").rsplit("\r", 1)[-1] for line in text.split("\n")]
-    return "\n".join(line for line in lines if not BAR.search(line))
+    lines = [(line, line.rstrip("\r").rsplit("\r", 1)[-1]) for line in text.split("\n")]
+    return "\n".join(left for line, left in lines if left.strip() or left == line if not BAR.search(left))
 
 
 def _small(output: Any) -> Any:
