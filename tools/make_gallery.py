@@ -97,6 +97,8 @@ EXAMPLES = (
         title="An image, one click, three masks",
         text="A click may mean a thing or a part of it: there are three masks, with the IoU that the network predicts.",
         code="""\
+import numpy as np
+
 from i2vpp import build_i2vpp_image_predictor
 from i2vpp.utils.visualize import contact_sheet, draw_prompt, overlay
 
@@ -217,7 +219,7 @@ def make_picture(example: Example, names: dict[str, Any]) -> Image.Image:
 
     Args:
         example: to be run.
-        names: variables of the examples before it, which it adds to.
+        names: variables of the examples before it, which its code adds to.
 
     Returns:
         The picture, RGB.
@@ -227,16 +229,17 @@ def make_picture(example: Example, names: dict[str, Any]) -> Image.Image:
     """
     if example.command and (status := run_i2vpp([*shlex.split(example.command)[1:], "--quiet"])):
         raise RuntimeError(f"exit status {status}: {example.command}")
-    exec(compile(f"{example.code}\n{example.layout}", example.name, "exec"), names)
-    picture: Image.Image = names["picture"]
+    exec(compile(example.code, example.name, "exec"), names)
+    inside = {"av": av, "contact_sheet": contact_sheet, "Image": Image, "on_checkerboard": on_checkerboard, **names}
+    exec(compile(example.layout, f"layout of {example.name}", "exec"), inside)
+    picture: Image.Image = inside["picture"]
     return picture.convert("RGB")
 
 
 def start() -> dict[str, Any]:
     """Return the variables that examples begin with, in the folder of the clone."""
     os.chdir(REPO)
-    names: dict[str, Any] = {"np": np, "av": av, "Image": Image, "contact_sheet": contact_sheet}
-    names["on_checkerboard"] = on_checkerboard
+    names: dict[str, Any] = {}
     exec(compile(SETUP, "setup", "exec"), names)
     return names
 
