@@ -108,8 +108,9 @@ def tidy(notebook: Any) -> None:
 
 def without_bars(text: str) -> str:
     """Return what a terminal printed without progress bars, and of lines that were written over, what is left."""
-    lines = [(line, line.rstrip("\r").rsplit("\r", 1)[-1]) for line in text.split("\n")]
-    return "\n".join(left for line, left in lines if left.strip() or left == line if not BAR.search(left))
+    lines = [line.rstrip("\r").rsplit("\r", 1)[-1] for line in text.split("\n")]
+    kept = "\n".join(line for line in lines if not line.isspace() and not BAR.search(line))  # spaces: a bar that went
+    return re.sub(r"\n{3,}", "\n\n", kept)
 
 
 def _small(output: Any) -> Any:
