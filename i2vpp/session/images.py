@@ -13,7 +13,7 @@ from typing import BinaryIO, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from i2vpp.errors import FrameDecodeError, VideoError
 from i2vpp.session.sources import FrameLike, to_rgb
@@ -92,6 +92,8 @@ def _decode(file: Path | BinaryIO, name: str) -> NDArray[np.uint8]:
 
 def _upright(image: Image.Image, name: str) -> NDArray[np.uint8]:
     try:
-        return to_rgb(ImageOps.exif_transpose(image), name)
+        rgb = Image.fromarray(to_rgb(image, name))
+        rgb.getexif()[ExifTags.Base.Orientation] = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return np.array(ImageOps.exif_transpose(rgb))
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
         raise FrameDecodeError(f"{name} cannot be read as an image: {error}") from error
