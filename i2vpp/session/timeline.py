@@ -85,6 +85,7 @@ class Timeline:
         self._is_listable = is_listable
         self._announced = announced or Announced()
         self._windows: list[_Window] = []
+        self._numbered: dict[tuple[int, int], int] = {}  # frames that numbers leave out, by the times around them
         self._delay = 0  # longest time from decoding a frame to showing it
         self._last: Packet | None = None
 
@@ -101,7 +102,7 @@ class Timeline:
             return
         time, dts, last = packet.time, packet.dts, self._last
         self.num_packets += 1
-        self.num_skips += bool(packet.skips)
+        self.num_skips += bool(packet.skips) + len(packet.gaps)
         if time is None:
             self.timed = False
             return
@@ -114,6 +115,9 @@ class Timeline:
             insort(self.key_times, time)
             self.key_dts[time] = time if dts is None else dts
         self._look_for_loss(packet)
+        if packet.gaps and self._is_listable:
+            self._numbered.update({(gap.start, gap.end): gap.missing for gap in packet.gaps})
+            self.suspects_loss = True
         self._last = packet
         if not packet.is_shown or (self.origin is not None and time < self.origin):
             return
@@ -160,7 +164,7 @@ class Timeline:
     def fill(self) -> None:
         """Give the frames that are missing their places; to be called once all packets are known."""
         self.suspects_loss = False
-        if not self._windows or len(self.times) < 3:
+        if not (self._windows or self._numbered) or len(self.times) < 3:
             return
         steps = [after - before for before, after in pairwise(self.times)]
         step = max(round(median(steps)), 1)
@@ -172,9 +176,11 @@ class Timeline:
                 continue
             windows = [w for w in self._windows if after > w.start and before < w.end + self._delay]
             certain = [w for w in windows if w.is_certain]
-            fits = is_steady and count <= LONGEST_HOLE and abs(after - before - (count + 1) * step) <= slack
-            if certain or (windows and fits):
+            fits = is_steady and abs(after - before - (count + 1) * step) <= slack
+            is_hole = bool(windows) and fits and count <= LONGEST_HOLE
+            if certain or is_hole or (fits and self._numbered.get((before, after)) == count):
                 self.lost += [before + (after - before) * k // (count + 1) for k in range(1, count + 1)]
+            if certain or is_hole:
                 self.resumed += [w.end for w in certain or windows]
                 self.resumed_at.update(w.position for w in certain or windows)
         self.times = sorted({*self.times, *self.lost})
