@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from i2vpp.errors import CheckpointError, RunError
+from i2vpp.errors import CheckpointError, DataError, RunError
 from i2vpp.runs.runner import Outcome, run_jobs
 from i2vpp.runs.store import Job, JobRecord, RunStore
 from i2vpp.utils.distributed import find_free_port
@@ -208,6 +208,27 @@ def test_a_full_disk_ends_the_run_and_is_no_failure_of_the_job(run, out) -> None
 
     with pytest.raises(RunError, match=r"out is full .*make room, and the same command goes on"):
         run_jobs(JOBS, set_up, out, SETTINGS)
+    assert set(run().done) == NAMES
+
+
+def test_a_failure_that_a_full_disk_cannot_record_is_named(run, out, monkeypatch) -> None:
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def set_up(index):
+        def work(job, folder, on_frame):
+            patch.setattr(os, "fsync", full)
+            raise DataError("frame 1", "is broken")
+
+        return work
+
+    said = (
+        r"bear/002 failed \(DataError: frame 1 is broken\), which cannot be recorded in .*out \(\[Errno 28\] No space "
+        r"left on device.*\); when that is mended, the same command goes on"
+    )
+    with monkeypatch.context() as patch, pytest.raises(RunError, match=said):
+        run_jobs(JOBS, set_up, out, SETTINGS)
+    assert not masks(out)
     assert set(run().done) == NAMES
 
 
