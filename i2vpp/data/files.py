@@ -24,6 +24,7 @@ from i2vpp.errors import DataError, NoDataError, VideoError
 from i2vpp.session.deep_images import DeepScale
 from i2vpp.session.sources import to_rgb
 from i2vpp.utils import json_files
+from i2vpp.utils.files import exists
 
 Size: TypeAlias = tuple[int, int]
 """Height and width."""
@@ -84,8 +85,9 @@ def require_folder(path: Path, what: str) -> Path:
     Raises:
         NoDataError: it is no folder.
     """
-    if not path.is_dir():
-        raise NoDataError(f"the folder of {what}, {path}, {'is no folder' if path.exists() else 'does not exist'}")
+    is_there = exists(path)
+    if not is_there or not path.is_dir():
+        raise NoDataError(f"the folder of {what}, {path}, {'is no folder' if is_there else 'does not exist'}")
     return path
 
 
