@@ -152,6 +152,23 @@ def test_no_picture_order_is_left_out_at_a_variable_frame_rate(tmp_path):
 
 
 @needs_hevc
+@pytest.mark.parametrize("part", ["all", "the name", "the first entries"])
+def test_picture_orders_show_that_times_are_wrong(tmp_path, part):
+    """An MP4 file whose offsets from decoding to showing are lost; its frames are counted as they are decoded."""
+    options = {"x265-params": "keyint=12:bframes=2:log-level=none:pools=1", "preset": "ultrafast"}
+    data, shown = encoded(tmp_path / "a.mp4", "libx265", options)
+    at = data.index(b"ctts")
+    length = int.from_bytes(data[at - 4 : at], "big") - 16
+    start, end = {
+        "all": (at + 12, at + 12 + length),
+        "the name": (at, at + 4),
+        "the first entries": (at + 12, at + 28),
+    }[part]
+    found = check(data[:start] + bytes(end - start) + data[end:], shown)
+    assert [i for i, frame in found.items() if frame is not None] == list(range(LENGTH))
+
+
+@needs_hevc
 def test_what_picture_orders_tell(tmp_path):
     options = {"x265-params": "keyint=12:bframes=2:log-level=none:pools=1", "preset": "ultrafast"}
     data, _ = encoded(tmp_path / "a.mp4", "libx265", options)

@@ -52,6 +52,7 @@ class Packet:
         lost: number of packets right before it that are known to be lost.
         skips: its frame number shows that frames before it are lost; None if the times have to confirm that.
         gaps: where its number, and those before, leave out frames; the times have to confirm that.
+        contradicts_times: its number shows that the times are wrong.
     """
 
     raw: Any = None
@@ -66,6 +67,7 @@ class Packet:
     lost: int = 0
     skips: bool | None = False
     gaps: Sequence[Gap] = ()
+    contradicts_times: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +145,8 @@ class PacketReader:
                 break
             number = self._number(raw) if self._is_avi else None
             data = bytes(raw)
+            order = self._picture_order
+            gaps = order.gaps(data, raw.pts) if order else []
             yield Packet(
                 raw=raw,
                 time=raw.pts if number is None else number,
@@ -155,7 +159,8 @@ class PacketReader:
                 lost_bytes=lost_bytes,
                 lost=self._lost_between(before, position),
                 skips=self._frame_numbers.skips(data) if self._frame_numbers else False,
-                gaps=self._picture_order.gaps(data, raw.pts) if self._picture_order else (),
+                gaps=gaps,
+                contradicts_times=order is not None and order.contradicts_times,
             )
             lost_bytes, before = 0, position
         yield Packet()

@@ -56,6 +56,10 @@ class PictureOrder:
 
     Args:
         extradata: parameters of the stream from the container; empty if they are in the packets.
+
+    Attributes:
+        contradicts_times: the number of the last picture has another place among those of the pictures before than its
+            time: the times are wrong.
     """
 
     def __init__(self, extradata: bytes) -> None:
@@ -64,6 +68,7 @@ class PictureOrder:
         self._shown: list[tuple[int, int]] = []  # numbers and times of the last pictures
         self._base: int | None = None  # number that the written bits of the next one are completed from
         self._step = 0  # smallest distance of two numbers; 0 before there are two
+        self.contradicts_times = False
         self._length_size = 0  # bytes that tell the length of a unit; 0 if start codes separate units
         if extradata[:1] == b"\1" and len(extradata) > NUM_ARRAYS_AT:
             self._length_size = extradata[NUM_ARRAYS_AT - 1] % 4 + 1
@@ -112,6 +117,7 @@ class PictureOrder:
 
     def _follow(self, unit: bytes, time: int | None) -> list[Gap]:
         kind = _kind(unit[0])
+        self.contradicts_times = False
         try:
             sequence, written = self._read_number(unit, kind)
         except LookupError:
@@ -132,13 +138,15 @@ class PictureOrder:
             self._base = number
         if time is not None:
             insort(self._shown, (number, time))
+            times = [shown for _, shown in self._shown]
+            self.contradicts_times = times != sorted(times)
         return found + self._settle(keep=sequence.reorder + 1)
 
     def _has_restarted(self, number: int, time: int | None) -> bool:
         """Whether the keyframe is lost at which the numbers began anew: a picture is shown last, but numbered lower."""
         if time is None or not self._shown or not self._step:
             return False
-        return time > max(shown for _, shown in self._shown) and number < self._shown[-1][0]
+        return time > max(shown for _, shown in self._shown) and number < self._shown[0][0]
 
     def _read_number(self, unit: bytes, kind: int) -> tuple[_Sequence, int]:
         """Return the parameters of a picture, and the bits of its number that are written.

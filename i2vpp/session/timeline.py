@@ -77,6 +77,7 @@ class Timeline:
         self.counted = 0  # number of frames of an untimed stream
         self.complete = False
         self.suspects_loss = False
+        self.contradicted = False  # numbers of pictures show that the times are wrong
         self.broken_by: str | None = None  # what ended reading before the end of the file
         self.end = 0  # when the last frame ends
         self.num_packets = 0
@@ -127,8 +128,11 @@ class Timeline:
         is_guessed = (
             not packet.is_key and bool(recent) and time > (recent[0] if len(recent) == REORDERED else recent[-1])
         )
-        if (jumps_back and not is_guessed) or (time in self.times[-PATIENCE:]):  # joined recordings
+        is_joined = (jumps_back and not is_guessed) or time in self.times[-PATIENCE:]
+        if is_joined or packet.contradicts_times:
             self.timed = False
+        if packet.contradicts_times and self._is_listable:
+            self.contradicted = self.suspects_loss = True  # all is read anew, without what the times cut off
         self.end = max(self.end, time + packet.duration)
         insort(self.times, time)
         for lost in range(time - packet.lost, time):
