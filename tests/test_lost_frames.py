@@ -182,11 +182,12 @@ def test_what_picture_orders_tell(tmp_path):
         return [gap for data, time in kept for gap in order.gaps(data, time)]
 
     assert said(packets) == []
-    for lost in range(4, 20):
+    for lost in range(1, 20):
         time = packets[lost][1]
         assert said(packets[:lost] + packets[lost + 1 :]) == [Gap(time - step, time + step, 1)]
         damaged = [(b"", 5), (b"\0" * 9, 6), (b"\0\0\0\5\2", 7), (b"\0\0\0\7\2\1\xff\xff\xff\xff\xff", 8)]
         said(packets[:lost] + damaged + packets[lost:])
+    assert sum(gap.missing for gap in said(packets[:2] + packets[9:])) == 7
     assert said([(data, None) for data, _ in packets]) == []
     assert said(packets, b"") == said(packets, b"\1damaged") == said(packets, extradata[:40]) == []
     raw, _ = encoded(tmp_path / "a.hevc", "libx265", options)

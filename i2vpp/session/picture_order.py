@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import insort
 from dataclasses import dataclass
+from math import gcd
 from typing import NamedTuple
 
 from i2vpp.session.bits import Bits, units
@@ -18,6 +19,8 @@ LAST_SLICE = 31
 SEQUENCE, PICTURE = 33, 34
 CHROMA_444 = 3
 NUM_ARRAYS_AT = 22  # in a configuration record
+MOST_UNSURE = 8
+"""Distances that are looked at before it is known whether an encoder counts in steps of more than one."""
 
 
 class Gap(NamedTuple):
@@ -67,7 +70,9 @@ class PictureOrder:
         self._pictures: dict[int, tuple[int, bool, int]] = {}  # sequence, whether slices tell of output, reserved bits
         self._shown: list[tuple[int, int]] = []  # numbers and times of the last pictures
         self._base: int | None = None  # number that the written bits of the next one are completed from
-        self._step = 0  # smallest distance of two numbers; 0 before there are two
+        self._step = 0  # greatest common divisor of all distances of numbers; 0 before there is one
+        self._unsure: list[tuple[int, int, int]] = []  # times of the first pictures, and distances of their numbers
+        self._is_sure = False  # whether `_step` is known
         self.contradicts_times = False
         self._length_size = 0  # bytes that tell the length of a unit; 0 if start codes separate units
         if extradata[:1] == b"\1" and len(extradata) > NUM_ARRAYS_AT:
@@ -170,14 +175,17 @@ class PictureOrder:
 
     def _settle(self, *, keep: int) -> list[Gap]:
         """Return the gaps between the first pictures up to the last few, before which others may still come."""
-        found = []
+        found: list[Gap] = []
         while len(self._shown) > keep:
             (number, start), (following, end) = self._shown[:2]
             del self._shown[0]
-            distance = following - number
-            self._step = min(self._step or distance, distance)
-            if self._step > 0 and distance > self._step:
-                found.append(Gap(start, end, distance // self._step - 1))
+            self._step = gcd(self._step, following - number)
+            self._unsure.append((start, end, following - number))
+            self._is_sure = self._is_sure or self._step == 1 or len(self._unsure) >= MOST_UNSURE
+            if self._is_sure:
+                step = self._step
+                found += [Gap(a, b, distance // step - 1) for a, b, distance in self._unsure if distance > step]
+                self._unsure.clear()
         return found
 
 
