@@ -18,7 +18,7 @@ from training.config import ValidationConfig
 from training.validation import open_validation, read_sequence, track_sequence
 
 DEMO = "i2vpp-demo"
-FRAMES = 40
+FRAMES = 25
 
 
 @cache
