@@ -18,7 +18,7 @@ from i2vpp.commands import everything as everything_command
 from i2vpp.commands import prompts as prompt_args
 from i2vpp.commands import segment as segment_command
 from i2vpp.commands import track_options
-from i2vpp.errors import CheckpointError, FrameDecodeError, I2VPPError
+from i2vpp.errors import CheckpointError, FrameDecodeError, I2VPPError, shorten_words
 from i2vpp.model_choice import ModelChoice, add_model_options, build_predictor, chosen_model
 from i2vpp.prompts import files as prompt_files
 from i2vpp.utils.brief import counted
@@ -382,7 +382,7 @@ def run_download(arguments: argparse.Namespace) -> int:
 
 
 def _complain(text: str) -> None:
-    print(f"i2vpp: {text}", file=sys.stderr)
+    print(f"i2vpp: {shorten_words(text)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import yaml  # type: ignore[import-untyped]
 
 from i2vpp.errors import ConfigError
 from i2vpp.utils.brief import brief
+from i2vpp.utils.files import exists
 from i2vpp.utils.yaml_files import parse_yaml, read_yaml_text
 
 IMAGE_SIZES = "an integer, a multiple of 16, from 64 to 4096"
@@ -177,7 +178,7 @@ def _find(config_file: str | PathLike[str]) -> tuple[str, str]:
     if not isinstance(config_file, (str, PathLike)):
         raise ConfigError(f"config_file must be a name or a path, such as 'i2vpp-512'; got {config_file!r:.100}")
     path = Path(config_file)
-    if path.is_file():
+    if exists(path) and path.is_file():
         return read_yaml_text(path), str(path)
     shipped = shipped_configs()
     name = path.name.removesuffix(".yaml")

@@ -1,23 +1,39 @@
 """The exceptions that users of i2vpp may want to catch."""
 
+import re
 import unicodedata
 
 _UNSEEN = {"Cc", "Cs", "Zl", "Zp"}  # control characters, halves of surrogate pairs, ends of lines and paragraphs
+
+LONGEST_WORD = 600
+"""Characters of a name in a message; longer than the paths of most people."""
+
+_LONG_WORD = re.compile(rf"\S{{{LONGEST_WORD + 1},}}")
 
 
 class I2VPPError(Exception):
     """Base of all errors raised on purpose for bad input; every argument is a line of the message, most have one.
 
     Names of files and values that messages quote may hold anything: what would end the line, or steer a terminal, is
-    written as in a Python string.
+    written as in a Python string, and overlong names lack their middle.
     """
 
     def __str__(self) -> str:
         return "\n".join(_one_line(str(line)) for line in self.args)
 
 
+def shorten_words(text: str) -> str:
+    """Return a message in which overlong words, such as names of files, lack their middle and say their length."""
+
+    def shortened(word: re.Match[str]) -> str:
+        whole = word.group()
+        return f"{whole[: LONGEST_WORD // 3]}... ({len(whole)} characters) ...{whole[-LONGEST_WORD // 3 :]}"
+
+    return _LONG_WORD.sub(shortened, text)
+
+
 def _one_line(text: str) -> str:
-    return "".join(repr(c)[1:-1] if unicodedata.category(c) in _UNSEEN else c for c in text)
+    return "".join(repr(c)[1:-1] if unicodedata.category(c) in _UNSEEN else c for c in shorten_words(text))
 
 
 class ConfigError(I2VPPError, ValueError):

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from i2vpp.build_i2vpp import best_device, build_i2vpp, choose_device, choose_dtype
-from i2vpp.errors import I2VPPError, RunError
+from i2vpp.errors import I2VPPError, RunError, shorten_words
 from i2vpp.evaluation.protocol import PromptProtocol
 from i2vpp.model_choice import ModelChoice, chosen_model
 from i2vpp.runs.runner import SetUp, run_jobs
@@ -123,7 +123,7 @@ def run_command(
                 return _submit(arguments, ArrayTask(command=name, arguments=task_arguments(argv)))
             return _execute(run, arguments)
     except (I2VPPError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {shorten_words(str(error))}\n")
         return EXIT_ERROR
     except KeyboardInterrupt as stop:
         what = "terminated" if isinstance(stop, Terminated) else "interrupted"

@@ -47,7 +47,7 @@ def talk(config: TrainConfig, ranks: Ranks) -> None:
             "gathered": gather_objects(f"rank {ranks.rank}"),
         }
     (Path(config.run.folder) / f"ready{ranks.rank}").touch()
-    limit = time.monotonic() + 60
+    limit = time.monotonic() + 300
     while not stopped and time.monotonic() < limit:
         time.sleep(0.02)
     (Path(config.run.folder) / f"rank{ranks.rank}.json").write_text(json.dumps({**heard, "stopped": stopped}))

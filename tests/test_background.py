@@ -112,25 +112,29 @@ def test_an_error_at_the_last_frame_comes_when_closing(
     assert (tmp_path / "scores.csv").read_text().count("\n") == 1
 
 
-def test_tracking_waits_for_neither_drawing_nor_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Writing sleeps, as a disk does, and so does the network here; both at the same time take half as long."""
-    pause, count = 0.04, 12
+@pytest.mark.parametrize("part", ["prepare", "write"])
+def test_tracking_waits_for_neither_drawing_nor_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """Each frame is drawn and written only after tracking has added it and gone on."""
+    writer = make(tmp_path)
+    work: Callable[..., Any] = getattr(writer, part)
+    gone_on = [threading.Event() for _ in range(FRAMES)]
+    waited: dict[int, bool] = {}
 
-    def seconds(folder: Path, wrap: Callable[[ResultWriter], Any]) -> float:
-        writer = ResultWriter(folder, OutputChoice(masks=False, overlay=False), VIDEO, FrameAccess(read=picture))
-        write = writer.write
-        monkeypatch.setattr(writer, "write", lambda prepared: (time.sleep(pause), write(prepared)))
-        target = wrap(writer)
-        begin = time.perf_counter()
-        for frame_idx in range(count):
-            time.sleep(pause)
-            target.add(result(frame_idx))
-        target.close()
-        return time.perf_counter() - begin
+    def after_tracking(first: Any, *others: Any) -> Any:
+        frame_idx = first.frame_idx if part == "prepare" else len(waited)
+        waited[frame_idx] = gone_on[frame_idx].wait(30)
+        return work(first, *others)
 
-    plain = seconds(tmp_path / "plain", lambda writer: writer)
-    assert plain >= 2 * pause * count
-    assert seconds(tmp_path / "background", BackgroundWriter) < 0.8 * plain
+    monkeypatch.setattr(writer, part, after_tracking)
+    background = BackgroundWriter(writer)
+    for frame_idx in range(FRAMES):
+        background.add(result(frame_idx))
+        gone_on[frame_idx].set()
+    background.close()
+    assert waited == dict.fromkeys(range(FRAMES), True)
+    assert writer.frames == list(range(FRAMES))
 
 
 def test_frames_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

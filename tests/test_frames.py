@@ -54,7 +54,7 @@ def expected_clip(source: FrameSource, indices: list[int]) -> torch.Tensor:
 
 
 def wait_for_thread(store: FrameStore) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while store._workers:
         assert time.monotonic() < deadline, "the prefetch thread does not end"
         time.sleep(0.001)
@@ -105,7 +105,7 @@ def test_several_threads_resize_at_a_time():
 
         def __getitem__(self, i: int) -> np.ndarray:
             if i > 2:
-                self.together.wait(timeout=20)
+                self.together.wait(timeout=60)
             return super().__getitem__(i)
 
     source = Slow(12)
@@ -257,4 +257,4 @@ store = FrameStore(open_source(frames()), 8, device=torch.device("cpu"))
 store.clip(0)
 store.hint(range(1, 9))
 """
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=300)

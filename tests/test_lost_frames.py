@@ -16,6 +16,7 @@ from i2vpp.errors import FrameDecodeError
 from i2vpp.session import jpeg
 from i2vpp.session.decoder import VideoFile
 from i2vpp.session.frame_numbers import FrameNumbers
+from i2vpp.session.picture_order import Gap, PictureOrder
 from i2vpp.session.program_stream import ends_within_packet
 from i2vpp.session.video import open_source
 from media import numbered, write_video
@@ -113,6 +114,88 @@ def test_an_encoder_that_numbers_wrongly_is_read_as_before(tmp_path):
         with suppress(FrameDecodeError):
             source[i]
     assert not any(reason and "lost" in reason for reason in source._timeline.bad.values())
+
+
+# ---- picture order counts of HEVC
+
+
+needs_hevc = pytest.mark.skipif("libx265" not in av.codecs_available, reason="needs an encoder of HEVC")
+HEVC = {"pyramid": "bframes=3", "forward": "bframes=0", "closed": "bframes=2:open-gop=0"}
+
+
+@needs_hevc
+@pytest.mark.parametrize("kind", HEVC)
+def test_picture_orders_show_that_packets_are_left_out(tmp_path, kind):
+    options = {"x265-params": f"keyint=12:log-level=none:pools=1:{HEVC[kind]}", "preset": "ultrafast"}
+    data, shown = encoded(tmp_path / "a.mp4", "libx265", options)
+    with av.open(io.BytesIO(data)) as container:
+        times = [packet.pts for packet in container.demux(video=0) if packet.size]
+    last = 22 if kind == "closed" else 23  # of a closed group, the loss of the last frame looks like a pause
+    for lost in ({12}, {13}, {14}, {15}, {18, 19}, {last}):
+        numbers = {times.index(sorted(times)[i]) for i in lost}
+        found = check(without_packets(tmp_path, data, numbers, "mkv" if 13 in lost else "mp4"), shown)
+        assert len(found) == LENGTH
+        assert all(found[i] is None for i in lost)
+        assert all(found[i] is not None for i in [*range(9), *range(33, LENGTH)])
+
+
+@needs_hevc
+def test_no_picture_order_is_left_out_at_a_variable_frame_rate(tmp_path):
+    pts = [i for i in range(60) if i % 30 not in (3, 4)]
+    options = {"x265-params": "keyint=12:bframes=2:log-level=none:pools=1", "preset": "ultrafast"}
+    path = write_video(tmp_path / "a.mp4", numbered(len(pts), 64), codec="libx265", options=options, pts=pts)
+    source = open_source(path)
+    assert all(frame is not None for frame in read(source, range(len(pts))).values())
+    assert len(source) == len(pts)
+    assert isinstance(source, VideoFile)
+    assert not source._timeline._numbered
+
+
+@needs_hevc
+@pytest.mark.parametrize("part", ["all", "the name", "the first entries"])
+def test_picture_orders_show_that_times_are_wrong(tmp_path, part):
+    """An MP4 file whose offsets from decoding to showing are lost; its frames are counted as they are decoded."""
+    options = {"x265-params": "keyint=12:bframes=2:log-level=none:pools=1", "preset": "ultrafast"}
+    data, shown = encoded(tmp_path / "a.mp4", "libx265", options)
+    at = data.index(b"ctts")
+    length = int.from_bytes(data[at - 4 : at], "big") - 16
+    start, end = {
+        "all": (at + 12, at + 12 + length),
+        "the name": (at, at + 4),
+        "the first entries": (at + 12, at + 28),
+    }[part]
+    found = check(data[:start] + bytes(end - start) + data[end:], shown)
+    assert [i for i, frame in found.items() if frame is not None] == list(range(LENGTH))
+
+
+@needs_hevc
+def test_what_picture_orders_tell(tmp_path):
+    options = {"x265-params": "keyint=12:bframes=2:log-level=none:pools=1", "preset": "ultrafast"}
+    data, _ = encoded(tmp_path / "a.mp4", "libx265", options)
+    with av.open(io.BytesIO(data)) as container:
+        extradata = bytes(container.streams.video[0].codec_context.extradata)
+        packets = [(bytes(packet), packet.pts) for packet in container.demux(video=0) if packet.size]
+    step = sorted(time for _, time in packets)[1] - min(time for _, time in packets)
+
+    def said(kept, extradata=extradata):
+        order = PictureOrder(extradata)
+        return [gap for data, time in kept for gap in order.gaps(data, time)]
+
+    assert said(packets) == []
+    for lost in range(1, 20):
+        time = packets[lost][1]
+        assert said(packets[:lost] + packets[lost + 1 :]) == [Gap(time - step, time + step, 1)]
+        damaged = [(b"", 5), (b"\0" * 9, 6), (b"\0\0\0\5\2", 7), (b"\0\0\0\7\2\1\xff\xff\xff\xff\xff", 8)]
+        said(packets[:lost] + damaged + packets[lost:])
+    assert sum(gap.missing for gap in said(packets[:2] + packets[9:])) == 7
+    assert said([(data, None) for data, _ in packets]) == []
+    assert said(packets, b"") == said(packets, b"\1damaged") == said(packets, extradata[:40]) == []
+    raw, _ = encoded(tmp_path / "a.hevc", "libx265", options)
+    with av.open(io.BytesIO(raw), format="hevc") as container:
+        raw_packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    numbered_packets = [(data, time) for data, (_, time) in zip(raw_packets, packets, strict=True)]
+    assert said(numbered_packets, b"") == []
+    assert len(said(numbered_packets[:8] + numbered_packets[9:], b"")) == 1
 
 
 # ---- all ways of reading agree

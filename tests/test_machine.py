@@ -37,7 +37,7 @@ def freed_memory_that_stays(*, keep: bool) -> int:
         name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_TUNABLES"))
     }
     command = [sys.executable, "-c", FREED.format(keep=keep)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300)
     return int(done.stdout)
 
 

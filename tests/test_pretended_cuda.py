@@ -365,7 +365,7 @@ def test_only_one_graph_is_recorded_at_a_time_in_a_process() -> None:
         return (x + 1,)
 
     def other() -> None:
-        begun.wait(10)
+        begun.wait(60)
         with device.in_this_thread():
             results.append(CudaGraphs(lambda x: (x + 2,))(torch.ones(2, device="cuda:1"))[0].tolist())
 

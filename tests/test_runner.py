@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from i2vpp.errors import CheckpointError, RunError
+from i2vpp.errors import CheckpointError, DataError, RunError
 from i2vpp.runs.runner import Outcome, run_jobs
 from i2vpp.runs.store import Job, JobRecord, RunStore
 from i2vpp.utils.distributed import find_free_port
@@ -72,7 +72,7 @@ def begun(orders: Path) -> Counter[str]:
 
 
 def wait_until(happened: Callable[[], object]) -> None:
-    limit = time.monotonic() + 60
+    limit = time.monotonic() + 300
     while not happened():
         assert time.monotonic() < limit, "it did not happen"
         time.sleep(0.02)
@@ -208,6 +208,27 @@ def test_a_full_disk_ends_the_run_and_is_no_failure_of_the_job(run, out) -> None
 
     with pytest.raises(RunError, match=r"out is full .*make room, and the same command goes on"):
         run_jobs(JOBS, set_up, out, SETTINGS)
+    assert set(run().done) == NAMES
+
+
+def test_a_failure_that_a_full_disk_cannot_record_is_named(run, out, monkeypatch) -> None:
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def set_up(index):
+        def work(job, folder, on_frame):
+            patch.setattr(os, "fsync", full)
+            raise DataError("frame 1", "is broken")
+
+        return work
+
+    said = (
+        r"bear/002 failed \(DataError: frame 1 is broken\), which cannot be recorded in .*out \(\[Errno 28\] No space "
+        r"left on device.*\); when that is mended, the same command goes on"
+    )
+    with monkeypatch.context() as patch, pytest.raises(RunError, match=said):
+        run_jobs(JOBS, set_up, out, SETTINGS)
+    assert not masks(out)
     assert set(run().done) == NAMES
 
 
@@ -407,7 +428,7 @@ def test_a_signal_ends_all_processes_and_leaves_nothing_half_made(out, orders, n
     process = start(out, orders, processes)
     wait_until(lambda: list(out.glob("*/.*.partial/*.png")))
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 128 + number
     assert "Traceback" not in errors
     assert nobody_works(out)
@@ -419,7 +440,7 @@ def test_ranks_of_torchrun_share_the_jobs_and_only_rank_0_says_that_one_failed(o
     order(orders / "broken/dog/002")
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_port()), "WORLD_SIZE": "2"}
     ranks = [start(out, orders, RANK=str(rank), LOCAL_RANK=str(rank), **address) for rank in (0, 1)]
-    said = [rank.communicate(timeout=120) for rank in ranks]
+    said = [rank.communicate(timeout=300) for rank in ranks]
     assert [rank.returncode for rank in ranks] == [1, 0], said
     assert "8 of 9 jobs made" in said[0][0] and "dog/002: DataError" in said[0][0]
     assert "9/9 jobs" in said[0][1]
@@ -431,7 +452,7 @@ def test_ranks_of_torchrun_share_the_jobs_and_only_rank_0_says_that_one_failed(o
     (out / ".run/run.json").write_text("{}")
     address["MASTER_PORT"] = str(find_free_port())
     ranks = [start(out, orders, RANK=str(rank), LOCAL_RANK=str(rank), **address) for rank in (0, 1)]
-    said = [rank.communicate(timeout=120) for rank in ranks]
+    said = [rank.communicate(timeout=300) for rank in ranks]
     assert [rank.returncode for rank in ranks] == [1, 1]
     assert said[0][1].startswith("error: ") and "is damaged" in said[0][1]
     assert "error" not in said[1][1]

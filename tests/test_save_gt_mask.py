@@ -107,7 +107,7 @@ def test_bad_arguments(arguments, capsys):
 def test_as_a_script_under_its_published_name_with_processes(data, tmp_path):
     script = REPO / "tools" / "save_gt_mask_multiprocess.py"
     command = [sys.executable, str(script), "--data", str(data), "--num_processes", "2"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "3 objects written" in done.stdout
     assert "3/3" in done.stderr

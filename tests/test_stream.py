@@ -91,7 +91,7 @@ def test_a_long_stream_grows_by_less_than_a_frame_per_frame() -> None:
     What the session itself keeps is counted exactly, with the published windows, in `test_efficiency.py`.
     """
     windows = ("model.selection.global_window=30", "model.selection.local_window=5")
-    predictor = make_predictor(*windows, image_size=128)
+    predictor = make_predictor(*windows)
     process = psutil.Process()
 
     def camera() -> Iterator[np.ndarray]:

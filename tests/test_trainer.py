@@ -89,7 +89,7 @@ def test_the_smoke_recipe_learns_and_its_checkpoint_tracks(tmp_path: Path) -> No
         predictor.add_new_mask(state, 0, 1, np.eye(48, 64, dtype=bool))
         assert len(list(predictor.propagate_in_video(state))) == 3
 
-    resumed = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False, timeout=100)
+    resumed = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False, timeout=300)
     assert resumed.returncode == 0, resumed.stderr[-2000:]
     assert metrics(folder) == records, "a finished run has nothing left to do"
 

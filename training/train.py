@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from i2vpp.errors import I2VPPError
+from i2vpp.errors import I2VPPError, shorten_words
 from i2vpp.utils.cluster import CLUSTERS
 from i2vpp.utils.notices import plain_warnings
 from i2vpp.utils.parser import Parser
@@ -115,7 +115,8 @@ def _complain(error: I2VPPError | str, status: int) -> int:
     """Print the error; of processes that torchrun started, one per machine speaks before the start, all afterwards."""
     rank, local_rank = os.environ.get("RANK", "0"), os.environ.get("LOCAL_RANK", "0")
     if status != EXIT_USAGE or local_rank == "0":
-        sys.stderr.write(f"error: {error}\n" if rank == "0" else f"error on rank {rank}: {error}\n")
+        said = shorten_words(str(error))
+        sys.stderr.write(f"error: {said}\n" if rank == "0" else f"error on rank {rank}: {said}\n")
     return status
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from i2vpp.data.frame_folders import IMAGE_SUFFIXES, holds_image, is_image, list_frames, natural_key
 from i2vpp.errors import VideoError
 from i2vpp.session.video import FrameSource, open_source
+from i2vpp.utils.files import exists
 
 VIDEO_SUFFIXES = (
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".wmv", ".flv", ".ogv", ".3gp",
@@ -102,7 +103,7 @@ def open_library(path: Path) -> Library:
     Raises:
         VideoError: there is nothing there, or nothing that could be a video.
     """
-    if not path.exists():
+    if not exists(path):
         raise VideoError(f"{path} does not exist; give a video file, a folder of frames, or a folder of either")
     if path.is_file():
         resolved = path.resolve()

@@ -21,9 +21,10 @@ from PIL import Image
 from i2vpp.data.frame_folders import by_name, list_frames, natural_key, walk_files
 from i2vpp.data.masks import FrameSize
 from i2vpp.errors import DataError, NoDataError, VideoError
-from i2vpp.session.grey import GreyScale
+from i2vpp.session.deep_images import DeepScale
 from i2vpp.session.sources import to_rgb
 from i2vpp.utils import json_files
+from i2vpp.utils.files import exists
 
 Size: TypeAlias = tuple[int, int]
 """Height and width."""
@@ -31,15 +32,15 @@ Size: TypeAlias = tuple[int, int]
 _COMMENT = re.compile(r"(?:^|\s)#")
 
 
-def read_image(path: Path, grey: GreyScale | None = None) -> NDArray[np.uint8]:
+def read_image(path: Path, scale: DeepScale | None = None) -> NDArray[np.uint8]:
     """Read an image as RGB [H, W, 3]. EXIF orientation is ignored, as the masks of the datasets assume.
 
     Args:
         path: the file.
-        grey: how grey images of more than 8 bits are scaled; None: by the range of this one.
+        scale: how images of more than 8 bits are scaled; None: by the range of this one.
     """
     with _opened(path) as image:
-        return to_rgb(image, str(path), grey)
+        return to_rgb(image, str(path), scale)
 
 
 def image_size(path: Path) -> Size:
@@ -84,8 +85,9 @@ def require_folder(path: Path, what: str) -> Path:
     Raises:
         NoDataError: it is no folder.
     """
-    if not path.is_dir():
-        raise NoDataError(f"the folder of {what}, {path}, {'is no folder' if path.exists() else 'does not exist'}")
+    is_there = exists(path)
+    if not is_there or not path.is_dir():
+        raise NoDataError(f"the folder of {what}, {path}, {'is no folder' if is_there else 'does not exist'}")
     return path
 
 

@@ -214,9 +214,18 @@ class RunStore:
         Args:
             job: locked by `claim`.
             error: what `make` raised.
+
+        Raises:
+            RunError: the disk is full or broken; the message says why the job failed, too.
         """
         text = f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
-        _write_json(self._record(job), asdict(Failure(error=text, attempt=uuid.uuid4().hex)))
+        try:
+            _write_json(self._record(job), asdict(Failure(error=text, attempt=uuid.uuid4().hex)))
+        except OSError as problem:
+            raise RunError(
+                f"{job.name} failed ({text}), which cannot be recorded in {self.out} ({problem}); when that is mended, "
+                "the same command goes on"
+            ) from error
 
     def _record(self, job: Job) -> Path:
         return self._records / f"{job.name}.json"

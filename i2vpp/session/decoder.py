@@ -74,6 +74,7 @@ class VideoFile(FrameSource):
         self._is_strict = True  # the decoder reports each error; False for streams whose keyframes all have some
         self._knows_strictness = False
         self._checks_numbers = True  # frame numbers show losses; False for encoders that number wrongly
+        self._open_options: dict[str, str] = {}  # of FFmpeg's demuxer
         self._warned = False
         self._warned_of_start = False
         self._lost: dict[int, int] = {}  # packets of an AVI file without index, by the position of the next one
@@ -265,7 +266,8 @@ class VideoFile(FrameSource):
         try:
             if not isinstance(self._video, str):
                 self._video.seek(0)
-            self._container = av.open(self._video, metadata_errors="replace")  # titles may be in any encoding
+            # Titles may be in any encoding.
+            self._container = av.open(self._video, metadata_errors="replace", options=self._open_options)
             self._stream = self._container.streams.best("video")
         except (*DECODE_ERRORS, OSError) as error:
             raise VideoError(
@@ -356,6 +358,8 @@ class VideoFile(FrameSource):
                 next(self._reader, None)
             timeline.fill()
         else:
+            if timeline.contradicted and "mov" in self._container.format.name:
+                self._open_options = {"ignore_editlist": "1"}  # it cuts off frames by their times, which are wrong
             self._timeline = self._new_timeline(is_timed=False)
             self._timeline.undecodable = known.undecodable
             self._forget_all()  # their indices come from the times

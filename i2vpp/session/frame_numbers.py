@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-START_CODE = b"\0\0\1"
-ESCAPE = b"\0\0\3"  # the encoder puts the 3 there, so that no start code appears within data
-ESCAPED = b"\0\0"
+from i2vpp.session.bits import Bits, units
+
 HEADER_BYTES = 32  # of a slice; longer than what is read of it
 SLICE, IDR_SLICE, SEQUENCE, PICTURE = 1, 5, 7, 8  # kinds of units
 HAS_CHROMA = frozenset({44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 144, 244})
@@ -16,34 +14,6 @@ HAS_CHROMA = frozenset({44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139,
 CHROMA_444 = 3
 RESTARTED = 1
 """A rare operation, far back in the header of a slice and not read here, restarts the numbers: the next is 0 or 1."""
-
-
-class _Bits:
-    """Reads bits from the front of a unit; raises IndexError at its end."""
-
-    def __init__(self, data: bytes) -> None:
-        data = data.replace(ESCAPE, ESCAPED)
-        self._value = int.from_bytes(data, "big")
-        self._left = 8 * len(data)
-
-    def take(self, count: int) -> int:
-        """Return an unsigned number of so many bits."""
-        self._left -= count
-        if self._left < 0:
-            raise IndexError
-        return self._value >> self._left & (1 << count) - 1
-
-    def golomb(self) -> int:
-        """Return an unsigned number in Exp-Golomb code: as many zeros as bits follow the first one."""
-        rest = self._value & (1 << self._left) - 1
-        zeros = self._left - rest.bit_length()
-        self.take(zeros)
-        return self.take(zeros + 1) - 1
-
-    def signed_golomb(self) -> int:
-        """Return a signed number in Exp-Golomb code."""
-        code = self.golomb()
-        return (code + 1) // 2 if code % 2 else -(code // 2)
 
 
 @dataclass(frozen=True)
@@ -100,7 +70,7 @@ class FrameNumbers:
             count, at = (extradata[at] if at < len(extradata) else 0), at + 1
 
     def _read(self, data: bytes, *, is_configuration: bool) -> bool | None:
-        for start, end in self._units(data):
+        for start, end in units(data, self._length_size, is_slice):
             kind = data[start] % 32
             if kind in (SEQUENCE, PICTURE):
                 self._read_parameters(data[start:end])
@@ -108,25 +78,9 @@ class FrameNumbers:
                 return self._follow(data[start : min(end, start + HEADER_BYTES)])
         return False
 
-    def _units(self, data: bytes) -> Iterator[tuple[int, int]]:
-        """Yield where units start and end."""
-        if self._length_size:
-            at = 0
-            while at + self._length_size < len(data):
-                start = at + self._length_size
-                at = start + int.from_bytes(data[at:start], "big")
-                if at > start:
-                    yield start, at
-            return
-        start = data.find(START_CODE) + len(START_CODE)
-        while len(START_CODE) <= start < len(data):
-            following = data.find(START_CODE, start) if data[start] % 32 not in (SLICE, IDR_SLICE) else -1
-            yield start, following if following >= 0 else len(data)
-            start = following + len(START_CODE)
-
     def _read_parameters(self, unit: bytes) -> None:
         try:
-            bits = _Bits(unit[1:])
+            bits = Bits(unit[1:])
             if unit[0] % 32 == PICTURE:
                 number = bits.golomb()
                 self._pictures[number] = bits.golomb()
@@ -138,7 +92,7 @@ class FrameNumbers:
 
     def _follow(self, unit: bytes) -> bool | None:
         is_reference, is_first = bool(unit[0] >> 5 & 3), unit[0] % 32 == IDR_SLICE
-        bits = _Bits(unit[1:])
+        bits = Bits(unit[1:])
         try:
             bits.golomb()  # position in the picture
             bits.golomb()  # kind of slice
@@ -157,7 +111,12 @@ class FrameNumbers:
         return True if number > RESTARTED else None
 
 
-def _sequence(bits: _Bits) -> tuple[int, _Sequence]:
+def is_slice(first_byte: int) -> bool:
+    """Whether a unit that begins with a byte holds a slice."""
+    return first_byte % 32 in (SLICE, IDR_SLICE)
+
+
+def _sequence(bits: Bits) -> tuple[int, _Sequence]:
     """Read sequence parameters; return their number and what they say."""
     profile = bits.take(8)
     bits.take(16)
@@ -186,7 +145,7 @@ def _sequence(bits: _Bits) -> tuple[int, _Sequence]:
     return number, _Sequence(bits=size, may_skip=bool(bits.take(1)), has_planes=has_planes)
 
 
-def _skip_scaling_list(bits: _Bits, length: int) -> None:
+def _skip_scaling_list(bits: Bits, length: int) -> None:
     last = following = 8
     for _ in range(length):
         if following:

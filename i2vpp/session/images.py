@@ -13,10 +13,11 @@ from typing import BinaryIO, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from i2vpp.errors import FrameDecodeError, VideoError
 from i2vpp.session.sources import FrameLike, to_rgb
+from i2vpp.utils.files import exists
 
 ImageLike: TypeAlias = "FrameLike | bytes | bytearray | memoryview | BinaryIO"
 """What is accepted as an image; see `open_image`."""
@@ -64,8 +65,9 @@ def open_image(image: ImageLike) -> NDArray[np.uint8]:
 def _open_path(path: str) -> NDArray[np.uint8]:
     if URL.match(path):
         return _decode(io.BytesIO(_fetch(path)), f"image {path!r}")
-    if not path or not Path(path).is_file():
-        is_folder = "is a folder" if path and Path(path).is_dir() else "does not exist"
+    is_there = bool(path) and exists(path)
+    if not is_there or not Path(path).is_file():
+        is_folder = "is a folder" if is_there and Path(path).is_dir() else "does not exist"
         raise VideoError(f"image {path!r} {is_folder}; give an image file or a URL")
     return _decode(Path(path), f"image {path!r}")
 
@@ -94,6 +96,8 @@ def _decode(file: Path | BinaryIO, name: str) -> NDArray[np.uint8]:
 
 def _upright(image: Image.Image, name: str) -> NDArray[np.uint8]:
     try:
-        return to_rgb(ImageOps.exif_transpose(image), name)
+        rgb = Image.fromarray(to_rgb(image, name))
+        rgb.getexif()[ExifTags.Base.Orientation] = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return np.array(ImageOps.exif_transpose(rgb))
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
         raise FrameDecodeError(f"{name} cannot be read as an image: {error}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 from i2vpp.session import jpeg
 from i2vpp.session.frame_numbers import FrameNumbers
+from i2vpp.session.picture_order import Gap, PictureOrder
 from i2vpp.session.program_stream import TAIL_BYTES, ends_within_packet
 
 OVERHEAD = 64
@@ -50,6 +51,8 @@ class Packet:
         lost_bytes: bytes before it that belong to no packet, where they tell of lost packets; else 0.
         lost: number of packets right before it that are known to be lost.
         skips: its frame number shows that frames before it are lost; None if the times have to confirm that.
+        gaps: where its number, and those before, leave out frames; the times have to confirm that.
+        contradicts_times: its number shows that the times are wrong.
     """
 
     raw: Any = None
@@ -63,6 +66,8 @@ class Packet:
     lost_bytes: int = 0
     lost: int = 0
     skips: bool | None = False
+    gaps: Sequence[Gap] = ()
+    contradicts_times: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +120,7 @@ class PacketReader:
         extradata = bytes(stream.codec_context.extradata or b"")
         self._has_lengths = extradata[:1] == b"\1"  # instead of start codes
         self._frame_numbers = FrameNumbers(extradata) if checks_numbers and self._codec == "h264" else None
+        self._picture_order = PictureOrder(extradata) if checks_numbers and self._codec == "hevc" else None
         self._numbers = numbers
         self._sorted_numbers = sorted(self._numbers.values())
 
@@ -139,6 +145,8 @@ class PacketReader:
                 break
             number = self._number(raw) if self._is_avi else None
             data = bytes(raw)
+            order = self._picture_order
+            gaps = order.gaps(data, raw.pts) if order else []
             yield Packet(
                 raw=raw,
                 time=raw.pts if number is None else number,
@@ -151,6 +159,8 @@ class PacketReader:
                 lost_bytes=lost_bytes,
                 lost=self._lost_between(before, position),
                 skips=self._frame_numbers.skips(data) if self._frame_numbers else False,
+                gaps=gaps,
+                contradicts_times=order is not None and order.contradicts_times,
             )
             lost_bytes, before = 0, position
         yield Packet()

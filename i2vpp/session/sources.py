@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from i2vpp.errors import FrameDecodeError, VideoError
-from i2vpp.session.grey import GreyScale, is_deep
+from i2vpp.session.deep_images import DeepScale, deep_values
 from i2vpp.utils.values import shown, to_array, whole_number
 
 FrameLike: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray | torch.Tensor"
@@ -26,8 +26,8 @@ FRAME_TYPES = (
     "an image path, a PIL image, or an array or tensor [H, W, 3], [3, H, W] or grey [H, W], uint8 or float in [0, 1]"
 )
 
-GREY_SAMPLES = 8
-"""Frames, beside the first one, that decide how grey frames of more than 8 bits are scaled."""
+DEEP_SAMPLES = 8
+"""Frames, beside the first one, that decide how frames of more than 8 bits are scaled."""
 
 
 class FrameSource(abc.ABC):
@@ -138,7 +138,7 @@ class FrameSource(abc.ABC):
         return frame
 
 
-def to_rgb(frame: FrameLike, name: str, grey: GreyScale | None = None) -> np.ndarray:
+def to_rgb(frame: FrameLike, name: str, scale: DeepScale | None = None) -> np.ndarray:
     """Convert one frame to uint8 RGB [H, W, 3].
 
     Grey, 16-bit, palette and RGBA images are converted (alpha is dropped). EXIF orientation is ignored, as in SAM 2 and
@@ -147,7 +147,7 @@ def to_rgb(frame: FrameLike, name: str, grey: GreyScale | None = None) -> np.nda
     Args:
         frame: one frame, see `FrameLike`.
         name: what error messages call the frame.
-        grey: how grey images of more than 8 bits are scaled; None: each by its own range.
+        scale: how images of more than 8 bits are scaled; None: each by its own range.
 
     Returns:
         A contiguous array.
@@ -157,9 +157,9 @@ def to_rgb(frame: FrameLike, name: str, grey: GreyScale | None = None) -> np.nda
         FrameDecodeError: its image file cannot be read.
     """
     if isinstance(frame, (str, os.PathLike)):
-        return _read_image(Path(frame), name, grey)
+        return _read_image(Path(frame), name, scale)
     if isinstance(frame, Image.Image):
-        return _image_to_rgb(frame, grey or GreyScale(name))
+        return _image_to_rgb(frame, scale or DeepScale(name))
     if isinstance(frame, torch.Tensor):
         return _array_to_rgb(_tensor_to_array(frame, name), name)
     if isinstance(frame, np.ndarray):
@@ -167,17 +167,18 @@ def to_rgb(frame: FrameLike, name: str, grey: GreyScale | None = None) -> np.nda
     raise VideoError(f"{name} is of type {type(frame).__name__}; allowed: {FRAME_TYPES}")
 
 
-def _read_image(path: Path, name: str, grey: GreyScale | None) -> np.ndarray:
+def _read_image(path: Path, name: str, scale: DeepScale | None) -> np.ndarray:
     try:
         with Image.open(path) as image:
-            return _image_to_rgb(image, grey or GreyScale(str(path)))
+            return _image_to_rgb(image, scale or DeepScale(str(path)))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise FrameDecodeError(f"{name} cannot be read from {path}: {error}") from error
 
 
-def _image_to_rgb(image: Image.Image, grey: GreyScale) -> np.ndarray:
-    if is_deep(image):
-        image = Image.fromarray(grey.to_uint8(image))
+def _image_to_rgb(image: Image.Image, scale: DeepScale) -> np.ndarray:
+    values = deep_values(image)
+    if values is not None:
+        image = Image.fromarray(scale.to_uint8(values))
     return np.array(image.convert("RGB"))
 
 
@@ -224,7 +225,7 @@ class FrameList(FrameSource):
     ) -> None:
         super().__init__(name)
         self._frames: Any = frames
-        self._grey = GreyScale(name, self._spread)
+        self._scale = DeepScale(name, self._spread)
         self.names = names
 
     def __len__(self) -> int:
@@ -237,12 +238,12 @@ class FrameList(FrameSource):
         item, name = self._frames[i], f"frame {i} of {self.name}"
         if isinstance(item, (str, os.PathLike)):
             name += f" ({Path(item).name})"
-        return self._fit(to_rgb(item, name, self._grey), name)
+        return self._fit(to_rgb(item, name, self._scale), name)
 
     def _spread(self) -> list[FrameLike]:
         """Return a few frames from all over the video."""
         last = len(self._frames) - 1
-        return [self._frames[last * k // GREY_SAMPLES] for k in range(GREY_SAMPLES + 1)]
+        return [self._frames[last * k // DEEP_SAMPLES] for k in range(DEEP_SAMPLES + 1)]
 
     def check(self, i: int) -> None:
         """Raise IndexError if there is no frame i."""
@@ -252,7 +253,7 @@ class FrameList(FrameSource):
     def close(self) -> None:
         """Release the frames."""
         self._frames = ()
-        self._grey = GreyScale(self.name)  # the old one refers to this source and would keep it in memory
+        self._scale = DeepScale(self.name)  # the old one refers to this source and would keep it in memory
 
 
 class FrameIterator(FrameSource):
@@ -271,7 +272,7 @@ class FrameIterator(FrameSource):
         super().__init__(name)
         self._iterator: Iterator[FrameLike] | None = frames
         self._fetched: list[FrameLike] = []
-        self._grey = GreyScale(name, lambda: self._fetched[:1])
+        self._scale = DeepScale(name, lambda: self._fetched[:1])
         self._failure: BaseException | None = None
         self._lock = threading.RLock()
 
@@ -292,7 +293,7 @@ class FrameIterator(FrameSource):
             if i > 0:
                 self._try_first_size()
             name = f"frame {i} of {self.name}"
-            return self._fit(to_rgb(self._fetched[i], name, self._grey), name)
+            return self._fit(to_rgb(self._fetched[i], name, self._scale), name)
 
     def check(self, i: int) -> None:
         """Raise IndexError if there is no frame i, which is fetched if there is."""
@@ -308,7 +309,7 @@ class FrameIterator(FrameSource):
         with self._lock:
             self._iterator = None
             self._fetched.clear()
-            self._grey = GreyScale(self.name)  # see `FrameList.close`
+            self._scale = DeepScale(self.name)  # see `FrameList.close`
 
     def _fetch(self) -> bool:
         """Fetch one more frame; False at the end. A failure of the iterator is final: it is raised on each attempt."""
@@ -326,7 +327,7 @@ class FrameIterator(FrameSource):
             raise
         if not isinstance(frame, (str, os.PathLike)):
             # A copy, because the iterator may write its next frame into the same array.
-            frame = to_rgb(frame, f"frame {len(self._fetched)} of {self.name}", self._grey).copy()
+            frame = to_rgb(frame, f"frame {len(self._fetched)} of {self.name}", self._scale).copy()
         self._fetched.append(frame)
         return True
 
@@ -345,7 +346,7 @@ class LiveSource(FrameSource):
         super().__init__(name)
         keep = whole_number("keep", keep, least=1, error=VideoError)
         self._newest: deque[np.ndarray] = deque(maxlen=keep)
-        self._grey = GreyScale(name)
+        self._scale = DeepScale(name)
         self._count = 0
         self._lock = threading.Lock()
 
@@ -353,7 +354,7 @@ class LiveSource(FrameSource):
         """Add the next frame (see `FrameLike`) and return its index."""
         with self._lock:
             name = f"frame {self._count} of {self.name}"
-            self._newest.append(self._fit(to_rgb(frame, name, self._grey).copy(), name))
+            self._newest.append(self._fit(to_rgb(frame, name, self._scale).copy(), name))
             self._count += 1
             return self._count - 1
 

@@ -77,6 +77,7 @@ class Timeline:
         self.counted = 0  # number of frames of an untimed stream
         self.complete = False
         self.suspects_loss = False
+        self.contradicted = False  # numbers of pictures show that the times are wrong
         self.broken_by: str | None = None  # what ended reading before the end of the file
         self.end = 0  # when the last frame ends
         self.num_packets = 0
@@ -85,6 +86,7 @@ class Timeline:
         self._is_listable = is_listable
         self._announced = announced or Announced()
         self._windows: list[_Window] = []
+        self._numbered: dict[tuple[int, int], int] = {}  # frames that numbers leave out, by the times around them
         self._delay = 0  # longest time from decoding a frame to showing it
         self._last: Packet | None = None
 
@@ -101,7 +103,7 @@ class Timeline:
             return
         time, dts, last = packet.time, packet.dts, self._last
         self.num_packets += 1
-        self.num_skips += bool(packet.skips)
+        self.num_skips += bool(packet.skips) + len(packet.gaps)
         if time is None:
             self.timed = False
             return
@@ -114,6 +116,9 @@ class Timeline:
             insort(self.key_times, time)
             self.key_dts[time] = time if dts is None else dts
         self._look_for_loss(packet)
+        if packet.gaps and self._is_listable:
+            self._numbered.update({(gap.start, gap.end): gap.missing for gap in packet.gaps})
+            self.suspects_loss = True
         self._last = packet
         if not packet.is_shown or (self.origin is not None and time < self.origin):
             return
@@ -123,8 +128,11 @@ class Timeline:
         is_guessed = (
             not packet.is_key and bool(recent) and time > (recent[0] if len(recent) == REORDERED else recent[-1])
         )
-        if (jumps_back and not is_guessed) or (time in self.times[-PATIENCE:]):  # joined recordings
+        is_joined = (jumps_back and not is_guessed) or time in self.times[-PATIENCE:]
+        if is_joined or packet.contradicts_times:
             self.timed = False
+        if packet.contradicts_times and self._is_listable:
+            self.contradicted = self.suspects_loss = True  # all is read anew, without what the times cut off
         self.end = max(self.end, time + packet.duration)
         insort(self.times, time)
         for lost in range(time - packet.lost, time):
@@ -160,7 +168,7 @@ class Timeline:
     def fill(self) -> None:
         """Give the frames that are missing their places; to be called once all packets are known."""
         self.suspects_loss = False
-        if not self._windows or len(self.times) < 3:
+        if not (self._windows or self._numbered) or len(self.times) < 3:
             return
         steps = [after - before for before, after in pairwise(self.times)]
         step = max(round(median(steps)), 1)
@@ -172,9 +180,11 @@ class Timeline:
                 continue
             windows = [w for w in self._windows if after > w.start and before < w.end + self._delay]
             certain = [w for w in windows if w.is_certain]
-            fits = is_steady and count <= LONGEST_HOLE and abs(after - before - (count + 1) * step) <= slack
-            if certain or (windows and fits):
+            fits = is_steady and abs(after - before - (count + 1) * step) <= slack
+            is_hole = bool(windows) and fits and count <= LONGEST_HOLE
+            if certain or is_hole or (fits and self._numbered.get((before, after)) == count):
                 self.lost += [before + (after - before) * k // (count + 1) for k in range(1, count + 1)]
+            if certain or is_hole:
                 self.resumed += [w.end for w in certain or windows]
                 self.resumed_at.update(w.position for w in certain or windows)
         self.times = sorted({*self.times, *self.lost})

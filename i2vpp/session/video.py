@@ -19,6 +19,7 @@ from i2vpp.errors import VideoError
 from i2vpp.session.animation import HEAD_BYTES, AnimatedImage, is_animated_webp, may_be_animated
 from i2vpp.session.decoder import VideoFile
 from i2vpp.session.sources import FrameIterator, FrameLike, FrameList, FrameSource, LiveSource
+from i2vpp.utils.files import exists
 
 __all__ = ["FrameLike", "FrameSource", "LiveSource", "VideoLike", "open_source"]
 
@@ -62,7 +63,7 @@ def open_source(video: VideoLike) -> FrameSource:
 def _open_path(path: str) -> FrameSource:
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path):
         return VideoFile(path, path)
-    if not path or not Path(path).exists():
+    if not path or not exists(path):
         raise VideoError(f"video {path!r} does not exist; give a video file, a folder of images or a URL")
     if not Path(path).is_dir():
         return _open_file(str(Path(path).absolute()), path)  # absolute: FFmpeg takes "a:b" for a protocol

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 from typing import Any, NoReturn
 
+from i2vpp.errors import shorten_words
 from i2vpp.utils.suggest import did_you_mean, nearest_word
 
 
@@ -48,7 +49,7 @@ class Parser(argparse.ArgumentParser):
         options = [option.removeprefix("--") for option in self._option_string_actions if option.startswith("--")]
         near = None if name is None else nearest_word(name.removeprefix("--"), options)
         hint = "" if near is None else f"; did you mean '{self._listed(f'--{near}')}'?"
-        super().error(f"{message}{hint}")
+        super().error(shorten_words(f"{message}{hint}"))
 
     def _listed(self, option: str) -> str:
         """Return the spelling of an option that the help lists: of an alias, the option that it stands for."""

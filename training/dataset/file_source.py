@@ -16,8 +16,8 @@ from i2vpp.data.files import read_image
 from i2vpp.data.frame_folders import natural_key
 from i2vpp.data.masks import Mask
 from i2vpp.errors import DataError
-from i2vpp.session.grey import GreyScale
-from i2vpp.session.sources import GREY_SAMPLES
+from i2vpp.session.deep_images import DeepScale
+from i2vpp.session.sources import DEEP_SAMPLES
 from i2vpp.utils.notices import warn_user
 from training.dataset.clips import AnnotatedVideo, Source, problems_of
 
@@ -49,11 +49,11 @@ class FileVideo(Generic[A]):
 
     def image(self, t: int) -> NDArray[np.uint8]:
         """Read a frame as RGB [H, W, 3]."""
-        return read_image(self.images[t], self._grey)
+        return read_image(self.images[t], self._scale)
 
     @cached_property
-    def _grey(self) -> GreyScale:
-        return GreyScale(self.name, lambda: self.images[:: max(1, len(self.images) // GREY_SAMPLES)])
+    def _scale(self) -> DeepScale:
+        return DeepScale(self.name, lambda: self.images[:: max(1, len(self.images) // DEEP_SAMPLES)])
 
     def masks(self, t: int) -> Mapping[int, Mask]:
         """Read the masks [H, W] of the objects on a frame, by object id; a still image must have one."""

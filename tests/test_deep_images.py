@@ -1,4 +1,4 @@
-"""Grey frames of more than 8 bits: one range for all frames of a video, said once."""
+"""Frames of more than 8 bits: one range for all frames of a video, said once."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from i2vpp.data.files import read_image
-from i2vpp.session.grey import GreyRange
+from i2vpp.errors import FrameDecodeError
+from i2vpp.session.deep_images import ValueRange, deep_values
+from i2vpp.session.images import open_image
 from i2vpp.session.sources import LiveSource, to_rgb
 from i2vpp.session.video import open_source
 from training.dataset.file_source import FileVideo
@@ -120,13 +123,103 @@ def test_no_number_is_black() -> None:
 def test_a_constant_image_has_a_range() -> None:
     with pytest.warns(UserWarning, match="more than 8 bits"):
         assert open_source([Image.fromarray(np.full((2, 2), 7.5, np.float32))])[0].max() == 0
-    assert GreyRange.of(0, 0, floating=False) == GreyRange(0, 255)
+    assert ValueRange.of(0, 0, floating=False) == ValueRange(0, 255)
+
+
+COLOURS = np.stack([RAMP, RAMP[::-1], 1 - RAMP], -1)
+WRITTEN = {"rgb.png": "rgb48be", "rgba.png": "rgba64be", "la.png": "ya16be", "lzw.tif": "rgb48le",
+           "rgba.tif": "rgba64le", "rgb.ppm": "rgb48be"}  # fmt: skip
+
+
+def write_16_bits(path: Path, pixels: np.ndarray, pixel_format: str) -> None:
+    """Write [H, W, C] uint16 of any alpha; Pillow reads such files, but does not write them."""
+    height, width, channels = pixels.shape
+    frame = av.VideoFrame(width, height, pixel_format)
+    (plane,) = frame.planes
+    rows = np.zeros((height, plane.line_size), np.uint8)
+    data = pixels.astype(">u2" if pixel_format.endswith("be") else "<u2")
+    rows[:, : 2 * width * channels] = data.reshape(height, -1).view(np.uint8)
+    plane.update(rows.tobytes())
+    options = {"compression_algo": "lzw"} if path.name.startswith("lzw") else {}
+    with av.open(str(path), "w", format="image2") as container:
+        stream = container.add_stream({".png": "png", ".tif": "tiff", ".ppm": "ppm"}[path.suffix], options=options)
+        stream.height, stream.width, stream.pix_fmt = height, width, pixel_format
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+@pytest.mark.parametrize("high", [1023, 4095, 65535])
+@pytest.mark.parametrize("place", ["folder", "list", "opened", "iterator", "alone", "training", "image", "in memory"])
+@pytest.mark.parametrize("name", WRITTEN)
+@pytest.mark.filterwarnings("ignore:.*more than 8 bits")
+def test_the_range_of_the_colours_becomes_black_to_white(tmp_path: Path, name: str, place: str, high: int) -> None:
+    if place == "folder" and name.endswith("ppm"):
+        return  # no format of frames in folders
+    colours = COLOURS[..., :1] if "la" in name else COLOURS
+    alpha = np.random.default_rng(0).random((*RAMP.shape, 1))
+    has_alpha = WRITTEN[name].startswith(("rgba", "ya"))
+    pixels = np.concatenate([colours, alpha], -1) if has_alpha else colours
+    path = tmp_path / name
+    write_16_bits(path, (pixels * high).round().astype(np.uint16), WRITTEN[name])
+    sources: dict[str, Callable[[], Any]] = {
+        "folder": lambda: open_source(tmp_path)[0],
+        "list": lambda: open_source([str(path)])[0],
+        "opened": lambda: open_source([Image.open(path)])[0],
+        "iterator": lambda: open_source(iter([Image.open(path)]))[0],
+        "alone": lambda: to_rgb(Image.open(path), "an image"),
+        "training": lambda: read_image(path),
+        "image": lambda: open_image(path),
+        "in memory": lambda: open_image(path.read_bytes()),
+    }
+    found = sources[place]()
+    assert found.dtype == np.uint8
+    assert np.abs(found - colours * 255).max() <= 1
+
+
+def test_colours_of_12_bits_are_scaled_alike_in_all_frames_and_it_is_said_once(tmp_path: Path) -> None:
+    for i, high in enumerate((200, 4095)):
+        write_16_bits(tmp_path / f"{i}.png", (COLOURS * high).round().astype(np.uint16), "rgb48be")
+    source = open_source(tmp_path)
+    with pytest.warns(UserWarning, match=r"more than 8 bits \(seen: 0 to 4095\) .* and 4095 white") as said:
+        assert [int(source[i].max()) for i in (0, 1, 0)] == [12, 255, 12]
+    assert len(said) == 1
+
+
+def test_a_photo_of_16_bits_is_turned_upright(tmp_path: Path) -> None:
+    write_16_bits(tmp_path / "a.tif", (COLOURS * 4095).round().astype(np.uint16), "rgb48le")
+    image = Image.open(tmp_path / "a.tif")
+    image.getexif()[ExifTags.Base.Orientation] = 6
+    with pytest.warns(UserWarning, match="4095 white"):
+        turned = open_image(image)
+    assert np.abs(turned - np.rot90(COLOURS, -1) * 255).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "L", "1", "CMYK"])
+def test_images_of_8_bits_and_what_is_decoded_already_are_not_read_again(tmp_path: Path, mode: str) -> None:
+    image = Image.fromarray((COLOURS * 255).astype(np.uint8)).convert(mode)
+    image.save(tmp_path / "a.tif")
+    with Image.open(tmp_path / "a.tif") as found:
+        assert deep_values(found) is None
+    write_16_bits(tmp_path / "b.png", (COLOURS * 65535).astype(np.uint16), "rgb48be")
+    with Image.open(tmp_path / "b.png") as decoded:
+        decoded.load()
+        assert deep_values(decoded) is None
+
+
+def test_a_file_of_16_bits_that_ffmpeg_cannot_read_is_left_to_pillow(tmp_path: Path) -> None:
+    write_16_bits(tmp_path / "a.png", (COLOURS * 4095).round().astype(np.uint16), "rgb48be")
+    data = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(data[: data.index(b"IDAT") + 20])
+    with pytest.raises(FrameDecodeError, match=r"a\.png"):
+        open_source(tmp_path)[0]
 
 
 @pytest.mark.parametrize("byte_order", ["<u2", ">u2"])
-def test_colour_tiffs_of_16_bits_keep_their_upper_bits(tmp_path: Path, byte_order: str) -> None:
+def test_plain_tiffs_in_colour_of_either_byte_order(tmp_path: Path, byte_order: str) -> None:
     write_rgb16_tiff(tmp_path / "0.tif", RGB16, byte_order)
-    assert np.abs(open_source(tmp_path)[0].astype(int) - (RGB16 >> 8)).max() == 0
+    with pytest.warns(UserWarning, match="65535 white"):
+        found = open_source(tmp_path)[0]
+    assert np.abs(found - RGB16 / 257).max() <= 0.5
 
 
 def write_rgb16_tiff(path: Path, pixels: np.ndarray, byte_order: str) -> None:
