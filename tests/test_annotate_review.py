@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from i2vpp.annotate.ranges import Span, accept
 from i2vpp.annotate.session import VideoSession
 from i2vpp.annotate.staleness import dependent_frames
 from i2vpp.annotate.store import Annotation, summarize
-from i2vpp.annotate.values import Prompts, StoredMask, Touched
+from i2vpp.annotate.values import NAN, Prompts, StoredMask, Touched
 from i2vpp.annotate.views import ABSENT, ACCEPTED, DOUBTFUL, NO_MASK, PRESENT, STALE, kind_of, news
 from i2vpp.errors import PromptError
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
@@ -31,7 +30,6 @@ from models import make_predictor
 FRAMES = 6
 CLICK = Prompts(points=((20.0, 24.0, 1),))
 DAB = Prompts(strokes=(Stroke(points=((40.0, 30.0),), radius=6.0),))
-NAN = math.nan
 
 
 @pytest.fixture(scope="module")

@@ -103,11 +103,11 @@ def declare_absent(session: VideoSession, revision: int, span: Span, obj_ids: Se
     with _step(session, revision, f"Absent: {joint_name(infos)}, {span}", infos) as edit:
         for info in infos:
             _empty(edit, info.id, span)
+            for end in {span.first, span.last}:
+                edit.mark_stale(info.id, end)
             for frame in range(span.first, span.last + 1):
                 edit.set_mask(info.id, frame, nothing)
                 edit.accept(info.id, frame, True)
-            for end in {span.first, span.last}:
-                edit.mark_stale(info.id, end)
 
 
 def merge(session: VideoSession, revision: int, obj_id: int, other_id: int) -> None:

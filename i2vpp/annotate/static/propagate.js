@@ -50,7 +50,6 @@ function showMissing() {
   const button = byId("propagate-missing");
   const number = app.video ? missingMasks() : 0;
   button.disabled = !number;
-  setText(button, number ? `Missing or stale (${number})` : "Missing or stale");
   button.title = `Propagate only where masks are missing, or stale since a correction: ${count(number, "mask")} (Shift + P)`;
 }
 

@@ -103,7 +103,7 @@ function makeBlock() {
     "details",
     { id: "range", class: "block range" },
     el("summary", {}, el("h2", { text: "Range and review" }), el("span", { id: "range-text", class: "muted" })),
-    el("div", { class: "range-row" }, number("range-first", "First frame of the range", "first"), "to", number("range-last", "Last frame of the range", "last"), button("range-begin", "Begin", "The range begins on this frame (I)", () => setRange({ first: app.frame })), button("range-end", "End", "The range ends on this frame (Shift + I)", () => setRange({ last: app.frame })), button("range-all", "All", "The whole video", () => app.video && setRange({ first: 0, last: app.video.frames - 1 })), button("range-none", "None", "No range: the current frame", dropRange)),
+    el("div", { class: "range-row" }, button("range-begin", "From", "The range begins on this frame (I)", () => setRange({ first: app.frame })), number("range-first", "First frame of the range", "first"), button("range-end", "To", "The range ends on this frame (Shift + I)", () => setRange({ last: app.frame })), number("range-last", "Last frame of the range", "last"), button("range-all", "All", "", () => (app.range ? dropRange() : setRange({ first: 0, last: app.video.frames - 1 })))),
     el("fieldset", { class: "segments", "aria-label": "Which objects the range is about" }, choice("selected", "Selected object"), choice(ALL_OBJECTS, "All objects")),
     el("div", { class: "range-row" }, button("range-accept", "Accept", "Accept what is there (A); propagation leaves it as it is", () => reviewRange(true)), button("range-to-do", "To do", "Not accepted any more (Shift + A)", () => reviewRange(false)), button("range-clear", "Clear", "Delete masks and prompts (Shift + X)", clearRange), button("range-absent", "Absent", "The object is not to be seen there (U): empty masks, accepted", absentRange)),
     el("div", { class: "range-row" }, button("range-cut", "Cut here", "What the selected object is from this frame on becomes a new object (K)", cutHere), el("select", { id: "range-other", "aria-label": "The other object, to merge or to swap with" }), button("range-merge", "Merge", "The other object's track becomes a part of the selected object", mergeOther), button("range-swap", "Swap", "Exchange both tracks from this frame on", swapOther)),
@@ -116,7 +116,7 @@ function makeBlock() {
 function show() {
   const { video } = app;
   const range = current();
-  setText(byId("range-text"), video ? inWords(range) : "");
+  setText(byId("range-text"), !video ? "" : app.range ? `${range.first} to ${range.last}` : `frame ${range.first}`);
   for (const part of ["first", "last"]) {
     const field = byId(`range-${part}`);
     field.max = video ? video.frames - 1 : 0;
@@ -127,7 +127,8 @@ function show() {
   const running = jobRunning();
   const none = !video || !objects().length;
   for (const id of ["begin", "end", "all"]) byId(`range-${id}`).disabled = !video;
-  byId("range-none").disabled = !app.range;
+  setText(byId("range-all"), app.range ? "None" : "All");
+  byId("range-all").title = app.range ? "No range: the current frame is meant" : "The whole video";
   for (const id of ["accept", "to-do"]) byId(`range-${id}`).disabled = none;
   for (const id of ["clear", "absent", "cut"]) byId(`range-${id}`).disabled = none || running;
   for (const id of ["merge", "swap"]) byId(`range-${id}`).disabled = running || !byId("range-other").value;
