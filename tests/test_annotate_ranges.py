@@ -306,7 +306,7 @@ def test_the_network_goes_on_from_what_a_change_has_left(
 
 
 def test_propagation_passes_over_where_an_object_is_declared_absent(
-    video: Path, tmp_path: Path, predictor: I2VPPVideoPredictor
+    video: Path, tmp_path: Path, predictor: I2VPPVideoPredictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with opened(video, tmp_path / "out", lambda: predictor) as session:
         session.add_object(0, None, None)
@@ -317,6 +317,19 @@ def test_propagation_passes_over_where_an_object_is_declared_absent(
         assert session.jobs.to_json()["done"] == 4  # type: ignore[index]
         assert sorted(session.store.timeline()[1]) == list(range(FRAMES))
         assert session.store.mask(1, 2) == session.store.mask(1, 3) == NOTHING
+        with session.store.edit("See it") as edit:
+            edit.track(1, 1, block(1, 1), reverse=False)
+        clear(session, session.store.revision, span(4, 5), None)  # the network forgets what it has tracked
+        seen: list[int] = []
+        add = predictor.add_tracked_mask
+        monkeypatch.setattr(
+            predictor,
+            "add_tracked_mask",
+            lambda state, frame, *args, **kw: (seen.append(frame), add(state, frame, *args, **kw)),
+        )
+        session.start_missing(session.store.revision, None)
+        until(lambda: not session.jobs.busy)
+        assert (seen, session.jobs.to_json()["done"]) == ([1], 2), "from the latest visible mask"  # type: ignore[index]
 
 
 def test_nothing_is_changed_while_a_job_runs(video: Path, tmp_path: Path, predictor: I2VPPVideoPredictor) -> None:

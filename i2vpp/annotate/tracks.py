@@ -124,7 +124,7 @@ class ModelTracks:
     def propagate(self, plan: Plan, *, stopping: Callable[[], bool]) -> Generator[TrackedFrame, None, None]:
         """Track objects as planned; yields each frame with its objects but those prompted there.
 
-        Where a leg does not begin at a prompt, the object's stored mask on the frame before is remembered, too.
+        Where a leg does not begin at a prompt, the object's stored mask before it is remembered, too.
 
         Args:
             plan: objects and frames.
@@ -137,8 +137,8 @@ class ModelTracks:
             known = [i for i in leg.obj_ids if i in self._state.obj_ids]
             reverse, start = leg.frames.step < 0, leg.frames[0]
             for obj_id in known:
-                if start not in self._held[obj_id] and 0 <= start - leg.frames.step < len(self._state.source):
-                    self._seed(obj_id, start - leg.frames.step, reverse=reverse)
+                if start not in self._held[obj_id]:
+                    self._seed_before(obj_id, leg.frames)
             results = self._predictor.propagate_in_video(
                 self._state, start, len(leg.frames) - 1, reverse=reverse, progress=False, obj_ids=known
             )
@@ -187,6 +187,17 @@ class ModelTracks:
         mask = self._store.mask(obj_id, frame)
         if mask is not None and not self._state.object_status(obj_id, frame).has_mask:
             self._predictor.add_tracked_mask(self._state, frame, obj_id, self._decoded(mask), reverse=reverse)
+
+    def _seed_before(self, obj_id: int, frames: range) -> None:
+        """Have the network know the latest visible mask before some frames, if it has forgotten the frame before."""
+        before = frames[0] - frames.step
+        if not 0 <= before < len(self._state.source) or self._state.object_status(obj_id, before).has_mask:
+            return
+        areas = {cell.frame: cell.area for cell in self._store.cells(obj_id)}
+        while areas.get(before) == 0:  # such as where it was declared absent
+            before -= frames.step
+        if areas.get(before):
+            self._seed(obj_id, before, reverse=frames.step < 0)
 
     def _start_over(self, obj_id: int, frame: int) -> None:
         """Take an object's prompts on a frame back; if the frame was tracked, track it again."""
