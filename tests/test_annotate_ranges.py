@@ -322,11 +322,12 @@ def test_propagation_passes_over_where_an_object_is_declared_absent(
         clear(session, session.store.revision, span(4, 5), None)  # the network forgets what it has tracked
         seen: list[int] = []
         add = predictor.add_tracked_mask
-        monkeypatch.setattr(
-            predictor,
-            "add_tracked_mask",
-            lambda state, frame, *args, **kw: (seen.append(frame), add(state, frame, *args, **kw)),
-        )
+
+        def watch(state: Any, frame: int, *args: Any, **options: Any) -> None:
+            seen.append(frame)
+            add(state, frame, *args, **options)
+
+        monkeypatch.setattr(predictor, "add_tracked_mask", watch)
         session.start_missing(session.store.revision, None)
         until(lambda: not session.jobs.busy)
         assert (seen, session.jobs.to_json()["done"]) == ([1], 2), "from the latest visible mask"  # type: ignore[index]
