@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -48,6 +49,21 @@ def encode_once(predictor: I2VPPVideoPredictor) -> I2VPPVideoPredictor:
 
     predictor.model.encode = remember  # type: ignore[method-assign]
     return predictor
+
+
+def as_version(path: Path, version: int) -> None:
+    """Take from a file of annotations what a version did not have; before version 3 ids are beside the history."""
+    with sqlite3.connect(path) as connection:
+        if version < 3:
+            connection.execute("CREATE TABLE used_ids (id INTEGER PRIMARY KEY)")
+            connection.execute("INSERT INTO used_ids SELECT object FROM ids UNION SELECT object FROM past_ids")
+            connection.execute("DROP TABLE propagation")
+        brought = {2: ("labels", "classes"), 3: ("ids", "tracked"), 4: ("tracking", "reviewed")}
+        for table in (table for later, tables in brought.items() if later > version for table in tables):
+            connection.execute(f"DROP TABLE {table}")
+            connection.execute(f"DROP TABLE past_{table}")
+        connection.execute(f"PRAGMA user_version = {version}")
+    connection.close()
 
 
 class Gate:

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from annotator import JSON, Gate, Opened, encode_once, make_workspace, opened, until, write_frames
+from annotator import JSON, Gate, Opened, as_version, encode_once, make_workspace, opened, until, write_frames
 from i2vpp.annotate import workspace as workspace_module
 from i2vpp.annotate.app import make_app
 from i2vpp.annotate.changes import MAX_KEYS, ChangeLog
@@ -31,7 +31,7 @@ from i2vpp.annotate.security import Guard, bad_token
 from i2vpp.annotate.session import VideoSession
 from i2vpp.annotate.store import Annotation, summarize
 from i2vpp.annotate.values import Prompts, StoredMask, Touched
-from i2vpp.annotate.views import PRESENT, remaining, runs
+from i2vpp.annotate.views import PRESENT, runs
 from i2vpp.commands import annotate as command
 from i2vpp.data.masks import read_object
 from i2vpp.errors import I2VPPError
@@ -154,9 +154,6 @@ def test_many_changes_are_not_listed_but_asked_for(tmp_path: Path) -> None:
 
 def test_runs_of_frames() -> None:
     assert runs([(0, 1), (1, 1), (2, 0), (4, 0), (5, 0)]) == [(0, 1, 1), (2, 2, 0), (4, 5, 0)]
-    assert remaining([range(2, 5), range(1, -1, -1)], 4) == [range(0, -1, -1)]
-    assert remaining([range(2, 5), range(1, -1, -1)], 1) == [range(3, 5), range(1, -1, -1)]
-    assert remaining([range(3)], 3) == []
 
 
 def test_imported_masks_take_little_room_in_a_state(session: VideoSession) -> None:
@@ -191,20 +188,7 @@ def test_undo_gives_ids_back_and_deleting_does_not(tmp_path: Path) -> None:
         assert [info.id for info in annotation.objects()] == [1, 2]
 
 
-def as_version(path: Path, version: int) -> None:
-    """Take from a file what a version did not have; its ids are noted beside the history."""
-    with sqlite3.connect(path) as connection:
-        connection.execute("CREATE TABLE used_ids (id INTEGER PRIMARY KEY)")
-        connection.execute("INSERT INTO used_ids SELECT object FROM ids UNION SELECT object FROM past_ids")
-        for table in ("ids", "tracked", *(("labels", "classes") if version == 1 else ())):
-            connection.execute(f"DROP TABLE {table}")
-            connection.execute(f"DROP TABLE past_{table}")
-        connection.execute("DROP TABLE propagation")
-        connection.execute(f"PRAGMA user_version = {version}")
-    connection.close()
-
-
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_stores_of_earlier_versions_open_with_their_undo(tmp_path: Path, version: int) -> None:
     path = tmp_path / "a"
     with reopen(path) as annotation:

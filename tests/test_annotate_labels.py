@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sqlite3
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from annotator import as_version
 from i2vpp.annotate.errors import StaleRevisionError
 from i2vpp.annotate.labels import Classes, Label, LabelChoice, read_labels
 from i2vpp.annotate.store import Annotation
@@ -117,19 +117,6 @@ def test_classes_are_numbered_alike_for_all_videos() -> None:
     assert Classes.of([], [bare]).names == ("object",)
 
 
-def as_before_labels(path: Path) -> None:
-    """Take from a file what version 1 did not have."""
-    with sqlite3.connect(path) as connection:
-        connection.execute("CREATE TABLE used_ids (id INTEGER PRIMARY KEY)")
-        connection.execute("INSERT INTO used_ids SELECT object FROM ids UNION SELECT object FROM past_ids")
-        for table in ("labels", "classes", "ids", "tracked"):
-            connection.execute(f"DROP TABLE {table}")
-            connection.execute(f"DROP TABLE past_{table}")
-        connection.execute("DROP TABLE propagation")
-        connection.execute("PRAGMA user_version = 1")
-    connection.close()
-
-
 def test_a_store_from_before_labels_opens_with_its_undo(tmp_path: Path) -> None:
     mask = StoredMask.of(np.eye(8, 12, dtype=bool))
     with reopen(tmp_path / "a") as annotation:
@@ -139,7 +126,7 @@ def test_a_store_from_before_labels_opens_with_its_undo(tmp_path: Path) -> None:
         with annotation.edit("Rename") as edit:
             edit.change_object(1, name="Plate")
         annotation.undo()
-    as_before_labels(tmp_path / "a")
+    as_version(tmp_path / "a", 1)
     with reopen(tmp_path / "a") as annotation:
         assert annotation.objects() == [ObjectInfo(id=1, name="Disc", color=RED)]
         annotation.redo()

@@ -56,6 +56,7 @@ def test_no_rule_is_broken(axe: str, url: str, scheme: Any, width: int) -> None:
     ):
         page.open("disc").frame(0).settled()
         page.paint((10, 10), (20, 10))
+        page.page.locator("#range > summary").click()
         page.page.evaluate(axe)
         notify = "async () => (await import('/static/notices.js')).notify('error', 'Export failed: the disk is full.')"
         page.page.evaluate(notify)

@@ -155,7 +155,7 @@ def test_the_list_tells_of_videos_without_decoding_them(client, monkeypatch):
     assert [entry["name"] for entry in answer["videos"]] == ["clip.mp4", "disc"]
     assert answer["videos"][0] == {
         "id": answer["videos"][0]["id"], "name": "clip.mp4", "opened": False, "frames": None, "width": None,
-        "height": None, "fps": None, "objects": 0, "annotated": 0, "error": None,
+        "height": None, "fps": None, "objects": 0, "annotated": 0, "state": "untouched", "error": None,
     }  # fmt: skip
 
 

@@ -39,6 +39,7 @@ from i2vpp.annotate.label_routes import label_routes
 from i2vpp.annotate.problems import EXPECTED, NotFoundError, RequestError
 from i2vpp.annotate.security import Gate, Guard, Refused
 from i2vpp.annotate.session import VideoSession
+from i2vpp.annotate.track_routes import listed_objects, track_routes
 from i2vpp.annotate.transfers import start_export, start_import
 from i2vpp.annotate.values import Prompts
 from i2vpp.annotate.workspace import Workspace
@@ -118,6 +119,7 @@ class Routes:
             Route(obj, self._with(self.delete_object), methods=["DELETE"]),
             Route(f"{obj}/prompts/{{t:int}}", self._with(self.set_prompts), methods=["PUT"]),
             *label_routes(self._with),
+            *track_routes(self._with),
             *exchange_routes(self._workspace, self._with),
             Route(f"{video}/undo", self._with(partial(self.travel, "undo")), methods=["POST"]),
             Route(f"{video}/redo", self._with(partial(self.travel, "redo")), methods=["POST"]),
@@ -280,9 +282,7 @@ class Routes:
     async def propagate(self, request: Request, session: VideoSession) -> Response:
         """Start a job that tracks objects."""
         body = await read(request, {"revision", "start", "direction", "stop", "objects"})
-        objects, stop = body.get("objects"), body.get("stop")
-        if objects is not None and not (isinstance(objects, list) and all(type(i) is int for i in objects)):
-            raise RequestError("objects must be a list of ids, or null for all")
+        objects, stop = listed_objects(body), body.get("stop")
         known = revision(body)
         await run(
             session.store_worker,

@@ -6,17 +6,22 @@ import json
 import math
 import sqlite3
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from i2vpp.annotate.history import COLUMNS, MASK_TABLES, NO_FRAME, History, names
+from i2vpp.annotate.history import COLUMNS, MASK_TABLES, NO_FRAME, TRACK_TABLES, History, names
 from i2vpp.annotate.labels import Label, changed_label, label_of, new_label
+from i2vpp.annotate.staleness import dependent_frames
 from i2vpp.annotate.values import ObjectInfo, Prompts, StoredMask, Touched, check_color, check_name
 from i2vpp.errors import PromptError
 from i2vpp.utils.result_files import MAX_OBJECT_ID
 from i2vpp.utils.visualize import object_color
 
 COMPRESSION = 1
+TrackRows = Mapping[str, "tuple[Any, ...] | None"]
+"""The rows of one object on one frame, by the tables of `TRACK_TABLES`; None where a table has none."""
+
 OBJECTS = f"SELECT object, {names('objects')}, label FROM objects LEFT JOIN classes USING (object, frame)"
 """The query whose rows `to_object` reads."""
 
@@ -183,7 +188,7 @@ class Edit:
     def delete_object(self, obj_id: int) -> None:
         """Delete an object with its prompts and masks."""
         self._object(obj_id)
-        for table in (*MASK_TABLES, "prompts", "classes", "objects"):
+        for table in (*TRACK_TABLES, "classes", "objects"):
             for (frame,) in self._sql(f"SELECT frame FROM {table} WHERE object = ?", (obj_id,)).fetchall():
                 self._put(table, obj_id, frame, None)
 
@@ -208,6 +213,8 @@ class Edit:
     def set_mask(self, obj_id: int, frame: int, mask: StoredMask | None) -> None:
         """Set the mask of an object on a frame. The prompts are left as they are.
 
+        Where the object was accepted it is to do again, unless the mask is the same as before.
+
         Args:
             obj_id: the object.
             frame: index of the frame.
@@ -217,7 +224,67 @@ class Edit:
             PromptError: there is no such object or frame.
             ValueError: the mask has another size than the video.
         """
+        if self.is_accepted(obj_id, frame) and self._runs(obj_id, frame) != (None if mask is None else mask.runs):
+            self._put("reviewed", obj_id, frame, None)
         self._put_mask("masks", obj_id, frame, mask)
+
+    def track(self, obj_id: int, frame: int, mask: StoredMask, *, reverse: bool) -> None:
+        """Set the mask that tracking has found. Where the object is accepted nothing is changed.
+
+        Args:
+            obj_id: the object.
+            frame: index of the frame; the object has no prompts there.
+            mask: the mask.
+            reverse: whether it was tracked towards frame 0.
+
+        Raises:
+            PromptError: there is no such object or frame.
+            ValueError: the mask has another size than the video.
+        """
+        if not self.is_accepted(obj_id, frame):
+            self._put_mask("masks", obj_id, frame, mask)
+            self._put("tracking", obj_id, frame, (reverse, False))
+
+    def mark_stale(self, obj_id: int, frame: int) -> None:
+        """Mark the masks that depend on an object's mask on a frame as stale, see `dependent_frames`.
+
+        Args:
+            obj_id: the object.
+            frame: index of the frame whose mask was corrected.
+        """
+        ways = dict(self._sql("SELECT frame, reverse FROM tracking WHERE object = ?", (obj_id,)))
+        masks = (row[0] for row in self._sql("SELECT frame FROM masks WHERE object = ?", (obj_id,)).fetchall())
+        prompted = {row[0] for row in self._sql("SELECT frame FROM prompts WHERE object = ?", (obj_id,))}
+        known = {other: ways.get(other) for other in masks if other not in prompted or other in ways}
+        stale = {row[0] for row in self._sql("SELECT frame FROM tracking WHERE object = ? AND stale", (obj_id,))}
+        for other, reverse in dependent_frames(frame, known, prompted).items():
+            if other not in stale:
+                self._put("tracking", obj_id, other, (reverse, True))
+
+    def accept(self, obj_id: int, frame: int, accepted: bool) -> None:
+        """Note whether a person has accepted what is stored of an object on a frame; nothing else is changed.
+
+        Args:
+            obj_id: the object.
+            frame: index of the frame.
+            accepted: False: it is to do.
+
+        Raises:
+            PromptError: there is no such object or frame.
+        """
+        self._check_key(obj_id, frame)
+        if accepted != self.is_accepted(obj_id, frame):
+            self._put("reviewed", obj_id, frame, (1,) if accepted else None)
+
+    def is_accepted(self, obj_id: int, frame: int) -> bool:
+        """Whether an object is accepted on a frame.
+
+        Args:
+            obj_id: the object.
+            frame: index of the frame.
+        """
+        found = self._sql("SELECT 1 FROM reviewed WHERE object = ? AND frame = ?", (obj_id, frame)).fetchone()
+        return found is not None
 
     def set_tracked(self, obj_id: int, frame: int, mask: StoredMask | None) -> None:
         """Set the mask that a prompted frame had before it was prompted, see `Annotation.tracked`.
@@ -233,6 +300,52 @@ class Edit:
         """
         self._put_mask("tracked", obj_id, frame, mask)
 
+    def track_frames(self, obj_id: int, first: int, last: int) -> list[int]:
+        """Return the frames on which anything is stored of an object, in order.
+
+        Args:
+            obj_id: the object.
+            first: the first frame that is considered.
+            last: the last one.
+        """
+        tables = " UNION ".join(f"SELECT object, frame FROM {table}" for table in TRACK_TABLES)
+        found = self._sql(
+            f"SELECT frame FROM ({tables}) WHERE object = ? AND frame BETWEEN ? AND ? ORDER BY frame",
+            (obj_id, first, last),
+        )
+        return [row[0] for row in found.fetchall()]
+
+    def track_rows(self, obj_id: int, frame: int) -> TrackRows:
+        """Return all that is stored of an object on a frame.
+
+        Args:
+            obj_id: the object.
+            frame: index of the frame.
+        """
+        found = {}
+        for table in TRACK_TABLES:
+            query = f"SELECT {names(table)} FROM {table} WHERE object = ? AND frame = ?"
+            found[table] = self._sql(query, (obj_id, frame)).fetchone()
+        return found
+
+    def put_track_rows(self, obj_id: int, frame: int, rows: TrackRows) -> None:
+        """Replace all that is stored of an object on a frame.
+
+        Args:
+            obj_id: the object.
+            frame: index of the frame.
+            rows: what `track_rows` returned in this edit, also of another object; {} deletes everything.
+        """
+        self._check_key(obj_id, frame)
+        old = self.track_rows(obj_id, frame)
+        for table in TRACK_TABLES:
+            row = rows.get(table)
+            if row is not None and table in MASK_TABLES:  # the runs of a mask belong to one row
+                copy = self._sql("INSERT INTO runs (data) SELECT data FROM runs WHERE id = ?", (row[-1],)).lastrowid
+                row = (*row[:-1], copy)
+            if row is not None or old[table] is not None:
+                self._put(table, obj_id, frame, row)
+
     def set_done(self, frames: int) -> None:
         """Note how far the propagation is, see `Annotation.propagation`; this is no part of a step."""
         self._sql("UPDATE propagation SET done = ?", (frames,))
@@ -247,6 +360,11 @@ class Edit:
         packed = zlib.compress(mask.runs, COMPRESSION)
         runs = self._sql("INSERT INTO runs (data) VALUES (?)", (packed,)).lastrowid
         self._put(table, obj_id, frame, (mask.area, _known(mask.score), _known(mask.iou), len(packed), runs))
+
+    def _runs(self, obj_id: int, frame: int) -> bytes | None:
+        query = "SELECT data FROM masks JOIN runs ON masks.runs = runs.id WHERE object = ? AND frame = ?"
+        found = self._sql(query, (obj_id, frame)).fetchone()
+        return None if found is None else zlib.decompress(found[0])
 
     def _begin(self) -> int:
         """Return the step that this edit is; it is begun by the first change."""

@@ -11,10 +11,11 @@ from i2vpp.annotate.errors import AnnotationError, DiskFullError, is_disk_full
 from i2vpp.annotate.history import NO_FRAME, create_table, create_tables
 
 APPLICATION_ID = 0x69327670  # "i2vp", in the header of the file
-VERSION = 3
-READABLE = (1, 2, VERSION)
+VERSION = 4
+READABLE = (1, 2, 3, VERSION)
 """Versions of files that are opened; earlier ones get what they lack. Version 2 has brought labels, version 3 ids that
-undo gives back, the masks below prompts, and the propagation that runs."""
+undo gives back, the masks below prompts, and the propagation that runs, version 4 what was accepted, and the direction
+of tracking and whether a mask is stale."""
 LOCK_SECONDS = 2.0
 
 
@@ -83,17 +84,20 @@ _PROPAGATION = "CREATE TABLE propagation (value TEXT, done INTEGER)"  # the one 
 def _migrate(connection: sqlite3.Connection) -> None:
     """Bring a file of an earlier version to the present one, with its history."""
     connection.execute("BEGIN IMMEDIATE")
-    if connection.execute("PRAGMA user_version").fetchone()[0] < 2:
-        _add_labels(connection)
-    _add_ids(connection)
-    create_table(connection, "tracked")
-    connection.execute(_PROPAGATION)
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version < 2:
+        _add_tables(connection, "labels", "classes")
+    if version < 3:
+        _add_ids(connection)
+        _add_tables(connection, "tracked")
+        connection.execute(_PROPAGATION)
+    _add_tables(connection, "tracking", "reviewed")
     connection.execute(f"PRAGMA user_version = {VERSION}")
     connection.execute("COMMIT")
 
 
-def _add_labels(connection: sqlite3.Connection) -> None:
-    for table in ("labels", "classes"):
+def _add_tables(connection: sqlite3.Connection, *tables: str) -> None:
+    for table in tables:
         create_table(connection, table)
 
 

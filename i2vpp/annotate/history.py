@@ -21,6 +21,8 @@ MAX_BYTES = 1 << 29
 NO_FRAME = -1
 _MASK = ("area INTEGER", "score REAL", "iou REAL", "bytes INTEGER", "runs INTEGER")
 MASK_TABLES = ("masks", "tracked")
+TRACK_TABLES = (*MASK_TABLES, "prompts", "tracking", "reviewed")
+"""The tables whose rows are about one object on one frame; together they are the object's track."""
 COLUMNS = {
     "objects": ("name TEXT", "color TEXT", "hidden INTEGER", "locked INTEGER"),
     "ids": ("used INTEGER",),
@@ -29,12 +31,16 @@ COLUMNS = {
     "tracked": _MASK,
     "labels": ("name TEXT", "color TEXT"),
     "classes": ("label INTEGER",),
+    "tracking": ("reverse INTEGER", "stale INTEGER"),
+    "reviewed": ("accepted INTEGER",),
 }
 """Tables by name, with what their rows hold beside the key; `objects` and `ids` have the frame NO_FRAME. `ids` has the
 ids of all objects that were ever added, deleted ones included; undoing an addition takes its id out. `tracked` has the
 masks that prompted frames had before they were prompted. The runs of a mask are a row of the table `runs`, where they
 take `bytes` bytes. `labels` have the frame NO_FRAME, too, and their number in the place of the object; `classes` has
-the number of the label of each object that has one."""
+the number of the label of each object that has one. `tracking` says of masks that came from tracking in which
+direction, and whether a correction has made them stale since; on a prompted frame it is about the mask in `tracked`.
+`reviewed` has a row for each object on each frame that a person has accepted."""
 
 _EXCHANGED = 0  # number of no step; rows have it while they are exchanged
 

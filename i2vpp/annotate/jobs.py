@@ -142,11 +142,16 @@ class JobRunner:
             BusyError: another job is running.
         """
         with self._lock:
-            if self._job is not None and self._job.running:
-                raise BusyError(f"{self._job.label} is running; cancel it, or wait for its end")
+            self.check_idle()
             self._job = job
             self._show(job)
         workers.submit(self._run, job, task)
+
+    def check_idle(self) -> None:
+        """Raise BusyError if a job is running."""
+        with self._lock:
+            if self._job is not None and self._job.running:
+                raise BusyError(f"{self._job.label} is running; cancel it, or wait for its end")
 
     def step(self, job: Job, done: int, total: int | None = None) -> None:
         """Set a job's progress and tell all pages.

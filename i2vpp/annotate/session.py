@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
@@ -16,17 +15,17 @@ from i2vpp.annotate.jobs import PROPAGATE, Job, JobRunner
 from i2vpp.annotate.labels import LabelChoice
 from i2vpp.annotate.library import Library, Video
 from i2vpp.annotate.model import Model
+from i2vpp.annotate.plans import Leg, Plan, legs_of_missing, ways
 from i2vpp.annotate.problems import EXPECTED, NotFoundError, Problems
 from i2vpp.annotate.prompting import Prompter
-from i2vpp.annotate.store import Annotation
+from i2vpp.annotate.store import Annotation, watched
 from i2vpp.annotate.tracks import ModelTracks
-from i2vpp.annotate.values import ObjectInfo, Prompts
-from i2vpp.annotate.views import masks, news, remaining, state
+from i2vpp.annotate.values import ObjectInfo, Prompts, joint_name
+from i2vpp.annotate.views import masks, news, state
 from i2vpp.annotate.workers import Workers
 from i2vpp.errors import PromptError
 from i2vpp.session.video import FrameSource
 
-DIRECTIONS = ("forward", "backward", "both")
 STORE_SUFFIX = ".sqlite"
 
 
@@ -153,8 +152,7 @@ class VideoSession:
 
     def doubtful(self, after: int) -> int | None:
         """Return the next frame that a person should look at; hidden and locked objects are ignored."""
-        counted = [info.id for info in self.store.objects() if not (info.hidden or info.locked)]
-        return self.store.doubtful(after, obj_ids=counted)
+        return self.store.doubtful(after, obj_ids=watched(self.store.objects()))
 
     def check_frame(self, frame: int) -> None:
         """Raise NotFoundError if there is no such frame."""
@@ -184,7 +182,7 @@ class VideoSession:
             revision: revision of the store that the wish was made in view of.
             changes: any of `name`, `color`, `hidden` and `locked`.
         """
-        info = self._object(obj_id)
+        info = self.info(obj_id)
         with self.store.edit(f"Change {info.name}", expected=revision) as edit:
             edit.change_object(obj_id, **changes)
         self.tell()
@@ -196,10 +194,10 @@ class VideoSession:
             obj_id: the object.
             revision: revision of the store that the wish was made in view of.
         """
-        info = self._object(obj_id)
+        info = self.info(obj_id)
         with self.store.edit(f"Delete {info.name}", expected=revision) as edit:
             edit.delete_object(obj_id)
-        self._forget([obj_id])
+        self.forget([obj_id])
         self.tell()
 
     # ---- what needs the network; in `model_worker`
@@ -223,7 +221,7 @@ class VideoSession:
             NotFoundError: there is no such object or frame.
             StaleRevisionError: the store was changed since that revision.
         """
-        info = self._object(obj_id)
+        info = self.info(obj_id)
         self.check_frame(frame)
         if info.locked:
             raise PromptError(f"{info.name} is locked; unlock it first")
@@ -235,13 +233,16 @@ class VideoSession:
         if prompts == old:
             return
         try:
-            below = (self.store.tracked if old else self.store.mask)(obj_id, frame)  # comes back without prompts
+            before = self.store.mask(obj_id, frame)
+            below = self.store.tracked(obj_id, frame) if old else before  # comes back without prompts
             found = self._prompter.answer(obj_id, frame, old, prompts).stored() if prompts else below
             with self.store.edit(_prompt_label(info, frame, old, prompts), joint=joint) as edit:
                 edit.set_prompts(obj_id, frame, prompts)
                 edit.set_mask(obj_id, frame, found)
                 if not old or not prompts:
                     edit.set_tracked(obj_id, frame, below if prompts else None)
+                if found is None or before is None or found.runs != before.runs:
+                    edit.mark_stale(obj_id, frame)
         except EXPECTED as error:
             self._recover(error, [obj_id])
             raise
@@ -261,7 +262,7 @@ class VideoSession:
         if change is not None:
             # Masks that changed without their prompts came from tracking; the network must not go on from them.
             unprompted = {obj_id for obj_id, _ in change.masks - change.prompts}
-            self._forget(unprompted | change.objects)
+            self.forget(unprompted | change.objects)
         self.tell()
 
     # ---- jobs
@@ -279,10 +280,31 @@ class VideoSession:
             obj_ids: the objects; None for all that have prompts and are not locked.
         """
         self.store.check_revision(revision)
-        ways = self._way(start, direction, stop)
+        for frame in (start, *(() if stop is None else (stop,))):
+            self.check_frame(frame)
+        runs = ways(start, direction, stop, self.frames)
         chosen = self._propagated(obj_ids)
-        name = f"Propagate {chosen[0].name}" if len(chosen) == 1 else f"Propagate {len(chosen)} objects"
-        self._start_propagation(name, [info.id for info in chosen], ways)
+        ids = tuple(info.id for info in chosen)
+        plan = Plan(label=f"Propagate {joint_name(chosen)}", legs=tuple(Leg(frames=run, obj_ids=ids) for run in runs))
+        plan = plan.only(ids, self.store.accepted())
+        if not plan:
+            raise PromptError("nothing to propagate: all of these frames are accepted; set them to do first")
+        self._start_propagation(plan)
+
+    def start_missing(self, revision: int, obj_ids: Sequence[int] | None) -> None:
+        """Track objects where their masks are missing or stale, and nowhere else, as a job; in `store_worker`.
+
+        Args:
+            revision: revision of the store that the wish was made in view of.
+            obj_ids: the objects; None for all that have prompts and are not locked.
+        """
+        self.store.check_revision(revision)
+        chosen = self._propagated(obj_ids)
+        prompts = self.store.prompts()
+        legs = legs_of_missing(self.store.cells(), {info.id: prompts[info.id] for info in chosen}, self.frames)
+        if not legs:
+            raise PromptError("nothing to propagate: no mask of these objects is missing or stale")
+        self._start_propagation(Plan(label=f"Propagate what is missing of {joint_name(chosen)}", legs=tuple(legs)))
 
     def go_on(self, revision: int) -> None:
         """Go on with the propagation that broke off when the server ended, as a job; in `store_worker`.
@@ -297,64 +319,46 @@ class VideoSession:
         found = self.store.propagation()
         if found is None:
             raise NotFoundError("no propagation broke off")
-        value = json.loads(found[0])
+        plan = Plan.from_json(found[0]).after(found[1])
         there = {info.id for info in self.store.objects()}
-        chosen = self._propagated([obj_id for obj_id in value["objects"] if obj_id in there])
-        ways = remaining([range(*way) for way in value["ways"]], found[1])
-        self._start_propagation(value["label"], [info.id for info in chosen], ways)
+        chosen = self._propagated([obj_id for obj_id in plan.obj_ids if obj_id in there])
+        self._start_propagation(plan.only([info.id for info in chosen], self.store.accepted()))
 
-    def _start_propagation(self, label: str, obj_ids: list[int], ways: list[range]) -> None:
-        text = json.dumps({"label": label, "objects": obj_ids, "ways": [[w.start, w.stop, w.step] for w in ways]})
-
+    def _start_propagation(self, plan: Plan) -> None:
         def task(job: Job) -> dict[str, Any]:
-            self.store.set_propagation(text)
+            self.store.set_propagation(plan.to_json())
             try:
-                return self._propagate(job, obj_ids, ways)
+                return self._propagate(job, plan)
             finally:
                 if not self._closing:
                     self.store.set_propagation(None)
 
-        self.jobs.start(Job(PROPAGATE, label, sum(map(len, ways))), self.model_worker, task)
+        self.jobs.start(Job(PROPAGATE, plan.label, len(plan)), self.model_worker, task)
 
-    def _propagate(self, job: Job, obj_ids: Sequence[int], ways: Sequence[range]) -> dict[str, Any]:
+    def _propagate(self, job: Job, plan: Plan) -> dict[str, Any]:
         step = uuid.uuid4().hex
         try:
-            tracked = self._ready_tracks().propagate(obj_ids, ways, stopping=lambda: job.stopping)
+            tracked = self._ready_tracks().propagate(plan, stopping=lambda: job.stopping)
             with closing(tracked) as results:
-                for done, (frame, found) in enumerate(results, start=1):
+                for done, found in enumerate(results, start=1):
                     with self.store.edit(job.label, joint=step) as edit:
-                        for obj_id, one in found.items():
-                            edit.set_mask(obj_id, frame, one.stored())
+                        for obj_id, one in found.objects.items():
+                            edit.track(obj_id, found.frame, one.stored(), reverse=found.reverse)
                         edit.set_done(done)
-                    if found:
-                        self.tell(tracked=frame)
+                    if found.objects:
+                        self.tell(tracked=found.frame)
                     self.jobs.step(job, done)
                     if job.stopping:
                         break
         except EXPECTED as error:
-            self._recover(error, obj_ids)
+            self._recover(error, plan.obj_ids)
             raise
         return {"frames": job.done}
-
-    def _way(self, start: int, direction: str, stop: int | None) -> list[range]:
-        if direction not in DIRECTIONS:
-            raise PromptError(f"direction must be one of {', '.join(DIRECTIONS)}; got {direction!r:.40}")
-        for frame in (start, *(() if stop is None else (stop,))):
-            self.check_frame(frame)
-        if direction == "both" and stop is None:
-            return [range(start, self.frames), *([range(start - 1, -1, -1)] if start else [])]
-        if direction == "both":
-            direction = "backward" if stop is not None and stop < start else "forward"
-        last = stop if stop is not None else self.frames - 1 if direction == "forward" else 0
-        step = 1 if direction == "forward" else -1
-        if (last - start) * step < 0:
-            raise PromptError(f"frame {last} does not lie {direction} of frame {start}")
-        return [range(start, last + step, step)]
 
     def _propagated(self, obj_ids: Sequence[int] | None) -> list[ObjectInfo]:
         """Return the objects that are to be propagated; the prompted ones of those that are not locked."""
         prompted = self.store.prompts()
-        named = self.store.objects() if obj_ids is None else [self._object(i) for i in dict.fromkeys(obj_ids)]
+        named = self.store.objects() if obj_ids is None else [self.info(i) for i in dict.fromkeys(obj_ids)]
         chosen = [info for info in named if not info.locked and info.id in prompted]
         if not chosen:
             raise PromptError("nothing to propagate: none of the objects has a prompt and is unlocked")
@@ -362,7 +366,8 @@ class VideoSession:
 
     # ---- internals
 
-    def _object(self, obj_id: int) -> ObjectInfo:
+    def info(self, obj_id: int) -> ObjectInfo:
+        """Return an object; raise NotFoundError if there is none."""
         for info in self.store.objects():
             if info.id == obj_id:
                 return info
@@ -374,7 +379,8 @@ class VideoSession:
             self._tracks = ModelTracks(predictor, self.open_frames(), self.store)
         return self._tracks
 
-    def _forget(self, obj_ids: Collection[int]) -> None:
+    def forget(self, obj_ids: Collection[int]) -> None:
+        """Have the network forget objects; in `model_worker`."""
         if self._tracks is not None:
             for obj_id in obj_ids:
                 self._tracks.forget(obj_id)
@@ -389,7 +395,7 @@ class VideoSession:
         if isinstance(error, RuntimeError | MemoryError):
             self._drop_tracks()
         else:
-            self._forget(obj_ids)
+            self.forget(obj_ids)
 
     def _tell_job(self, job: dict[str, Any]) -> None:
         self.context.send(type="job", id=self.video.id, job=job)

@@ -16,8 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from i2vpp.annotate.cells import Cell, doubtful_frame, read_cells, video_state
 from i2vpp.annotate.changes import ChangeLog
-from i2vpp.annotate.doubt import Row, next_doubtful
 from i2vpp.annotate.edit import OBJECTS, Edit, Extent, to_object
 from i2vpp.annotate.errors import AnnotationError, StaleRevisionError
 from i2vpp.annotate.files import in_words, open_file
@@ -59,6 +59,7 @@ class Annotation:
         self._connection = open_file(path)
         self._history = History(self._connection)
         self._log = ChangeLog()
+        self._summary: tuple[int, Summary] | None = None  # with its revision
         try:
             with self._transaction():
                 self.video, self.frames = self._claim(video, frames)
@@ -150,19 +151,29 @@ class Annotation:
     def timeline(self) -> dict[int, dict[int, tuple[int, float, float]]]:
         """Return area, score and predicted IoU (NaN: unknown) of all masks, by object and frame."""
         found: dict[int, dict[int, tuple[int, float, float]]] = {}
-        for obj_id, frame, area, score, iou in self._numbers():
-            found.setdefault(obj_id, {})[frame] = (area, score, iou)
+        for obj_id, frame, area, score, iou in self._rows(
+            "SELECT object, frame, area, score, iou FROM masks ORDER BY object, frame"
+        ):
+            found.setdefault(obj_id, {})[frame] = (area, _number(score), _number(iou))
         return found
 
-    def numbers(self, obj_id: int, frame: int) -> tuple[int, float, float] | None:
-        """Return area, score and predicted IoU (NaN: unknown) of a mask; None where there is none.
+    def cells(self, obj_id: int | None = None, *, first: int = 0, last: int | None = None) -> list[Cell]:
+        """Return what is known of objects on frames where they have a mask or are accepted, by objects and frames.
 
         Args:
-            obj_id: the object.
-            frame: index of the frame.
+            obj_id: only of this object; None: of all objects, on all frames.
+            first: only from this frame on.
+            last: only up to this frame; None: to the end.
         """
-        found = self._one("SELECT area, score, iou FROM masks WHERE frame = ? AND object = ?", frame, obj_id)
-        return None if found is None else (found[0], _number(found[1]), _number(found[2]))
+        with self._reading():
+            return read_cells(self._connection.execute, obj_id, first=first, last=last)
+
+    def accepted(self) -> dict[int, set[int]]:
+        """Return the frames on which objects are accepted, by object."""
+        found: dict[int, set[int]] = {}
+        for obj_id, frame in self._rows("SELECT object, frame FROM reviewed"):
+            found.setdefault(obj_id, set()).add(frame)
+        return found
 
     def prompts_on(self, obj_id: int, frame: int) -> Prompts:
         """Return the prompts of an object on a frame.
@@ -175,9 +186,11 @@ class Annotation:
         return Prompts() if found is None else Prompts.from_json(json.loads(found[0]))
 
     def summary(self) -> Summary:
-        """Count objects and annotated frames."""
+        """Return what the list of videos shows; it is counted anew only after a change."""
         with self._reading():
-            return _summary(self._connection)
+            if self._summary is None or self._summary[0] != self.revision:
+                self._summary = self.revision, _summary(self._connection)
+            return self._summary[1]
 
     def doubtful(self, after: int, *, obj_ids: Collection[int] | None = None) -> int | None:
         """Return the next frame that a person should look at, see `next_doubtful`; None if there is none.
@@ -186,10 +199,7 @@ class Annotation:
             after: index of a frame; later frames come first, then those from the beginning.
             obj_ids: the objects that are considered; None: all.
         """
-        with self._reading():
-            rows = self._numbers()
-            prompted = {(o, f) for o, f in self._connection.execute("SELECT object, frame FROM prompts")}
-        return next_doubtful([row for row in rows if obj_ids is None or row[0] in obj_ids], prompted, after)
+        return doubtful_frame([cell for cell in self.cells() if obj_ids is None or cell.obj_id in obj_ids], after)
 
     @contextmanager
     def edit(self, label: str, *, expected: int | None = None, joint: str | None = None) -> Iterator[Edit]:
@@ -318,10 +328,6 @@ class Annotation:
             raise AnnotationError(f"{self.path} is damaged: a mask cannot be unpacked ({error})") from error
         return StoredMask(runs=runs, area=area, score=_number(score), iou=_number(iou))
 
-    def _numbers(self) -> list[Row]:
-        rows = self._rows("SELECT object, frame, area, score, iou FROM masks ORDER BY object, frame")
-        return [(obj_id, frame, area, _number(score), _number(iou)) for obj_id, frame, area, score, iou in rows]
-
     def _rows(self, sql: str, *values: Any) -> list[Any]:
         with self._reading():
             return self._connection.execute(sql, values).fetchall()
@@ -362,10 +368,16 @@ def summarize(path: Path) -> Summary:
 
 
 def _summary(connection: sqlite3.Connection) -> Summary:
-    (objects,) = connection.execute("SELECT count(*) FROM objects").fetchone()
+    objects = [to_object(row) for row in connection.execute(OBJECTS)]
     (annotated,) = connection.execute("SELECT count(DISTINCT frame) FROM masks").fetchone()
     frames, width, height = connection.execute("SELECT frames, width, height FROM video").fetchone()
-    return Summary(objects=objects, annotated=annotated, frames=frames, width=width, height=height)
+    state = video_state(read_cells(connection.execute), len(objects), watched(objects), frames)
+    return Summary(objects=len(objects), annotated=annotated, frames=frames, width=width, height=height, state=state)
+
+
+def watched(objects: Sequence[ObjectInfo]) -> set[int]:
+    """Return the objects that can be doubtful."""
+    return {info.id for info in objects if not (info.hidden or info.locked)}
 
 
 def _describe(video: str | None, height: int, width: int, frames: int | None) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 
 import torch
 
+from i2vpp.annotate.plans import Plan
 from i2vpp.annotate.store import Annotation
 from i2vpp.annotate.values import Prompts, StoredMask
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
@@ -34,6 +35,21 @@ class ObjectMask:
     def stored(self) -> StoredMask:
         """Return it as it is stored."""
         return StoredMask.of(self.mask, score=self.score, iou=self.iou)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrackedFrame:
+    """What tracking has found on a frame.
+
+    Args:
+        frame: index of the frame.
+        reverse: whether it was tracked towards frame 0.
+        objects: the objects that were tracked, by id.
+    """
+
+    frame: int
+    reverse: bool
+    objects: dict[int, ObjectMask]
 
 
 class ModelTracks:
@@ -105,24 +121,31 @@ class ModelTracks:
         assert result is not None
         return _found(result, obj_id)
 
-    def propagate(
-        self, obj_ids: Sequence[int], way: Sequence[range], *, stopping: Callable[[], bool]
-    ) -> Generator[tuple[int, dict[int, ObjectMask]], None, None]:
-        """Track objects along runs of frames, each up or down; yields frame and objects but those prompted there.
+    def propagate(self, plan: Plan, *, stopping: Callable[[], bool]) -> Generator[TrackedFrame, None, None]:
+        """Track objects as planned; yields each frame with its objects but those prompted there.
 
-        `stopping` is asked while memory is brought to what is stored: after a restart, that may take long.
+        Where a leg does not begin at a prompt, the object's stored mask before it is remembered, too.
+
+        Args:
+            plan: objects and frames.
+            stopping: is asked while memory is brought to what is stored: after a restart, that may take long.
         """
-        self._sync(obj_ids, stopping=stopping)
+        self._sync(plan.obj_ids, stopping=stopping)
         if stopping():
             return
-        known = [i for i in obj_ids if i in self._state.obj_ids]
-        for frames in way:
+        for leg in plan.legs:
+            known = [i for i in leg.obj_ids if i in self._state.obj_ids]
+            reverse, start = leg.frames.step < 0, leg.frames[0]
+            for obj_id in known:
+                if start not in self._held[obj_id]:
+                    self._seed_before(obj_id, leg.frames)
             results = self._predictor.propagate_in_video(
-                self._state, frames[0], len(frames) - 1, reverse=frames.step < 0, progress=False, obj_ids=known
+                self._state, start, len(leg.frames) - 1, reverse=reverse, progress=False, obj_ids=known
             )
             for result in results:
                 tracked = [i for i in result.obj_ids if result.frame_idx not in self._held[i]]
-                yield result.frame_idx, {i: _found(result, i) for i in tracked}
+                found = {i: _found(result, i) for i in tracked}
+                yield TrackedFrame(frame=result.frame_idx, reverse=reverse, objects=found)
 
     # ---- bringing the network's memory to what is stored
 
@@ -159,11 +182,22 @@ class ModelTracks:
     def _decoded(self, mask: StoredMask) -> Mask:
         return mask.decode(self._state.video_height, self._state.video_width)
 
-    def _seed(self, obj_id: int, frame: int) -> None:
+    def _seed(self, obj_id: int, frame: int, *, reverse: bool = False) -> None:
         """Have the network start from the stored mask of a frame that was tracked, though it may have forgotten it."""
         mask = self._store.mask(obj_id, frame)
         if mask is not None and not self._state.object_status(obj_id, frame).has_mask:
-            self._predictor.add_tracked_mask(self._state, frame, obj_id, self._decoded(mask))
+            self._predictor.add_tracked_mask(self._state, frame, obj_id, self._decoded(mask), reverse=reverse)
+
+    def _seed_before(self, obj_id: int, frames: range) -> None:
+        """Have the network know the latest visible mask before some frames, if it has forgotten the frame before."""
+        before = frames[0] - frames.step
+        if not 0 <= before < len(self._state.source) or self._state.object_status(obj_id, before).has_mask:
+            return
+        areas = {cell.frame: cell.area for cell in self._store.cells(obj_id)}
+        while areas.get(before) == 0:  # such as where it was declared absent
+            before -= frames.step
+        if areas.get(before):
+            self._seed(obj_id, before, reverse=frames.step < 0)
 
     def _start_over(self, obj_id: int, frame: int) -> None:
         """Take an object's prompts on a frame back; if the frame was tracked, track it again."""

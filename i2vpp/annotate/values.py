@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -168,12 +168,14 @@ class Touched:
         prompts: (object, frame) whose prompts changed.
         masks: (object, frame) whose mask changed.
         labels: numbers of labels that changed, and of objects whose label did.
+        marks: (object, frame) where it changed what is accepted, stale, or known of tracking.
     """
 
     objects: frozenset[int] = frozenset()
     prompts: frozenset[tuple[int, int]] = frozenset()
     masks: frozenset[tuple[int, int]] = frozenset()
     labels: frozenset[int] = frozenset()
+    marks: frozenset[tuple[int, int]] = frozenset()
 
     @classmethod
     def of(cls, keys: Mapping[str, Iterable[tuple[int, int]]]) -> Touched:
@@ -183,10 +185,13 @@ class Touched:
             prompts=frozenset(keys["prompts"]),
             masks=frozenset(keys["masks"]),
             labels=frozenset(number for table in ("labels", "classes") for number, _ in keys[table]),
+            marks=frozenset(key for table in ("tracking", "reviewed") for key in keys[table]),
         )
 
     def __len__(self) -> int:
-        return len(self.objects) + len(self.prompts) + len(self.masks) + len(self.labels)
+        alone = self.marks - self.masks - self.prompts
+        begins = sum((obj_id, frame - 1) not in alone for obj_id, frame in alone)  # told as runs of frames
+        return len(self.objects) + len(self.prompts) + len(self.masks) + len(self.labels) + begins
 
     def __or__(self, other: Touched) -> Touched:
         return Touched(
@@ -194,6 +199,7 @@ class Touched:
             prompts=self.prompts | other.prompts,
             masks=self.masks | other.masks,
             labels=self.labels | other.labels,
+            marks=self.marks | other.marks,
         )
 
 
@@ -218,6 +224,7 @@ class Summary:
         frames: frames of the video; None where that is not known.
         width: width of the video in pixels.
         height: height of the video in pixels.
+        state: how far the work is, one of `cells.VIDEO_STATES`.
     """
 
     objects: int
@@ -225,6 +232,12 @@ class Summary:
     frames: int | None
     width: int
     height: int
+    state: str
+
+
+def joint_name(infos: Sequence[ObjectInfo]) -> str:
+    """Return what some objects are called in labels of steps and jobs: the name of the only one, or their number."""
+    return infos[0].name if len(infos) == 1 else f"{len(infos)} objects"
 
 
 def check_name(name: Any) -> str:

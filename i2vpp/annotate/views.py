@@ -7,20 +7,24 @@ leaves out all others; it asks for what it misses. So answers and events may ove
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol, TypeAlias
 
+from i2vpp.annotate.cells import Cell
 from i2vpp.annotate.doubt import is_doubtful
 from i2vpp.annotate.jobs import PROPAGATE, JobRunner
 from i2vpp.annotate.library import Video
+from i2vpp.annotate.plans import Plan
 from i2vpp.annotate.store import Annotation
 from i2vpp.annotate.values import Prompts, Touched
 
-ABSENT, PRESENT, DOUBTFUL = 0, 1, 2
-"""Kinds of masks in timelines: an empty one, one, and one that a person should look at."""
+ABSENT, PRESENT, DOUBTFUL, NO_MASK = 0, 1, 2, 3
+"""Kinds of masks in timelines: an empty one, one, one that a person should look at, and none (of an accepted frame)."""
+
+STALE, ACCEPTED = 4, 8
+"""Added to the kind: a correction has made the mask stale; a person has accepted the object on the frame."""
 
 Run: TypeAlias = "tuple[int, int, Any]"  # first frame, last frame, value
 IMPORTED = Prompts(imported=True)
@@ -88,34 +92,17 @@ def broken_off(shown: Shown) -> dict[str, Any] | None:
     found = shown.store.propagation()
     if found is None or (job is not None and job["kind"] == PROPAGATE and job["state"] == "running"):
         return None
-    value = json.loads(found[0])
-    left = remaining([range(*way) for way in value["ways"]], found[1])
-    return {"label": value["label"], "frame": left[0][0], "left": sum(map(len, left))} if left else None
-
-
-def remaining(ways: Sequence[range], done: int) -> list[range]:
-    """Return runs of frames without the first ones.
-
-    Args:
-        ways: the runs in their order.
-        done: how many frames are left out.
-    """
-    left = []
-    for way in ways:
-        if rest := way[done:]:
-            left.append(rest)
-        done = max(done - len(way), 0)
-    return left
+    left = Plan.from_json(found[0]).after(found[1])
+    return {"label": left.label, "frame": left.legs[0].frames[0], "left": len(left)} if left else None
 
 
 def _everything(shown: Shown) -> dict[str, Any]:
     store = shown.store
     prompts = store.prompts()
     imported = {o: [f for f, p in frames.items() if p == IMPORTED] for o, frames in prompts.items()}
-    kinds = {
-        obj_id: [(f, _kind(*numbers, f in prompts.get(obj_id, ()))) for f, numbers in frames.items()]
-        for obj_id, frames in store.timeline().items()
-    }
+    kinds: dict[int, list[tuple[int, int]]] = {}
+    for cell in store.cells():
+        kinds.setdefault(cell.obj_id, []).append((cell.frame, kind_of(cell)))
     return {
         "name": shown.video.shown_name,
         "width": shown.width,
@@ -145,19 +132,26 @@ def _changes(store: Annotation, touched: Touched) -> dict[str, Any]:
         prompts.setdefault(str(obj_id), {})[str(frame)] = found.to_json() if found else None
     if prompts:
         changed["prompts"] = prompts
-    kinds: dict[int, list[tuple[int, int | None]]] = {}
-    for obj_id, frame in sorted(touched.masks | touched.prompts):
-        numbers = store.numbers(obj_id, frame)
-        kind = None if numbers is None else _kind(*numbers, bool(store.prompts_on(obj_id, frame)))
-        kinds.setdefault(obj_id, []).append((frame, kind))
-    changed["timeline"] = {str(obj_id): runs(found) for obj_id, found in kinds.items()}
+    frames: dict[int, list[int]] = {}
+    for obj_id, frame in sorted(touched.masks | touched.prompts | touched.marks):
+        frames.setdefault(obj_id, []).append(frame)
+    changed["timeline"] = {str(obj_id): _kinds(store, obj_id, some) for obj_id, some in frames.items()}
     return changed
 
 
-def _kind(area: int, score: float, iou: float, prompted: bool) -> int:
-    if not area:
-        return ABSENT
-    return DOUBTFUL if not prompted and is_doubtful(score, iou) else PRESENT
+def _kinds(store: Annotation, obj_id: int, frames: Sequence[int]) -> list[Run]:
+    """Return the values in the timeline of an object's frames that changed; null where there is none any more."""
+    cells = {cell.frame: cell for cell in store.cells(obj_id, first=frames[0], last=frames[-1])}
+    return runs((frame, kind_of(cells[frame]) if frame in cells else None) for frame in frames)
+
+
+def kind_of(cell: Cell) -> int:
+    """Return the value of an object's frame in its timeline: a kind of mask, and STALE and ACCEPTED added to it."""
+    kind = NO_MASK if cell.area is None else PRESENT if cell.area else ABSENT
+    judged = cell.prompted or cell.accepted
+    if kind == PRESENT and not judged and is_doubtful(cell.score, cell.iou):
+        kind = DOUBTFUL
+    return kind + STALE * cell.stale + ACCEPTED * cell.accepted
 
 
 def runs(values: Iterable[tuple[int, Any]]) -> list[Run]:

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from i2vpp.annotate.cells import UNTOUCHED
 from i2vpp.annotate.errors import AnnotationError
 from i2vpp.annotate.events import Events
 from i2vpp.annotate.frames import FrameReader, JpegCache
@@ -248,7 +249,12 @@ class Workspace:
         """Return size and progress as far as they are known: from this run, or else from the store."""
         stored = {key: getattr(summary, key, None) for key in ("frames", "width", "height")}
         size = self._sizes.get(video.id, {**stored, "fps": None})
-        return {**size, "objects": getattr(summary, "objects", 0), "annotated": getattr(summary, "annotated", 0)}
+        return {
+            **size,
+            "objects": getattr(summary, "objects", 0),
+            "annotated": getattr(summary, "annotated", 0),
+            "state": getattr(summary, "state", UNTOUCHED),
+        }
 
     def _summary(self, video: Video) -> Summary | None:
         """Read the summary from the store of a video that is not open, unless the file has not changed since."""

@@ -203,7 +203,7 @@ export function addObject() {
 
 export const changeObject = (id, fields) => change("PATCH", `/objects/${id}`, fields);
 
-let offer = null; // to undo a deletion, until the next change
+let offer = null; // to undo a large change, until the next one
 
 export async function deleteObject(object) {
   const { id: video } = app.video;
@@ -212,7 +212,12 @@ export async function deleteObject(object) {
     receive(state);
     return state;
   });
-  if (done) offer = { revision: done.revision, close: notify("info", `Deleted “${object.name}”.`, { label: "Undo", run: undo }) };
+  if (done) offerUndo(done, `Deleted “${object.name}”.`);
+}
+
+/** Say what was done, with a button that takes it back until the next change. */
+export function offerUndo(state, message) {
+  offer = { revision: state.revision, close: notify("info", message, { label: "Undo", run: undo }) };
 }
 
 /** Why the object cannot be prompted now, in words; null if it can. */
@@ -321,7 +326,7 @@ export async function nextDoubtful() {
   try {
     const { frame } = await call("GET", videoPath(id, `/doubtful?after=${app.frame}`));
     if (app.video?.id !== id) return;
-    if (frame === null) notify("info", "No doubtful frames: scores are high and areas change smoothly wherever there are masks.");
+    if (frame === null) notify("info", "No doubtful frames: wherever there are masks they are accepted, or their scores are high and their areas change smoothly.");
     else if (frame === app.frame) notify("info", "This is the only doubtful frame.");
     else if (frame < app.frame) notify("info", "No doubtful frame after this one: started again at the beginning.");
     if (frame !== null) goTo(frame);

@@ -8,12 +8,13 @@ import { closeNotice } from "./notices.js";
 import { startRenaming } from "./objects.js";
 import { jumpToPrompt, step, togglePlay, visit } from "./playback.js";
 import { abandon, clickAtCross, moveCross, selectByPlace, space } from "./pointer.js";
-import { propagateOrCancel } from "./propagate.js";
+import { propagateMissing, propagateOrCancel } from "./propagate.js";
+import { absentRange, clearRange, cutHere, reviewRange, setRange } from "./ranges.js";
 import { fit, zoomBy } from "./stage.js";
 import { app, select, selectMarker, selectedObject, setView } from "./state.js";
 
 const FAR = 10; // frames of a long step
-const CONTROLS = "button, input[type=radio], input[type=checkbox], input[type=range]";
+const CONTROLS = "button, summary, input[type=radio], input[type=checkbox], input[type=range]";
 const CROSS_STEP = 12; // screen pixels
 const BRUSH = { least: 1, most: 400, factor: 1.2 };
 
@@ -85,6 +86,14 @@ const BINDINGS = [
   { keys: ".", run: () => jumpToPrompt(1) },
   { section: "Move", keys: "d", shown: ["D"], does: "next doubtful frame", run: nextDoubtful },
   { section: "Track", keys: "p", shown: ["P"], does: "propagate, or stop it", run: propagateOrCancel },
+  { section: "Track", keys: "shift+p", shown: ["Shift + P"], does: "propagate what is missing or stale", run: propagateMissing },
+  { section: "Review", keys: "i", shown: ["I", "Shift + I"], does: "the range begins, ends here", run: () => setRange({ first: app.frame }) },
+  { keys: "shift+i", run: () => setRange({ last: app.frame }) },
+  { section: "Review", keys: "a", shown: ["A", "Shift + A"], does: "range (or frame): accepted, to do", run: () => reviewRange(true) },
+  { keys: "shift+a", run: () => reviewRange(false) },
+  { section: "Review", keys: "shift+x", shown: ["Shift + X"], does: "clear masks of the range", run: clearRange },
+  { section: "Review", keys: "u", shown: ["U"], does: "absent in the range", run: absentRange },
+  { section: "Review", keys: "k", shown: ["K"], does: "cut the track here", run: cutHere },
   { section: "See", shown: ["wheel", "two fingers"], does: "zoom" },
   { section: "See", shown: ["middle drag", "Space + drag"], does: "pan" },
   { section: "See", keys: "f", shown: ["F"], does: "fit the frame", run: fit },
@@ -131,7 +140,7 @@ function isForControl(event) {
   const { target, key } = event;
   if (target instanceof HTMLInputElement && ["radio", "range"].includes(target.type)) return key.startsWith("Arrow") || key === " ";
   if (target instanceof HTMLAnchorElement) return key === "Enter";
-  const pressable = target instanceof HTMLButtonElement || target instanceof HTMLInputElement;
+  const pressable = target instanceof HTMLButtonElement || target instanceof HTMLInputElement || target.matches("summary");
   return pressable && !target.readOnly && (key === "Enter" || key === " ");
 }
 

@@ -8,7 +8,9 @@ import { app, kept, on } from "./state.js";
 
 const FILTER_FROM = 8; // so many videos deserve a search field
 const FOLLOW_MS = 5000; // the open list follows the folder
+const STATES = { untouched: "untouched", "in work": "in work", doubtful: "doubtful left", accepted: "accepted" };
 const drawer = byId("library");
+const stateFilter = el("select", { id: "state-filter", "aria-label": "Show videos by their state", hidden: true }, el("option", { value: "", text: "All states" }), ...Object.entries(STATES).map(([value, text]) => el("option", { value, text })));
 
 export const isLibraryOpen = () => drawer.classList.contains("open");
 
@@ -61,7 +63,8 @@ function progress(video) {
   if (!video.objects || video.error) return null;
   const share = video.frames ? video.annotated / video.frames : 0;
   const bar = el("meter", { class: "progress", min: "0", max: "1", value: String(share), title: `${video.annotated} frames have masks` });
-  return el("span", { class: "video-progress" }, bar, el("span", { text: `${count(video.objects, "object")}, ${video.frames ? Math.round(share * 100) : 0} %` }));
+  const state = el("span", { class: "video-state", "data-state": video.state, text: STATES[video.state] });
+  return el("span", { class: "video-progress" }, bar, el("span", { text: `${count(video.objects, "object")}, ${video.frames ? Math.round(share * 100) : 0} %` }), state);
 }
 
 /** A thumbnail is asked for when it comes into sight, and only then is its video decoded. */
@@ -91,7 +94,8 @@ function show() {
   const videos = app.library?.videos ?? [];
   const wanted = byId("filter").value.trim().toLowerCase();
   byId("filter").hidden = videos.length < FILTER_FROM;
-  const shown = videos.filter((video) => video.name.toLowerCase().includes(wanted));
+  stateFilter.hidden = videos.length < 2;
+  const shown = videos.filter((video) => video.name.toLowerCase().includes(wanted) && (!stateFilter.value || stateFilter.hidden || video.state === stateFilter.value));
   setText(byId("library-count"), count(videos.length, "video"));
   const news = JSON.stringify([shown, app.video?.id]);
   if (news === drawn) return;
@@ -99,7 +103,7 @@ function show() {
   const focused = document.activeElement?.closest?.("[data-video]")?.dataset.video;
   byId("videos").replaceChildren(...shown.map(card));
   if (focused) byId("videos").querySelector(`[data-video="${CSS.escape(focused)}"] button`)?.focus({ preventScroll: true });
-  if (!shown.length) byId("videos").append(el("li", { class: "hint", text: videos.length ? "No video has such a name." : "No videos were found where the server was started." }));
+  if (!shown.length) byId("videos").append(el("li", { class: "hint", text: videos.length ? (stateFilter.value ? "No video is in this state and has such a name." : "No video has such a name.") : "No videos were found where the server was started." }));
 }
 
 let told = null; // the trouble with the model that the person has been told of
@@ -119,6 +123,8 @@ export function startLibrary() {
   byId("close-library").addEventListener("click", () => showLibrary(false));
   byId("choose-video").addEventListener("click", () => showLibrary(true));
   byId("filter").addEventListener("input", show);
+  byId("filter").after(stateFilter);
+  stateFilter.addEventListener("change", show);
   for (const name of ["library", "video"]) on(name, show);
   on("library", showModel);
 }

@@ -3,7 +3,7 @@
 import { addObject, changeObject, clearPrompts, deleteObject, deletePrompt } from "./actions.js";
 import { byId, count, debounce, el, icon, iconButton, setIcon, setText } from "./dom.js";
 import { fillLabel, labelSelect } from "./labels.js";
-import { valueAt } from "./runs.js";
+import { isAccepted, isStale, kindOf, valueAt } from "./runs.js";
 import { app, isEmpty, objects, on, promptsOf, select, selectMarker, selectedObject } from "./state.js";
 
 const list = byId("objects");
@@ -104,9 +104,12 @@ function showObjects() {
 function showPresence() {
   for (const [id, row] of rows) {
     const dot = row.querySelector(".presence");
-    const state = ["absent", "there", "doubtful"][valueAt(app.timeline[id] ?? [], app.frame)] ?? "unknown";
+    const value = valueAt(app.timeline[id] ?? [], app.frame);
+    const state = ["absent", "there", "doubtful"][kindOf(value)] ?? "unknown";
     dot.dataset.state = state;
-    dot.title = { unknown: "No mask on this frame", absent: "Not visible on this frame", doubtful: "Doubtful on this frame", there: "Present on this frame" }[state];
+    dot.dataset.review = isAccepted(value) ? "accepted" : isStale(value) ? "stale" : "to do";
+    const words = { unknown: "No mask on this frame", absent: "Not visible on this frame", doubtful: "Doubtful on this frame", there: "Present on this frame" }[state];
+    dot.title = words + { accepted: ", accepted", stale: ", stale since a correction", "to do": "" }[dot.dataset.review];
   }
 }
 

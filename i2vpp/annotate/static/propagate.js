@@ -1,8 +1,9 @@
 // The panel that starts a propagation, and the bar of whatever job is running.
 
-import { cancel, giveUp, goOn, propagate } from "./actions.js";
+import { cancel, change, giveUp, goOn, propagate } from "./actions.js";
 import { byId, count, duration, el, setText } from "./dom.js";
 import { notify } from "./notices.js";
+import { isStale } from "./runs.js";
 import { app, jobRunning, objects, on } from "./state.js";
 
 const form = byId("propagate");
@@ -27,6 +28,29 @@ export function propagateOrCancel() {
   if (trouble) return notify("warning", trouble);
   app.following = app.follow;
   return propagate(wanted);
+}
+
+/** How many masks of the chosen objects are missing or stale: of those that have prompts and are not locked. */
+function missingMasks() {
+  const ids = choice().objects;
+  const taking = objects().filter(({ id, locked }) => !locked && (ids?.includes(id) ?? true) && Object.keys(app.video.prompts[id] ?? {}).length);
+  const known = (id) => (app.timeline[id] ?? []).reduce((sum, [first, last, value]) => sum + (isStale(value) ? 0 : last - first + 1), 0);
+  return taking.reduce((sum, { id }) => sum + app.video.frames - known(id), 0);
+}
+
+/** Propagate where masks are missing or stale, and nowhere else. */
+export function propagateMissing() {
+  if (!app.video || jobRunning()) return null;
+  if (!missingMasks()) return notify("info", "No mask is missing or stale: there is nothing to propagate.");
+  app.following = app.follow;
+  return change("POST", "/propagate-missing", { objects: choice().objects });
+}
+
+function showMissing() {
+  const button = byId("propagate-missing");
+  const number = app.video ? missingMasks() : 0;
+  button.disabled = !number;
+  button.title = `Propagate only where masks are missing, or stale since a correction: ${count(number, "mask")} (Shift + P)`;
 }
 
 function troubleOf({ direction, stop, objects: ids }) {
@@ -125,6 +149,9 @@ export function startPropagate() {
     if (range.value === "stop" && stop.disabled && app.video) stop.value = form.elements.direction.value === "backward" ? 0 : app.video.frames - 1;
     showChoice();
   });
+  byId("propagate-missing").addEventListener("click", propagateMissing);
+  form.addEventListener("change", showMissing);
+  for (const name of ["video", "state", "timeline"]) on(name, showMissing);
   form.noValidate = true; // its own words are the same for the button and the key
   byId("cancel").addEventListener("click", cancel);
   byId("go-on").addEventListener("click", goOn);

@@ -23,3 +23,14 @@ export function withRun(runs, [first, last, value]) {
     return merged;
   }, []);
 }
+
+const NO_MASK = 3; // of an accepted frame
+const STALE = 4; // added to the kind
+const ACCEPTED = 8;
+
+/** The kind in a timeline's value: 0 an empty mask, 1 a mask, 2 a doubtful one; undefined where there is none. */
+export const kindOf = (value) => (value === undefined || (value & 3) === NO_MASK ? undefined : value & 3);
+/** Whether a correction has made the mask stale. */
+export const isStale = (value) => (value & STALE) !== 0;
+/** Whether a person has accepted the object on the frame. */
+export const isAccepted = (value) => (value & ACCEPTED) !== 0;

@@ -30,7 +30,8 @@ export function keep(name, value) {
 export const app = {
   library: null, // the answer of /api/library
   video: null, // VideoState of the open video
-  timeline: {}, // object id -> runs of frames [first, last, kind]: 0 an empty mask, 1 a mask, 2 a doubtful one
+  timeline: {}, // object id -> runs of frames [first, last, value], see kindOf, isStale and isAccepted of runs.js
+  range: null, // {first, last}: the frames that review and the range tools act on; null: the current frame
   frame: 0,
   selected: null, // object id
   marker: null, // the selected prompt on this frame: {kind: "point" | "box" | "stroke", index}

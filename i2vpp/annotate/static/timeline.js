@@ -4,6 +4,8 @@ import { videoPath } from "./api.js";
 import { byId, clamp, el, setText } from "./dom.js";
 import { showLabelTag } from "./labels.js";
 import { visit } from "./playback.js";
+import { drawReview } from "./review.js";
+import { kindOf } from "./runs.js";
 import { app, emit, isEmpty, objects, on, promptsOf, select } from "./state.js";
 
 const LANE = 20; // height of an object's row, as in style.css
@@ -127,10 +129,12 @@ function drawPresence(context, object, y, ink) {
     context.fillStyle = fill;
     context.fillRect(from * unit, top, Math.max((to - from + 1) * unit, 1), height);
   };
-  for (const [first, last, kind] of app.timeline[object.id] ?? []) {
+  for (const [first, last, value] of app.timeline[object.id] ?? []) {
+    const kind = kindOf(value);
     if (kind > 0) bar(first, last, y + 5, LANE - 10, object.color);
     if (kind > 1) bar(first, last, y + LANE - 6, 3, ink.doubt);
   }
+  drawReview(context, object, bar, { top: y, height: LANE });
 }
 
 function drawPromptMarks(context, object, y, ink) {
