@@ -3,7 +3,9 @@
 import { loadLibrary, openVideo, receiveChange, receiveJob, redo, resume, undo } from "./actions.js";
 import { call, listen } from "./api.js";
 import { byId, debounce, setText } from "./dom.js";
+import { startCopy } from "./copy.js";
 import { startDialogs } from "./dialogs.js";
+import { startDisplay } from "./display.js";
 import { startExchange } from "./exchange.js";
 import { KEYS, startKeys } from "./keys.js";
 import { choose, lastFrame, showLibrary, startLibrary } from "./library.js";
@@ -14,9 +16,11 @@ import { banner, startNotices } from "./notices.js";
 import { startObjects } from "./objects.js";
 import { startPlayback } from "./playback.js";
 import { startPointer } from "./pointer.js";
+import { startPolygon } from "./polygon.js";
 import { startPropagate } from "./propagate.js";
 import { canvas, fit, startStage, view, zoomBy } from "./stage.js";
 import { startTimeline } from "./timeline.js";
+import { startTimelineView } from "./timeline_view.js";
 import { app, emit, isEmpty, keep, on, selectedObject, setView } from "./state.js";
 
 const BANNER_WAIT_MS = 800; // a server that is back at once was never away
@@ -25,6 +29,8 @@ const HINTS = {
   box: "Drag a box around the object",
   brush: "Paint on the mask; Shift or the right button erases",
   eraser: "Erase from the mask; Shift or the right button paints",
+  polygon: "Click corners; Shift or the right button takes away; Enter or a double click closes",
+  select: "Click an object to select it, drag to move the frame",
 };
 
 const HINTS_TAKING_AWAY = {
@@ -32,6 +38,8 @@ const HINTS_TAKING_AWAY = {
   box: "Drag a box around the object",
   brush: "Erase from the mask; Shift or the right button paints",
   eraser: "Paint on the mask; Shift or the right button erases",
+  polygon: "Click the corners of what is taken away; Enter or a double click closes",
+  select: HINTS.select,
 };
 
 function startTools() {
@@ -163,10 +171,14 @@ byId("skip").addEventListener("click", (event) => {
 startNotices();
 startStage();
 startPointer();
+startPolygon();
+startDisplay();
 startPlayback();
 startTimeline();
+startTimelineView();
 startLabels();
 startObjects();
+startCopy();
 startPropagate();
 startLibrary();
 startExchange();

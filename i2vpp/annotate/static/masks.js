@@ -91,7 +91,7 @@ export class MaskPicture {
   }
 }
 
-const areaOf = (runs) => runs.reduce((sum, run, i) => (i % 2 ? sum + run : sum), 0);
+export const areaOf = (runs) => runs.reduce((sum, run, i) => (i % 2 ? sum + run : sum), 0);
 
 function paint(pixels, runs, color, width, stripe) {
   let at = 0;

@@ -129,7 +129,7 @@ function showPrompts() {
   const items = [];
   prompts?.points.forEach(([x, y, positive], index) => items.push(chip(positive ? "plus" : "minus", `${Math.round(x)}, ${Math.round(y)}`, { kind: "point", index })));
   if (prompts?.box) items.push(chip("box", `${Math.round(prompts.box[2] - prompts.box[0])} × ${Math.round(prompts.box[3] - prompts.box[1])}`, { kind: "box", index: 0 }));
-  prompts?.strokes.forEach(({ erase, points }, index) => items.push(chip(erase ? "eraser" : "brush", count(points.length, "point"), { kind: "stroke", index })));
+  prompts?.strokes.forEach(({ erase, points, radius }, index) => items.push(chip(radius === null ? "polygon" : erase ? "eraser" : "brush", radius === null ? `${count(points.length, "corner")}${erase ? ", off" : ""}` : count(points.length, "point"), { kind: "stroke", index })));
   if (prompts?.imported) items.push(chip("import", "imported mask", { kind: "imported", index: 0 }));
   if (!items.length) items.push(el("li", { class: "hint", text: object ? `None for “${object.name}”.` : "None." }));
   chips.replaceChildren(...items);

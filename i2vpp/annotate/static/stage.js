@@ -4,6 +4,8 @@ import { byId, clamp } from "./dom.js";
 import { bitmapOf, failureOf, nearby, wantFrames } from "./frames.js";
 import { drawDraft, drawPrompts } from "./markers.js";
 import { MaskPicture, masksOf, masksWaiting, outlineOf, wantMasks } from "./masks.js";
+import { lightFilter } from "./display.js";
+import { drawNames, drawOnionImages, drawOnionOutlines } from "./overlays.js";
 import { app, emit, on, objects } from "./state.js";
 
 const MARGIN = 16;
@@ -116,12 +118,22 @@ function draw() {
   context.translate(view.x, view.y);
   context.imageSmoothingEnabled = view.scale < SHARP_PIXELS;
   context.imageSmoothingQuality = "high";
-  context.drawImage(shown.bitmap, 0, 0, app.video.width * view.scale, app.video.height * view.scale);
+  drawFrame();
   if (shown.masks && app.masksShown) drawMasks(shown.masks);
+  const still = isCurrent() && !app.playing && !view.scrubbing;
+  if (still) drawOnionOutlines(context, view);
+  if (shown.masks && app.names) drawNames(context, view, shown.masks);
   if (isCurrent()) drawPrompts(context, view);
   drawDraft(context, view);
   canvas.dataset.frame = shown.frame;
   canvas.ariaBusy = String(!isCurrent() || !isReady(app.frame) || app.busy > 0);
+}
+
+function drawFrame() {
+  context.filter = lightFilter() ?? "none";
+  context.drawImage(shown.bitmap, 0, 0, app.video.width * view.scale, app.video.height * view.scale);
+  if (isCurrent() && !app.playing && !view.scrubbing) drawOnionImages(context, view, (frame) => bitmapOf(frame, wantedPixels()));
+  context.filter = "none";
 }
 
 function drawMasks(masks) {

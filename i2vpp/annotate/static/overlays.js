@@ -1,0 +1,99 @@
+// What may be drawn over the masks: names of objects, and the frames before and after as an onion skin.
+
+import { masksOf, outlineOf } from "./masks.js";
+import { app, objects } from "./state.js";
+
+const IMAGE_OPACITY = 0.4;
+const FONT = "600 12px system-ui, sans-serif";
+const [HEIGHT, PADDING, SWATCH] = [18, 6, 8]; // of a name, screen pixels
+const DASHES = { "-1": [7, 4], 1: [2, 3] };
+
+/** The neighbouring frames that are to be seen through the current one, as steps from it. */
+const steps = () => ({ previous: [-1], next: [1], both: [-1, 1] })[app.onion] ?? [];
+const neighbours = () => steps().filter((step) => app.frame + step >= 0 && app.frame + step < app.video.frames);
+
+/** Draw the neighbouring frames over the current one; `bitmapOf(frame)` gives what is here of them. */
+export function drawOnionImages(context, view, bitmapOf) {
+  if (app.onionShows !== "image") return;
+  context.globalAlpha = IMAGE_OPACITY;
+  for (const step of neighbours()) {
+    const bitmap = bitmapOf(app.frame + step);
+    if (bitmap?.width) context.drawImage(bitmap, 0, 0, app.video.width * view.scale, app.video.height * view.scale);
+  }
+  context.globalAlpha = 1;
+}
+
+/** Draw the outlines of the neighbouring frames' masks: dashes for the frame before, dots for the one after. */
+export function drawOnionOutlines(context, view) {
+  if (app.onionShows !== "outline") return;
+  const { width, height } = app.video;
+  context.save();
+  context.scale(view.scale, view.scale);
+  for (const step of neighbours()) {
+    const masks = masksOf(app.frame + step);
+    for (const object of objects()) {
+      if (object.hidden || !masks?.has(object.id)) continue;
+      const path = outlineOf(masks.get(object.id), width, height);
+      for (const [color, pixels] of [["rgb(0 0 0 / 0.5)", 3], [object.color, 1.5]]) {
+        context.strokeStyle = color;
+        context.lineWidth = pixels / view.scale;
+        context.setLineDash(DASHES[step].map((length) => length / view.scale));
+        context.stroke(path);
+      }
+    }
+  }
+  context.restore();
+}
+
+const tops = new WeakMap(); // run lengths -> {x, y} of the middle of the highest row, null of an empty mask
+
+function topOf(runs, width) {
+  if (!tops.has(runs)) {
+    const start = runs[0];
+    const row = Math.floor(start / width);
+    const end = Math.min(start + (runs[1] ?? 0), (row + 1) * width);
+    tops.set(runs, runs.length > 1 ? { x: (start + end) / 2 - row * width, y: row } : null);
+  }
+  return tops.get(runs);
+}
+
+/** Draw the names of objects above their masks; where they would cover each other, the later one moves down. */
+export function drawNames(context, view, masks) {
+  const placed = [];
+  context.font = FONT;
+  context.textBaseline = "middle";
+  const shown = objects().filter((object) => !object.hidden && masks.has(object.id));
+  shown.sort((a, b) => (b.id === app.selected) - (a.id === app.selected));
+  for (const object of shown) {
+    const top = topOf(masks.get(object.id), app.video.width);
+    if (top) drawName(context, object, place(context, object.name, { x: top.x * view.scale, y: top.y * view.scale }, view, placed));
+  }
+}
+
+/** The rectangle of a name [left, top, width] on the canvas, moved from (0, 0) of the video to where there is room. */
+function place(context, name, { x, y }, view, placed) {
+  const width = Math.min(context.measureText(name).width, 200) + SWATCH + 3 * PADDING;
+  const { clientWidth, clientHeight } = context.canvas;
+  const left = Math.max(Math.min(x - width / 2, clientWidth - view.x - width), -view.x);
+  let top = Math.max(y - HEIGHT - 4, -view.y);
+  const overlaps = () => placed.some(([l, t, w]) => left < l + w && l < left + width && Math.abs(t - top) < HEIGHT);
+  while (overlaps() && top + view.y < clientHeight - HEIGHT) top += HEIGHT / 2;
+  placed.push([left, top, width]);
+  return [left, top, width];
+}
+
+function drawName(context, { name, color, id }, [left, top, width]) {
+  context.beginPath();
+  context.roundRect(left, top, width, HEIGHT, 4);
+  context.fillStyle = "rgb(16 18 22 / 0.82)";
+  context.fill();
+  if (id === app.selected) {
+    context.strokeStyle = "#ffffff";
+    context.lineWidth = 1;
+    context.stroke();
+  }
+  context.fillStyle = color;
+  context.fillRect(left + PADDING, top + (HEIGHT - SWATCH) / 2, SWATCH, SWATCH);
+  context.fillStyle = "#ffffff";
+  context.fillText(name, left + SWATCH + 2 * PADDING, top + HEIGHT / 2 + 0.5, 200);
+}
