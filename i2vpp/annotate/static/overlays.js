@@ -45,6 +45,20 @@ export function drawOnionOutlines(context, view) {
   context.restore();
 }
 
+const LONGEST = 130; // of a name, screen pixels
+
+const fitting = new Map(); // name -> as much of it as is shown
+
+function shortened(context, name) {
+  if (fitting.size > 1000) fitting.clear();
+  if (!fitting.has(name)) {
+    let length = name.length;
+    while (length > 1 && context.measureText(`${name.slice(0, length)}…`).width > LONGEST) length -= 1;
+    fitting.set(name, context.measureText(name).width <= LONGEST ? name : `${name.slice(0, length).trimEnd()}…`);
+  }
+  return fitting.get(name);
+}
+
 const tops = new WeakMap(); // run lengths -> {x, y} of the middle of the highest row, null of an empty mask
 
 function topOf(runs, width) {
@@ -66,13 +80,14 @@ export function drawNames(context, view, masks) {
   shown.sort((a, b) => (b.id === app.selected) - (a.id === app.selected));
   for (const object of shown) {
     const top = topOf(masks.get(object.id), app.video.width);
-    if (top) drawName(context, object, place(context, object.name, { x: top.x * view.scale, y: top.y * view.scale }, view, placed));
+    const text = shortened(context, object.name);
+    if (top) drawName(context, object, text, place(context, text, { x: top.x * view.scale, y: top.y * view.scale }, view, placed));
   }
 }
 
 /** The rectangle of a name [left, top, width] on the canvas, moved from (0, 0) of the video to where there is room. */
-function place(context, name, { x, y }, view, placed) {
-  const width = Math.min(context.measureText(name).width, 200) + SWATCH + 3 * PADDING;
+function place(context, text, { x, y }, view, placed) {
+  const width = context.measureText(text).width + SWATCH + 3 * PADDING;
   const { clientWidth, clientHeight } = context.canvas;
   const left = Math.max(Math.min(x - width / 2, clientWidth - view.x - width), -view.x);
   let top = Math.max(y - HEIGHT - 4, -view.y);
@@ -82,7 +97,7 @@ function place(context, name, { x, y }, view, placed) {
   return [left, top, width];
 }
 
-function drawName(context, { name, color, id }, [left, top, width]) {
+function drawName(context, { color, id }, text, [left, top, width]) {
   context.beginPath();
   context.roundRect(left, top, width, HEIGHT, 4);
   context.fillStyle = "rgb(16 18 22 / 0.82)";
@@ -95,5 +110,5 @@ function drawName(context, { name, color, id }, [left, top, width]) {
   context.fillStyle = color;
   context.fillRect(left + PADDING, top + (HEIGHT - SWATCH) / 2, SWATCH, SWATCH);
   context.fillStyle = "#ffffff";
-  context.fillText(name, left + SWATCH + 2 * PADDING, top + HEIGHT / 2 + 0.5, 200);
+  context.fillText(text, left + SWATCH + 2 * PADDING, top + HEIGHT / 2 + 0.5);
 }
