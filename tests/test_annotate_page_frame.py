@@ -169,11 +169,11 @@ def test_names_light_and_onion_skin_are_seen_and_kept(page: Annotator) -> None:
     page.paint((10, 20), (20, 20))
     page.press("c").settled()
     plain = page.picture()
-    page.press("i")
+    page.press("Shift+N")
     assert np.abs(page.picture() - plain).max() > 100, "the name"
-    page.press("i")
+    page.press("Shift+N")
     assert np.abs(page.picture() - plain).max() <= 2
-    page.press("k")
+    page.press("Shift+D")
     panel = page.page.locator("#display")
     panel.get_by_label("Brightness").fill("200")
     assert page.color(50, 40).sum() > 1.5 * mean(plain, page, 50, 40).sum() or page.color(50, 40).min() > 240
@@ -185,16 +185,16 @@ def test_names_light_and_onion_skin_are_seen_and_kept(page: Annotator) -> None:
     page.page.reload()
     page.frame(0).settled()
     assert (setting(page, "contrast"), setting(page, "brightness")) == (150, 100)
-    page.press("k")
+    page.press("Shift+D")
     panel.get_by_role("button", name="Reset").click()
     page.press("Escape")
 
     page.press("ArrowRight").frame(1).settled()
     bare = page.picture()
-    page.press("u")
+    page.press("Shift+O")
     outline = page.picture()
     assert 0 < (np.abs(outline - bare).max(axis=2) > 40).mean() < 0.02, "an outline"
-    page.press("k")
+    page.press("Shift+D")
     panel.get_by_text("Image").click()
     page.press("Escape")
     assert (np.abs(page.picture() - outline).max(axis=2) > 8).mean() > 0.005, "the disc where it was"
