@@ -108,8 +108,8 @@ def test_polygons_add_and_subtract_and_do_not_depend_on_their_direction() -> Non
 @pytest.mark.parametrize(
     ("stroke", "message"),
     [
-        ({"points": [[1, 2], [3, 4]], "radius": None, "erase": False}, r"strokes\[0\].points must hold 3 or more; got 2"),
-        ({"points": [[1, 2], [3, 4]], "radius": 0, "erase": False}, "radius must be positive, or null for a polygon; got 0"),
+        ({"points": [[1, 2], [3, 4]], "radius": None, "erase": False}, r"\[0\].points must hold 3 or more; got 2"),
+        ({"points": [[1, 2], [3, 4]], "radius": 0, "erase": False}, "must be positive, or null for a polygon; got 0"),
         ({"points": [], "radius": 2, "erase": False}, r"strokes\[0\].points must hold 1 or more; got 0"),
         ({"points": [[1, 2]], "erase": False}, "radius must be positive"),
     ],

@@ -85,8 +85,8 @@ def paint(mask: Mask, strokes: Sequence[Stroke]) -> Mask:
 
     A stroke takes the pixels whose centres lie within its radius of its line; pixel (row i, column j) has its centre
     at x = j + 0.5, y = i + 0.5. What lies outside the frame is cut off. A brush thinner than a pixel paints as one of
-    about a pixel, so that no stroke inside the frame is without effect. A polygon takes the pixels whose centres it goes
-    around, in either direction, once or more often.
+    about a pixel, so that no stroke inside the frame is without effect. A polygon takes the pixels whose centres it
+    goes around, in either direction, once or more often.
 
     Args:
         mask: bool [H, W].

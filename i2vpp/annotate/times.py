@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from i2vpp.session.video import FrameSource
 
 TOLERANCE = 0.005
@@ -14,13 +16,13 @@ def frame_durations(source: FrameSource) -> list[int] | None:
     They are differences of rounded times, so that their sums are off by no more than half a millisecond.
 
     Args:
-        source: the video; its timestamps are read, but no frames are decoded for that, unless they come with the frames.
+        source: the video; no frames are decoded for their timestamps, unless the file has these only there.
     """
     times = [time for time in map(source.time, range(len(source))) if time is not None]
     if len(times) < len(source) or _is_constant(times, source.fps):
         return None
     rounded = [round(1000 * time) for time in times]
-    return [after - before for before, after in zip(rounded, rounded[1:], strict=False)]
+    return [after - before for before, after in pairwise(rounded)]
 
 
 def _is_constant(times: list[float], fps: float | None) -> bool:

@@ -50,12 +50,13 @@ WATCH = """() => {
 READ = """() => {
   const { from, to, tasks } = window.bench;
   const since = performance.getEntriesByType('resource').filter(({ startTime }) => startTime >= from - 1);
-  const requests = since.map(({ name, startTime, responseStart, responseEnd, transferSize }) =>
-    ({ path: name.replace(/^.*[/]api[/]videos[/][^/]*/, ''), from: startTime - from, first: responseStart - from, to: responseEnd - from, bytes: transferSize }));
-  return { milliseconds: to - from, requests, tasks: tasks.filter(([start]) => start >= from).map(([, duration]) => duration) };
+  const requests = since.map(({ name, startTime, responseEnd, transferSize }) => {
+    const path = name.replace(/^.*[/]api[/]videos[/][^/]*/, '');
+    return { path, from: startTime - from, to: responseEnd - from, bytes: transferSize };
+  });
+  const long = tasks.filter(([start]) => start >= from).map(([, duration]) => duration);
+  return { milliseconds: to - from, requests, tasks: long };
 }"""
-
-
 ENDED = """() => new Promise((done) => {
   const link = document.getElementById('link');
   const look = () => (window.bench.to !== null && link.dataset.state === 'saved' ? done() : setTimeout(look, 50));
@@ -137,10 +138,13 @@ def blob(case: Case, number: int, t: int) -> StoredMask:
     side = min(case.width / columns, case.height / rows)
     x = (number % columns + 0.5) * case.width / columns + side / 8 * math.sin(t / 20 + number)
     y = (number // columns + 0.5) * case.height / rows + side / 8 * math.cos(t / 30 + number)
-    dy, dx = np.ogrid[-y : case.height - y, -x : case.width - x]
-    dy, dx = dy[: case.height], dx[:, : case.width]
-    edge = side / 3 * (1 + 0.12 * np.sin(7 * np.arctan2(dy, dx) + t / 9) + 0.03 * np.sin(31 * np.arctan2(dy, dx)))
-    return StoredMask.of(np.hypot(dx, dy) < edge)
+    left, top, reach = int(x - side / 2), int(y - side / 2), int(side)
+    dy, dx = np.ogrid[top - y : top - y + reach, left - x : left - x + reach]
+    around = np.arctan2(dy, dx)
+    near = np.hypot(dx, dy) < side / 3 * (1 + 0.12 * np.sin(7 * around + t / 9) + 0.03 * np.sin(31 * around))
+    mask = np.zeros((case.height + 2 * reach, case.width + 2 * reach), bool)  # with room for what lies outside
+    mask[top + reach : top + 2 * reach, left + reach : left + 2 * reach] = near[:reach, :reach]
+    return StoredMask.of(np.ascontiguousarray(mask[reach : reach + case.height, reach : reach + case.width]))
 
 
 def write_annotation(path: Path, case: Case) -> None:
@@ -218,15 +222,21 @@ class Visit:
     def __init__(self, page: Page, url: str) -> None:
         self.page = page
         self._events = 0  # bytes
-        cdp = page.context.new_cdp_session(page)
-        cdp.send("Network.enable")
-        cdp.on("Network.eventSourceMessageReceived", self._count)
+        self._cdp = page.context.new_cdp_session(page)
+        self._cdp.send("Network.enable")
+        self._cdp.send("Performance.enable", {"timeDomain": "threadTicks"})
+        self._cdp.on("Network.eventSourceMessageReceived", self._count)
         page.goto(url)
         self.settle()
         page.evaluate(WATCH)
 
     def _count(self, event: dict[str, Any]) -> None:
         self._events += len(event["data"].encode())
+
+    def cpu_seconds(self) -> float:
+        """Return the time that the page's main thread has worked: other programs on the machine do not count."""
+        metrics = self._cdp.send("Performance.getMetrics")["metrics"]
+        return next(float(one["value"]) for one in metrics if one["name"] == "TaskDuration")
 
     def settle(self) -> None:
         """Wait until everything is saved and drawn, and a little longer."""
@@ -261,13 +271,23 @@ class Visit:
         return self.measured(self.page.mouse.up)
 
     def measured(self, act: Callable[[], None]) -> dict[str, Any]:
-        """Do something that ends with the button being let go; return the time until its mask is drawn, and the traffic."""
+        """Do something that ends with the button being let go.
+
+        Args:
+            act: does it.
+
+        Returns:
+            `milliseconds` until its mask is drawn, `requests` in that time with their times after it, `bytes` that came,
+            `cpu` (milliseconds that the page's main thread worked), `tasks` (milliseconds of those over 50).
+        """
         self.page.evaluate("performance.clearResourceTimings()")
-        self._events = 0
+        self._events, before = 0, self.cpu_seconds()
         act()
         self.page.evaluate(ENDED)
+        worked = self.cpu_seconds() - before
         time.sleep(SETTLE_SECONDS / 2)
         found: dict[str, Any] = self.page.evaluate(READ)
+        found["cpu"] = 1000 * worked
         found["bytes"] = sum(request["bytes"] for request in found["requests"]) + self._events
         return found
 
@@ -299,6 +319,7 @@ def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "milliseconds": median(one["milliseconds"] for one in found),
         "slowest": max(one["milliseconds"] for one in found),
+        "cpu": median(one["cpu"] for one in found),
         "bytes": median(one["bytes"] for one in found),
         "requests": median(len(one["requests"]) for one in found),
         "each": found,
@@ -324,10 +345,12 @@ def measure_propagation(visit: Visit, case: Case) -> dict[str, Any]:
         visit.settle()
         visit.click(case.width * (number + 0.5) / case.tracked, case.height / 2)
     visit.page.keyboard.press("p")
+    before = visit.cpu_seconds()
     tasks = visit.long_tasks(case.seconds)
-    done = visit.job().get("done", 0)
+    worked, done = visit.cpu_seconds() - before, visit.job().get("done", 0)
     visit.page.evaluate("async () => (await import('/static/actions.js')).cancel()")
-    return {"seconds": case.seconds, "frames": done, "objects": case.tracked, "long_tasks": tasks}
+    found = {"seconds": case.seconds, "cpu": worked / max(done, 1), "frames": done, "objects": case.tracked}
+    return {**found, "long_tasks": tasks}
 
 
 def measure_strokes(visit: Visit, case: Case) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import { change, obstacle } from "./actions.js";
 import { byId } from "./dom.js";
 import { notify } from "./notices.js";
 import { valueAt } from "./runs.js";
-import { app, on, selectedObject } from "./state.js";
+import { app, onChanges, selectedObject } from "./state.js";
 
 /** Why there is nothing to copy, in words; null if there is something. */
 function trouble(object) {
@@ -25,6 +25,6 @@ export function copyPrevious() {
 export function startCopy() {
   const show = () => (byId("copy-mask").disabled = !app.video || trouble(selectedObject()) !== null);
   byId("copy-mask").addEventListener("click", copyPrevious);
-  for (const name of ["video", "state", "selection", "frame", "timeline"]) on(name, show);
+  onChanges(["video", "state", "selection", "frame", "timeline"], show);
   show();
 }

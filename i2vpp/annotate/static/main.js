@@ -21,7 +21,7 @@ import { startPropagate } from "./propagate.js";
 import { canvas, fit, startStage, view, zoomBy } from "./stage.js";
 import { startTimeline } from "./timeline.js";
 import { startTimelineView } from "./timeline_view.js";
-import { app, emit, isEmpty, keep, on, selectedObject, setView } from "./state.js";
+import { app, emit, isEmpty, keep, on, onChanges, selectedObject, setView } from "./state.js";
 
 const BANNER_WAIT_MS = 800; // a server that is back at once was never away
 const HINTS = {
@@ -54,7 +54,7 @@ function startTools() {
   byId("take-away").addEventListener("click", () => setView({ takeAway: !app.takeAway }));
   byId("undo").addEventListener("click", undo);
   byId("redo").addEventListener("click", redo);
-  for (const name of ["view", "state", "selection", "video"]) on(name, showTools);
+  onChanges(["view", "state", "selection", "video"], showTools);
   on("zoom", () => setText(byId("zoom"), `${Math.round(view.scale * 100)} %`));
   showTools();
 }
@@ -185,7 +185,7 @@ startExchange();
 startDialogs(KEYS);
 startKeys();
 startTools();
-for (const name of ["video", "state"]) on(name, showTitle);
+onChanges(["video", "state"], showTitle);
 for (const name of ["video", "frame"]) on(name, keepPlace);
 for (const name of ["link", "video", "library"]) on(name, showLink);
 window.addEventListener("beforeunload", (event) => app.busy && app.connected && event.preventDefault());

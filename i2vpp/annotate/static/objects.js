@@ -4,7 +4,7 @@ import { addObject, changeObject, clearPrompts, deleteObject, deletePrompt } fro
 import { byId, count, debounce, el, icon, iconButton, setIcon, setText } from "./dom.js";
 import { fillLabel, labelSelect } from "./labels.js";
 import { valueAt } from "./runs.js";
-import { app, isEmpty, objects, on, promptsOf, select, selectMarker, selectedObject } from "./state.js";
+import { app, isEmpty, objects, onChanges, promptsOf, select, selectMarker, selectedObject } from "./state.js";
 
 const list = byId("objects");
 const rows = new Map(); // object id -> its <li>
@@ -146,10 +146,10 @@ function reveal() {
 export function startObjects() {
   byId("add-object").addEventListener("click", () => addObject());
   byId("clear-prompts").addEventListener("click", () => clearPrompts());
-  for (const name of ["video", "state", "selection"]) on(name, showObjects);
-  for (const name of ["video", "state", "selection", "frame"]) on(name, showPrompts);
-  for (const name of ["frame", "timeline"]) on(name, showPresence);
-  on("selection", reveal);
+  onChanges(["video", "state", "selection"], showObjects);
+  onChanges(["video", "state", "selection", "frame"], showPrompts);
+  onChanges(["frame", "timeline"], showPresence);
+  onChanges(["selection"], reveal);
   showPrompts();
   showObjects();
 }

@@ -12,6 +12,9 @@ const DASHES = { "-1": [7, 4], 1: [2, 3] };
 const steps = () => ({ previous: [-1], next: [1], both: [-1, 1] })[app.onion] ?? [];
 const neighbours = () => steps().filter((step) => app.frame + step >= 0 && app.frame + step < app.video.frames);
 
+/** What the onion skin is drawn of, to tell whether anything changed. */
+export const onionParts = (bitmapOf) => [app.onion, app.onionShows, ...neighbours().flatMap((step) => [masksOf(app.frame + step), bitmapOf(app.frame + step)])];
+
 /** Draw the neighbouring frames over the current one; `bitmapOf(frame)` gives what is here of them. */
 export function drawOnionImages(context, view, bitmapOf) {
   if (app.onionShows !== "image") return;
@@ -71,8 +74,11 @@ function topOf(runs, width) {
   return tops.get(runs);
 }
 
-/** Draw the names of objects above their masks; where they would cover each other, the later one moves down. */
-export function drawNames(context, view, masks) {
+/**
+ * Draw the names of objects above their masks; where they would cover each other, the later one moves down. `screen` has
+ * width and height of what is seen.
+ */
+export function drawNames(context, view, masks, screen) {
   const placed = [];
   context.font = FONT;
   context.textBaseline = "middle";
@@ -81,18 +87,17 @@ export function drawNames(context, view, masks) {
   for (const object of shown) {
     const top = topOf(masks.get(object.id), app.video.width);
     const text = shortened(context, object.name);
-    if (top) drawName(context, object, text, place(context, text, { x: top.x * view.scale, y: top.y * view.scale }, view, placed));
+    if (top) drawName(context, object, text, place(context, text, { x: top.x * view.scale, y: top.y * view.scale }, { view, screen, placed }));
   }
 }
 
 /** The rectangle of a name [left, top, width] on the canvas, moved from (0, 0) of the video to where there is room. */
-function place(context, text, { x, y }, view, placed) {
+function place(context, text, { x, y }, { view, screen, placed }) {
   const width = context.measureText(text).width + SWATCH + 3 * PADDING;
-  const { clientWidth, clientHeight } = context.canvas;
-  const left = Math.max(Math.min(x - width / 2, clientWidth - view.x - width), -view.x);
+  const left = Math.max(Math.min(x - width / 2, screen.width - view.x - width), -view.x);
   let top = Math.max(y - HEIGHT - 4, -view.y);
   const overlaps = () => placed.some(([l, t, w]) => left < l + w && l < left + width && Math.abs(t - top) < HEIGHT);
-  while (overlaps() && top + view.y < clientHeight - HEIGHT) top += HEIGHT / 2;
+  while (overlaps() && top + view.y < screen.height - HEIGHT) top += HEIGHT / 2;
   placed.push([left, top, width]);
   return [left, top, width];
 }

@@ -3,7 +3,7 @@
 import { cancel, giveUp, goOn, propagate } from "./actions.js";
 import { byId, count, duration, el, setText } from "./dom.js";
 import { notify } from "./notices.js";
-import { app, jobRunning, objects, on } from "./state.js";
+import { app, jobRunning, objects, on, onChanges } from "./state.js";
 
 const form = byId("propagate");
 const chosen = new Set(); // ids of the objects that are not to be propagated: new objects take part
@@ -129,8 +129,8 @@ export function startPropagate() {
   byId("cancel").addEventListener("click", cancel);
   byId("go-on").addEventListener("click", goOn);
   byId("give-up").addEventListener("click", giveUp);
-  for (const name of ["video", "state", "frame"]) on(name, showChoice);
-  for (const name of ["video", "state", "job"]) on(name, () => [showJob(), showBroken()]);
+  onChanges(["video", "state", "frame"], showChoice);
+  onChanges(["video", "state", "job"], () => [showJob(), showBroken()]);
   on("video", meetVideo);
   on("job", tellEnd);
   showChoice();

@@ -8,6 +8,20 @@ const bus = new EventTarget();
 export const on = (name, listener) => bus.addEventListener(name, (event) => listener(event.detail));
 export const emit = (name, detail) => bus.dispatchEvent(new CustomEvent(name, { detail }));
 
+/** Run a listener once before the next picture after any of these changed, however often they did. */
+export function onChanges(names, listener) {
+  let waits = false;
+  const run = () => {
+    waits = false;
+    listener();
+  };
+  const wait = () => {
+    if (!waits) requestAnimationFrame(run);
+    waits = true;
+  };
+  for (const name of names) on(name, wait);
+}
+
 const KEPT = {
   opacity: 0.5,
   brush: 16,

@@ -4,7 +4,7 @@ import { videoPath } from "./api.js";
 import { byId, clamp, debounce, el, setText } from "./dom.js";
 import { showLabelTag } from "./labels.js";
 import { visit } from "./playback.js";
-import { app, emit, isEmpty, objects, on, promptsOf, select } from "./state.js";
+import { app, emit, isEmpty, objects, on, onChanges, promptsOf, select } from "./state.js";
 import * as scale from "./timescale.js";
 
 const LANE = 20; // height of an object's row, as in style.css
@@ -12,13 +12,14 @@ const RULER = 18;
 const STRIP = 40;
 const THUMBNAIL_WIDTH = 160;
 const MARK = 5; // half the width of a prompt's mark
-const NEAREST_MARKS = 3; // pixels between the marks of prompts
+const NEAREST_MARKS = 2 * MARK + 1; // pixels between the marks of prompts: they do not cover each other
 
 const head = byId("timeline-head");
 const lanes = byId("timeline-lanes");
 const body = byId("timeline-body");
 
-const width = () => head.clientWidth;
+let measured = 0; // asking for the width makes the browser lay the page out: 20,000 marks would be slow
+const width = () => measured;
 const xOf = (frame) => scale.xOf(frame, width());
 const frameAt = (x) => scale.frameAt(x, width());
 
@@ -140,23 +141,24 @@ function drawPresence(context, object, y, ink) {
 
 function drawPromptMarks(context, object, y, ink) {
   let latest = -Infinity; // marks that would lie on the one before are left out: a thousand may be on one line
-  for (const key of Object.keys(app.video.prompts[object.id] ?? {})) {
+  context.beginPath(); // one path for all: twenty thousand prompts are drawn at each change
+  for (const key in app.video.prompts[object.id] ?? {}) {
     const at = xOf(Number(key));
-    if (at < Math.max(latest + NEAREST_MARKS, -MARK) || at > width() + MARK || isEmpty(promptsOf(object.id, Number(key)))) continue;
+    if (at < Math.max(latest + NEAREST_MARKS, -MARK) || at > width() + MARK) continue;
+    if (app.pending.size && isEmpty(promptsOf(object.id, Number(key)))) continue; // it is about to be deleted
     latest = at;
     const [x, middle] = [scale.isZoomed() ? at : clamp(at, 6, width() - 6), y + LANE / 2];
-    context.beginPath();
     context.moveTo(x, middle - 6);
-    context.lineTo(x + 5, middle);
+    context.lineTo(x + MARK, middle);
     context.lineTo(x, middle + 6);
-    context.lineTo(x - 5, middle);
+    context.lineTo(x - MARK, middle);
     context.closePath();
-    context.fillStyle = ink.text;
-    context.strokeStyle = ink.panel;
-    context.lineWidth = 1.5;
-    context.fill();
-    context.stroke();
   }
+  context.fillStyle = ink.text;
+  context.strokeStyle = ink.panel;
+  context.lineWidth = 1.5;
+  context.fill();
+  context.stroke();
 }
 
 function drawNames() {
@@ -230,11 +232,12 @@ export function startTimeline() {
   const all = () => [drawHead(), drawLanes(), drawNames(), movePlayhead()];
   const loadSoon = debounce(loadThumbnails, 150);
   new ResizeObserver(() => {
+    measured = head.clientWidth;
     all();
     loadThumbnails();
   }).observe(head);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", all);
-  on("timescale", () => {
+  onChanges(["timescale"], () => {
     drawHead();
     drawLanes();
     byId("playhead").style.setProperty("--x", `${xOf(app.frame)}px`);
@@ -247,9 +250,9 @@ export function startTimeline() {
     loadThumbnails();
   });
   on("frame", movePlayhead);
-  on("timeline", drawLanes);
-  on("state", () => [drawLanes(), drawNames()]);
-  on("selection", () => [drawNames(), revealLane()]);
+  onChanges(["timeline", "state"], drawLanes);
+  onChanges(["state", "selection"], drawNames);
+  onChanges(["selection"], revealLane);
   startScrubbing(head);
   startScrubbing(lanes);
 }
