@@ -4,9 +4,9 @@
     python tools/benchmark_annotator.py --checkpoint i2vpp-demo --json outputs/annotator.json
 
 Headless Chromium works on a real server over a synthetic video. The time of a click is that from letting the button go
-to the drawn mask, without the network's; a stroke's is all of it. Bytes are those that answers and events bring. A loaded
-machine is several times slower: its load is printed, and the time for which the page's main thread worked, which other
-programs do not add to.
+to the drawn mask, without the network's; a stroke's is all of it. Bytes are those that answers and events bring. A
+loaded machine is several times slower: its load is printed, and the time for which the page's main thread worked, which
+other programs do not add to.
 """
 
 from __future__ import annotations

@@ -277,8 +277,8 @@ class Visit:
             act: does it.
 
         Returns:
-            `milliseconds` until its mask is drawn, `requests` in that time with their times after it, `bytes` that came,
-            `cpu` (milliseconds that the page's main thread worked), `tasks` (milliseconds of those over 50).
+            `milliseconds` until its mask is drawn, `requests` in that time with their times after it, `bytes` that
+            came, `cpu` (milliseconds that the page's main thread worked), `tasks` (milliseconds of those over 50).
         """
         self.page.evaluate("performance.clearResourceTimings()")
         self._events, before = 0, self.cpu_seconds()
