@@ -62,10 +62,11 @@ def copy_mask(session: VideoSession, obj_id: int, frame: int, *, revision: int, 
     mask = store.mask(obj_id, source)
     if mask is None:
         raise NotFoundError(f"{info.name} has no mask on frame {source} to copy")
+    before = store.mask(obj_id, frame)
     prompted = bool(store.prompts_on(obj_id, frame))
-    below = (store.tracked if prompted else store.mask)(obj_id, frame)  # comes back without prompts
     with store.edit(f"Copy: {info.name}, frame {source} to {frame}", expected=revision) as edit:
         edit.set_prompts(obj_id, frame, Prompts(imported=True))
         edit.set_mask(obj_id, frame, mask)
-        edit.set_tracked(obj_id, frame, below)
+        if not prompted:
+            edit.set_tracked(obj_id, frame, before)  # comes back without prompts
     session.tell()
