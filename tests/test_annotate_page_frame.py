@@ -210,6 +210,18 @@ def mean(picture: np.ndarray, page: Annotator, x: float, y: float) -> np.ndarray
     return found
 
 
+def test_masks_that_stay_the_same_are_not_traced_again(page: Annotator) -> None:
+    """Outlines are kept by run lengths: a stroke must not put new ones in place of equal ones."""
+    page.paint((10, 10), (20, 10))
+    page.press("n").settled()
+    page.paint((40, 38), (50, 38))
+    same = "async () => { const runs = (await import('/static/masks.js')).masksOf(0); const known = window.known ?? runs;"
+    same += " window.known = runs; return [1, 2].map((id) => known.get(id) === runs.get(id)); }"
+    page.page.evaluate(same)
+    page.paint((40, 30), (50, 30))
+    assert page.page.evaluate(same) == [True, False]
+
+
 # ---- time
 
 

@@ -47,9 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         predictor = build_predictor(chosen_model(arguments))
         with tempfile.TemporaryDirectory() as folder:
             results = measure(case, predictor, Path(folder), exports=not arguments.no_exports)
-        report |= {"load_after": os.getloadavg(), "results": results}
-        if arguments.json is not None:
-            write_report(arguments.json, report)
+            report |= {"load_after": os.getloadavg(), "results": results}
+            if arguments.json is not None:
+                write_report(arguments.json, report)
     except (I2VPPError, OSError) as error:
         print(f"benchmark_annotator.py: error: {error}", file=sys.stderr)
         return EXIT_FAILED
