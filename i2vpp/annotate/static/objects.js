@@ -4,7 +4,7 @@ import { addObject, changeObject, clearPrompts, deleteObject, deletePrompt } fro
 import { byId, count, debounce, el, icon, iconButton, setIcon, setText } from "./dom.js";
 import { fillLabel, labelSelect } from "./labels.js";
 import { valueAt } from "./runs.js";
-import { app, isEmpty, objects, onChanges, promptsOf, select, selectMarker, selectedObject } from "./state.js";
+import { app, changeOf, isEmpty, objects, onChanges, promptsOf, select, selectMarker, selectedObject } from "./state.js";
 
 const list = byId("objects");
 const rows = new Map(); // object id -> its <li>
@@ -82,7 +82,10 @@ function fillRow(row, object, place) {
   label(part("[data-role=delete]"), `Delete ${object.name}`);
 }
 
+const rowsChanged = changeOf();
+
 function showObjects() {
+  if (!rowsChanged(app.video?.id, app.video?.objects, app.video?.labels, app.selected)) return;
   const present = objects();
   for (const [id, row] of rows) {
     if (!present.some((object) => object.id === id)) {

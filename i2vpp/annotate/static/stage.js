@@ -6,7 +6,7 @@ import { drawDraft, drawPrompts } from "./markers.js";
 import { MaskPicture, masksOf, masksWaiting, outlineOf, wantMasks } from "./masks.js";
 import { lightFilter } from "./display.js";
 import { drawNames, drawOnionImages, drawOnionOutlines, onionParts } from "./overlays.js";
-import { app, emit, on, objects } from "./state.js";
+import { app, changeOf, emit, on, objects } from "./state.js";
 
 const MARGIN = 16;
 const MOST_ZOOM = 60; // screen pixels per video pixel
@@ -125,15 +125,14 @@ function draw() {
 }
 
 const below = document.createElement("canvas").getContext("2d"); // what lies below prompts and drafts: it changes less often
-let drawn = []; // what it was drawn of
+const belowChanged = changeOf();
 
 function drawBelow(width, height, ratio) {
   const still = isCurrent() && !app.playing && !view.scrubbing;
   const here = (frame) => bitmapOf(frame, wantedPixels());
   const { opacity, stripes, masksShown, names, brightness, contrast, selected } = app;
-  const parts = [width, height, ratio, view.scale, view.x, view.y, shown.bitmap, shown.masks, app.video.id, objects(), still, opacity, stripes, masksShown, names, brightness, contrast, selected, ...(still ? onionParts(here) : [])];
-  if (parts.length === drawn.length && parts.every((part, i) => part === drawn[i])) return;
-  drawn = parts;
+  const looks = [opacity, stripes, masksShown, names, brightness, contrast, selected, still, ...(still ? onionParts(here) : [])];
+  if (!belowChanged(width, height, ratio, view.scale, view.x, view.y, shown.bitmap, shown.masks, app.video.id, objects(), ...looks)) return;
   if (below.canvas.width !== width || below.canvas.height !== height) Object.assign(below.canvas, { width, height });
   below.setTransform(1, 0, 0, 1, 0, 0);
   below.clearRect(0, 0, width, height);

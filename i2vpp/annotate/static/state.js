@@ -22,6 +22,16 @@ export function onChanges(names, listener) {
   for (const name of names) on(name, wait);
 }
 
+/** Return a function that tells whether any of the values that it is given differs from those of its last call. */
+export function changeOf() {
+  let known = [];
+  return (...values) => {
+    const same = values.length === known.length && values.every((value, i) => value === known[i]);
+    known = values;
+    return !same;
+  };
+}
+
 const KEPT = {
   opacity: 0.5,
   brush: 16,

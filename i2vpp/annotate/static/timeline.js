@@ -4,7 +4,7 @@ import { videoPath } from "./api.js";
 import { byId, clamp, debounce, el, setText } from "./dom.js";
 import { showLabelTag } from "./labels.js";
 import { visit } from "./playback.js";
-import { app, emit, isEmpty, objects, on, onChanges, promptsOf, select } from "./state.js";
+import { app, changeOf, emit, isEmpty, objects, on, onChanges, promptsOf, select } from "./state.js";
 import * as scale from "./timescale.js";
 
 const LANE = 20; // height of an object's row, as in style.css
@@ -139,13 +139,20 @@ function drawPresence(context, object, y, ink) {
   }
 }
 
+const framesOf = new WeakMap(); // prompts of an object by frames -> these frames
+
+function promptedOf(byFrame) {
+  if (!framesOf.has(byFrame)) framesOf.set(byFrame, Object.keys(byFrame).map(Number));
+  return framesOf.get(byFrame);
+}
+
 function drawPromptMarks(context, object, y, ink) {
   let latest = -Infinity; // marks that would lie on the one before are left out: a thousand may be on one line
   context.beginPath(); // one path for all: twenty thousand prompts are drawn at each change
-  for (const key in app.video.prompts[object.id] ?? {}) {
-    const at = xOf(Number(key));
+  for (const frame of promptedOf(app.video.prompts[object.id] ?? {})) {
+    const at = xOf(frame);
     if (at < Math.max(latest + NEAREST_MARKS, -MARK) || at > width() + MARK) continue;
-    if (app.pending.size && isEmpty(promptsOf(object.id, Number(key)))) continue; // it is about to be deleted
+    if (app.pending.size && isEmpty(promptsOf(object.id, frame))) continue; // it is about to be deleted
     latest = at;
     const [x, middle] = [scale.isZoomed() ? at : clamp(at, 6, width() - 6), y + LANE / 2];
     context.moveTo(x, middle - 6);
@@ -161,7 +168,10 @@ function drawPromptMarks(context, object, y, ink) {
   context.stroke();
 }
 
+const namesChanged = changeOf();
+
 function drawNames() {
+  if (!namesChanged(app.video?.id, app.video?.objects, app.video?.labels, app.selected)) return;
   const list = byId("timeline-names");
   const rows = objects();
   while (list.children.length > rows.length) list.lastChild.remove();
