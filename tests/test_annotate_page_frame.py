@@ -215,7 +215,9 @@ def test_masks_that_stay_the_same_are_not_traced_again(page: Annotator) -> None:
     page.paint((10, 10), (20, 10))
     page.press("n").settled()
     page.paint((40, 38), (50, 38))
-    same = "async () => { const runs = (await import('/static/masks.js')).masksOf(0); const known = window.known ?? runs;"
+    same = (
+        "async () => { const runs = (await import('/static/masks.js')).masksOf(0); const known = window.known ?? runs;"
+    )
     same += " window.known = runs; return [1, 2].map((id) => known.get(id) === runs.get(id)); }"
     page.page.evaluate(same)
     page.paint((40, 30), (50, 30))

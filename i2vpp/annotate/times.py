@@ -26,4 +26,6 @@ def frame_durations(source: FrameSource) -> list[int] | None:
 
 
 def _is_constant(times: list[float], fps: float | None) -> bool:
-    return bool(fps) and all(abs(time - i / fps) <= TOLERANCE for i, time in enumerate(times))
+    if not fps:
+        return False
+    return all(abs(time - i / fps) <= TOLERANCE for i, time in enumerate(times))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import shutil
 import threading
@@ -31,7 +30,7 @@ from i2vpp.utils.suggest import how_to_install
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-WINDOW = {"width": 1440, "height": 900}
+WINDOW_WIDTH, WINDOW_HEIGHT = 1440, 900
 PATIENCE_MS = 300_000.0
 PICTURES = 30  # that differ; the frames of the video are these, again and again
 SETTLE_SECONDS = 1.0  # between two measurements: frames and masks around the new one are loaded
@@ -155,9 +154,11 @@ def write_annotation(path: Path, case: Case) -> None:
         case: size, length and number of objects.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    size = {"height": case.height, "width": case.width, "frames": case.frames}
     masks = {(n, t): blob(case, n, t) for n, t in itertools.product(range(case.objects), range(min(case.frames, 60)))}
-    with Annotation(path, **size) as store, store.edit("Import") as edit:
+    with (
+        Annotation(path, height=case.height, width=case.width, frames=case.frames) as store,
+        store.edit("Import") as edit,
+    ):
         for number in range(case.objects):
             info = edit.add_object()
             for t in range(case.frames):
@@ -205,7 +206,7 @@ def opened(url: str) -> Iterator[Visit]:
         raise I2VPPError("the page is measured in Chromium, which is not there: apt install chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        page = browser.new_page(viewport=WINDOW)
+        page = browser.new_page(viewport={"width": WINDOW_WIDTH, "height": WINDOW_HEIGHT})
         page.set_default_timeout(PATIENCE_MS)
         yield Visit(page, url)
         browser.close()
@@ -390,4 +391,4 @@ def measure(case: Case, predictor: I2VPPVideoPredictor, folder: Path, *, exports
         results["stroke"] = measure_strokes(visit, case)
         if exports:
             results["exports"] = {kind: visit.export(kind) for kind in ("davis", "sav")}
-    return json.loads(json.dumps(results))  # type: ignore[no-any-return]
+    return results
