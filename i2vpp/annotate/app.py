@@ -31,6 +31,7 @@ from i2vpp.annotate.answers import (
     unless_gone,
     whole,
 )
+from i2vpp.annotate.copying import copy_routes
 from i2vpp.annotate.errors import StaleRevisionError
 from i2vpp.annotate.exchange_routes import exchange_routes
 from i2vpp.annotate.frames import MAX_WIDTH, MIN_WIDTH
@@ -120,6 +121,7 @@ class Routes:
             Route(f"{obj}/prompts/{{t:int}}", self._with(self.set_prompts), methods=["PUT"]),
             *label_routes(self._with),
             *track_routes(self._with),
+            *copy_routes(self._with),
             *exchange_routes(self._workspace, self._with),
             Route(f"{video}/undo", self._with(partial(self.travel, "undo")), methods=["POST"]),
             Route(f"{video}/redo", self._with(partial(self.travel, "redo")), methods=["POST"]),

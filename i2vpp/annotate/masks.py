@@ -20,16 +20,16 @@ THINNEST = math.sqrt(0.5)
 
 @dataclass(frozen=True, kw_only=True)
 class Stroke:
-    """One line of a round brush, in pixels of the video; it may leave the frame.
+    """One line of a round brush, or a polygon, in pixels of the video; it may leave the frame.
 
     Args:
-        points: x, y; a single point is a dab.
-        radius: radius of the brush.
+        points: x, y; a single point is a dab. A polygon is closed from the last point to the first.
+        radius: radius of the brush; None: the points are the corners of a polygon, whose inside is painted.
         erase: whether it takes away.
     """
 
     points: tuple[tuple[float, float], ...]
-    radius: float
+    radius: float | None
     erase: bool = False
 
 
@@ -81,11 +81,12 @@ def _lengths(runs: bytes) -> NDArray[np.int64]:
 
 
 def paint(mask: Mask, strokes: Sequence[Stroke]) -> Mask:
-    """Return a copy of a mask with strokes of a round brush set or erased, in their order.
+    """Return a copy of a mask with strokes of a round brush and polygons set or erased, in their order.
 
     A stroke takes the pixels whose centres lie within its radius of its line; pixel (row i, column j) has its centre
     at x = j + 0.5, y = i + 0.5. What lies outside the frame is cut off. A brush thinner than a pixel paints as one of
-    about a pixel, so that no stroke inside the frame is without effect.
+    about a pixel, so that no stroke inside the frame is without effect. A polygon takes the pixels whose centres it
+    goes around, in either direction, once or more often.
 
     Args:
         mask: bool [H, W].
@@ -93,13 +94,33 @@ def paint(mask: Mask, strokes: Sequence[Stroke]) -> Mask:
     """
     painted = mask.copy()
     for stroke in strokes:
-        radius = max(stroke.radius, THINNEST)
+        radius = 0.0 if stroke.radius is None else max(stroke.radius, THINNEST)
         ys = [y for _, y in stroke.points]
         top = max(math.floor(min(ys) - radius), 0)
         bottom = min(math.ceil(max(ys) + radius), len(mask))
         if top < bottom:
-            painted[top:bottom][_swept(stroke.points, radius, range(top, bottom), mask.shape[1])] = not stroke.erase
+            rows, width = range(top, bottom), mask.shape[1]
+            polygon = stroke.radius is None
+            taken = _inside(stroke.points, rows, width) if polygon else _swept(stroke.points, radius, rows, width)
+            painted[top:bottom][taken] = not stroke.erase
     return painted
+
+
+def _inside(corners: Sequence[tuple[float, float]], rows: range, width: int) -> Mask:
+    """Return what a polygon covers of some rows, as bool [len(rows), width].
+
+    Each side turns the winding number of what lies to the right of it, in the rows that it crosses, by 1 up or down.
+    """
+    turns = np.zeros((len(rows), width + 1), np.int32)
+    for (x0, y0), (x1, y1) in zip(corners, [*corners[1:], corners[0]], strict=True):
+        low, high = sorted((y0, y1))
+        number = np.arange(max(math.ceil(low - 0.5), rows.start), min(math.ceil(high - 0.5), rows.stop))
+        if len(number):
+            crossed = x0 + (number + 0.5 - y0) * ((x1 - x0) / (y1 - y0))
+            column = np.ceil(np.clip(crossed - 0.5, 0, width)).astype(np.int64)
+            turns[number - rows.start, column] += 1 if y0 < y1 else -1
+    winding: NDArray[np.int32] = np.cumsum(turns[:, :-1], axis=1)
+    return winding != 0
 
 
 def _swept(points: Sequence[tuple[float, float]], radius: float, rows: range, width: int) -> Mask:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from i2vpp.annotate.masks import Stroke, paint
+from i2vpp.annotate.masks import Stroke, encode_runs, paint
 from i2vpp.annotate.store import Annotation
 from i2vpp.annotate.tracks import ModelTracks, ObjectMask
 from i2vpp.annotate.values import Prompts, StoredMask
@@ -80,8 +80,9 @@ class Prompter:
     def _base(self, key: Key, old: Prompts, new: Prompts) -> ObjectMask:
         """Return the mask that strokes are painted on, where it is not the stored one."""
         same_base = key == Key.of(key.obj_id, key.frame, old)
-        if same_base and key in self._bases:
-            return self._found(self._bases[key])
+        known = self._bases.get(key) if same_base else None
+        if known is not None and self._lies_below(known, key, old.strokes):
+            return self._found(known)
         if new.points or new.box:
             return self._tracks().click(key.obj_id, key.frame, new, refines=not same_base and _refines(old, new))
         if new.imported:
@@ -92,6 +93,12 @@ class Prompter:
         if below is not None:
             return self._found(below)
         return self._tracks().without_prompts(key.obj_id, key.frame) or self._nothing()
+
+    def _lies_below(self, known: StoredMask, key: Key, strokes: Sequence[Stroke]) -> bool:
+        """Whether strokes on a mask give the stored one; undo and copies of masks may have put another one below."""
+        stored = self._store.mask(key.obj_id, key.frame)
+        painted = paint(known.decode(self._store.height, self._store.width), strokes)
+        return stored is not None and stored.runs == encode_runs(painted)
 
     def _stored(self, key: Key) -> ObjectMask:
         mask = self._store.mask(key.obj_id, key.frame)

@@ -19,6 +19,7 @@ from i2vpp.annotate.plans import Leg, Plan, legs_of_missing, ways
 from i2vpp.annotate.problems import EXPECTED, NotFoundError, Problems
 from i2vpp.annotate.prompting import Prompter
 from i2vpp.annotate.store import Annotation, watched
+from i2vpp.annotate.times import frame_durations
 from i2vpp.annotate.tracks import ModelTracks
 from i2vpp.annotate.values import ObjectInfo, Prompts, joint_name
 from i2vpp.annotate.views import masks, news, state
@@ -92,6 +93,7 @@ class VideoSession:
             source = self.frame_reader.source
             self.height, self.width, self.fps = source.height, source.width, source.fps
             self.frames = len(source)
+            self.durations = frame_durations(source)
             self.store = Annotation(
                 context.store_path(video), height=self.height, width=self.width, frames=self.frames, video=video.name
             )
@@ -405,7 +407,8 @@ def _prompt_label(info: ObjectInfo, frame: int, old: Prompts, new: Prompts) -> s
     if not new:
         what = "Clear"
     elif new.strokes != old.strokes:
-        what = "Brush"
+        changed = set(new.strokes) ^ set(old.strokes)
+        what = "Polygon" if all(stroke.radius is None for stroke in changed) else "Brush"
     elif new.box != old.box:
         what = "Box"
     else:

@@ -18,6 +18,7 @@ from i2vpp.utils.values import Array, shown
 
 NAN = float("nan")
 MAX_NAME = 100
+POLYGON_CORNERS = 3
 _COLOR = re.compile(r"#[0-9a-f]{6}")
 
 
@@ -271,11 +272,20 @@ def _corners(box: Array) -> Box:
 def _stroke(name: str, value: Any) -> Stroke:
     fields = json_object(name, value, {"points", "radius", "erase"})
     points = json_list(f"{name}.points", fields.get("points"))
-    (radius,) = json_numbers(f"{name}.radius", fields.get("radius"), "radius")
-    if not points:
-        raise PromptError(f"{name}.points must hold at least one point")
-    if radius <= 0:
-        raise PromptError(f"{name}.radius must be positive; got {shown(radius)}")
+    radius = _radius(f"{name}.radius", fields.get("radius", 0))
+    least = POLYGON_CORNERS if radius is None else 1
+    if len(points) < least:
+        raise PromptError(f"{name}.points must hold {least} or more; got {len(points)}")
     line = [json_numbers(f"{name}.points[{i}]", point, "x, y") for i, point in enumerate(points)]
     erase = json_flag(f"{name}.erase", fields.get("erase"))
     return Stroke(points=tuple((x, y) for x, y in line), radius=radius, erase=erase)
+
+
+def _radius(name: str, value: Any) -> float | None:
+    """Return the radius of a brush, or None for a polygon."""
+    if value is None:
+        return None
+    (radius,) = json_numbers(name, value, "radius")
+    if radius <= 0:
+        raise PromptError(f"{name} must be positive, or null for a polygon; got {shown(radius)}")
+    return radius

@@ -39,6 +39,7 @@ class Shown(Protocol):
     height: int
     width: int
     fps: float | None
+    durations: list[int] | None
     frames: int
 
 
@@ -51,7 +52,8 @@ def state(shown: Shown, since: int | None = None) -> dict[str, Any]:
 
     Returns:
         The message for the page, see the module. `timeline` and `imported` have runs of frames; `prompts` of a message
-        with `since` have null for those that were deleted, and its `timeline` for masks.
+        with `since` have null for those that were deleted, and its `timeline` for masks. `durations` are null where the
+        rate is constant, see `frame_durations`.
     """
     store = shown.store
     with store.still():
@@ -108,6 +110,7 @@ def _everything(shown: Shown) -> dict[str, Any]:
         "width": shown.width,
         "height": shown.height,
         "fps": shown.fps,
+        "durations": shown.durations,
         "frames": shown.frames,
         "objects": [asdict(info) for info in store.objects()],
         "labels": [asdict(label) for label in store.labels()],

@@ -221,7 +221,7 @@ export function offerUndo(state, message) {
 }
 
 /** Why the object cannot be prompted now, in words; null if it can. */
-function obstacle(object) {
+export function obstacle(object) {
   if (object?.locked) return `“${object.name}” is locked. Unlock it (L) to change it.`;
   if (object?.hidden) return `“${object.name}” is hidden. Show it (H) to change it.`;
   return null;

@@ -51,8 +51,9 @@ let direction = 1;
 /** Frames in the order in which a person will want them: this one, those ahead in the direction of travel, a few behind. */
 export function nearby(frame) {
   const order = [frame];
+  const stride = app.playing ? Math.max(1, Math.floor(app.speed)) : 1; // as in playback.js
   for (let step = 1; step <= AHEAD; step++) {
-    order.push(frame + step * direction);
+    order.push(frame + step * stride * direction);
     if (step <= BEHIND) order.push(frame - step * direction);
   }
   return order.filter((other) => other >= 0 && other < app.video.frames);

@@ -1,19 +1,23 @@
 // Keys: one table, from which the keyboard is served and the help sheet is written.
 
 import { addObject, changeObject, deleteObject, deletePrompt, nextDoubtful, redo, undo } from "./actions.js";
+import { copyPrevious } from "./copy.js";
+import { closeDisplay, nextOnion, toggleDisplay, toggleNames } from "./display.js";
 import { clamp } from "./dom.js";
 import { openDialog } from "./dialogs.js";
 import { isLibraryOpen, showLibrary, toggleLibrary } from "./library.js";
 import { closeNotice } from "./notices.js";
 import { startRenaming } from "./objects.js";
-import { jumpToPrompt, step, togglePlay, visit } from "./playback.js";
+import { changeSpeed, jumpToPrompt, step, stepFar, toggleLoop, togglePlay, visit } from "./playback.js";
 import { abandon, clickAtCross, moveCross, selectByPlace, space } from "./pointer.js";
+import { dropCorner } from "./polygon.js";
 import { propagateMissing, propagateOrCancel } from "./propagate.js";
 import { absentRange, clearRange, cutHere, reviewRange, setRange } from "./ranges.js";
 import { fit, zoomBy } from "./stage.js";
 import { app, select, selectMarker, selectedObject, setView } from "./state.js";
+import { ZOOM_STEP } from "./timeline_view.js";
+import { zoomTime } from "./timescale.js";
 
-const FAR = 10; // frames of a long step
 const CONTROLS = "button, summary, input[type=radio], input[type=checkbox], input[type=range]";
 const CROSS_STEP = 12; // screen pixels
 const BRUSH = { least: 1, most: 400, factor: 1.2 };
@@ -30,7 +34,7 @@ const withObject = (action) => () => {
 
 function escape() {
   if (isLibraryOpen() && app.video) return showLibrary(false);
-  if (abandon() || closeNotice()) return;
+  if (abandon() || closeDisplay() || closeNotice()) return;
   if (app.marker) selectMarker(null);
   else if (document.activeElement !== document.body) document.activeElement.blur();
 }
@@ -41,6 +45,9 @@ function selectNeighbour(by) {
   const at = all.findIndex(({ id }) => id === app.selected);
   select(all[(at + by + all.length) % all.length].id);
 }
+
+/** Take the latest corner of a polygon back, or else the selected prompt. */
+const takeBack = () => dropCorner() || (app.marker && deletePrompt(app.marker));
 
 const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 const crossKeys = Object.entries(arrows).flatMap(([key, [x, y]]) => [
@@ -53,11 +60,14 @@ const BINDINGS = [
   { section: "Prompt", shown: ["click"], does: "this belongs to the object" },
   { section: "Prompt", shown: ["right click", "Shift + click"], does: "this does not" },
   { section: "Prompt", shown: ["drag"], does: "draw a box; move a prompt" },
-  { section: "Prompt", keys: "Delete Backspace", shown: ["Delete"], does: "take the selected prompt back", run: () => app.marker && deletePrompt(app.marker) },
+  { section: "Prompt", keys: "Delete Backspace", shown: ["Delete"], does: "take the selected prompt, or a corner, back", run: takeBack },
   { section: "Prompt", keys: "c", shown: ["C"], does: "click", run: () => setView({ tool: "click" }) },
   { section: "Prompt", keys: "x", shown: ["X"], does: "box", run: () => setView({ tool: "box" }) },
   { section: "Prompt", keys: "b", shown: ["B"], does: "brush (Shift erases)", run: () => setView({ tool: "brush" }) },
   { section: "Prompt", keys: "e", shown: ["E"], does: "eraser", run: () => setView({ tool: "eraser" }) },
+  { section: "Prompt", keys: "g", shown: ["G"], does: "polygon (Shift takes away)", run: () => setView({ tool: "polygon" }) },
+  { section: "Prompt", shown: ["Enter", "double click"], does: "close the polygon" },
+  { section: "Prompt", keys: "shift+c", shown: ["Shift + C"], does: "copy the previous frame's mask", run: copyPrevious },
   { section: "Prompt", keys: "t", shown: ["T"], does: "take away without Shift, on or off", run: () => setView({ takeAway: !app.takeAway }) },
   { section: "Prompt", keys: "[", shown: ["[", "]"], does: "smaller, larger brush", run: () => resizeBrush(1 / BRUSH.factor) },
   { keys: "]", run: () => resizeBrush(BRUSH.factor) },
@@ -67,6 +77,8 @@ const BINDINGS = [
   { keys: "shift+Enter", run: () => clickAtCross(false) },
   { section: "Edit", keys: "z ctrl+z", shown: ["Z"], does: "undo", run: undo },
   { section: "Edit", keys: "y ctrl+y ctrl+shift+z", shown: ["Y"], does: "redo", run: redo },
+  { section: "Objects", shown: ["Ctrl + click"], does: "select the object there" },
+  { section: "Objects", keys: "s", shown: ["S"], does: "select by clicks, pan by dragging", run: () => setView({ tool: "select" }) },
   { section: "Objects", shown: ["1 … 9", "0"], does: "select the first to the tenth object" },
   { section: "Objects", keys: "ArrowDown", shown: ["↓", "↑"], does: "next, previous object", run: () => selectNeighbour(1) },
   { keys: "ArrowUp", run: () => selectNeighbour(-1) },
@@ -76,15 +88,21 @@ const BINDINGS = [
   { section: "Objects", keys: "l", shown: ["L"], does: "lock or unlock it", run: withObject(({ id, locked }) => changeObject(id, { locked: !locked })) },
   { section: "Objects", keys: "shift+Delete shift+Backspace", shown: ["Shift + Delete"], does: "delete it", run: withObject(deleteObject) },
   { section: "Move", shown: ["Space"], does: "play, pause", run: togglePlay },
-  { section: "Move", keys: "ArrowRight", shown: ["←", "→"], does: "one frame (Shift: ten)", run: () => step(1) },
+  { section: "Move", keys: "ArrowRight", shown: ["←", "→"], does: "one frame", run: () => step(1) },
+  { section: "Move", shown: ["Shift + ←", "→"], does: "a long step, as set" },
   { keys: "ArrowLeft", run: () => step(-1) },
-  { keys: "shift+ArrowRight PageDown", run: () => step(FAR) },
-  { keys: "shift+ArrowLeft PageUp", run: () => step(-FAR) },
+  { keys: "shift+ArrowRight PageDown", run: () => stepFar(1) },
+  { keys: "shift+ArrowLeft PageUp", run: () => stepFar(-1) },
   { section: "Move", keys: "Home", shown: ["Home", "End"], does: "first, last frame", run: () => visit(0) },
   { keys: "End", run: () => visit(app.video?.frames ?? 0) },
   { section: "Move", keys: ",", shown: [",", "."], does: "previous, next prompted frame", run: () => jumpToPrompt(-1) },
   { keys: ".", run: () => jumpToPrompt(1) },
   { section: "Move", keys: "d", shown: ["D"], does: "next doubtful frame", run: nextDoubtful },
+  { section: "Move", keys: "<", shown: ["<", ">"], does: "play slower, faster", run: () => changeSpeed(-1) },
+  { keys: ">", run: () => changeSpeed(1) },
+  { section: "Move", keys: "shift+l", shown: ["Shift + L"], does: "play again and again", run: toggleLoop },
+  { section: "Move", keys: "shift+ArrowUp", shown: ["Shift + ↑", "↓"], does: "zoom the timeline (Ctrl + wheel)", run: () => zoomTime(ZOOM_STEP) },
+  { keys: "shift+ArrowDown", run: () => zoomTime(1 / ZOOM_STEP) },
   { section: "Track", keys: "p", shown: ["P"], does: "propagate, or stop it", run: propagateOrCancel },
   { section: "Track", keys: "shift+p", shown: ["Shift + P"], does: "propagate what is missing or stale", run: propagateMissing },
   { section: "Review", keys: "i", shown: ["I", "Shift + I"], does: "the range begins, ends here", run: () => setRange({ first: app.frame }) },
@@ -101,6 +119,9 @@ const BINDINGS = [
   { keys: "-", run: () => zoomBy(0.8) },
   { section: "See", keys: "o", shown: ["O"], does: "overlaps in stripes, or resolved as in exports", run: () => setView({ stripes: !app.stripes }) },
   { section: "See", keys: "m", shown: ["M"], does: "masks on or off", run: () => setView({ masksShown: !app.masksShown }) },
+  { section: "See", keys: "shift+n", shown: ["Shift + N"], does: "names at the masks", run: toggleNames },
+  { section: "See", keys: "shift+o", shown: ["Shift + O"], does: "onion skin: previous, next, both, off", run: nextOnion },
+  { section: "See", keys: "shift+d", shown: ["Shift + D"], does: "brightness, contrast and more", run: () => toggleDisplay() },
   { section: "See", keys: "v", shown: ["V"], does: "list of videos", run: toggleLibrary },
   { section: "See", keys: "?", shown: ["?"], does: "this sheet", run: () => openDialog("help-dialog") },
   { section: "See", keys: "Escape", shown: ["Esc"], does: "give up, close", run: escape },
@@ -112,6 +133,7 @@ const byChord = new Map(BINDINGS.flatMap(({ keys, run }) => (keys ?? "").split("
 
 const bound = new Set([...byChord.keys()].map((keys) => keys.split("+").at(-1) || "+"));
 const SIGNS = { BracketLeft: "[", BracketRight: "]", Comma: ",", Period: ".", Minus: "-", Equal: "=" };
+const SHIFTED = { Comma: "<", Period: ">" };
 
 /**
  * The key as the table spells it: what it writes, if the table has that, or else what stands at its place (`event.code`) on
@@ -119,7 +141,7 @@ const SIGNS = { BracketLeft: "[", BracketRight: "]", Comma: ",", Period: ".", Mi
  */
 function keyOf(event) {
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-  const place = /^Key[A-Z]$/.test(event.code) ? event.code[3].toLowerCase() : /^Digit[0-9]$/.test(event.code) ? event.code[5] : SIGNS[event.code];
+  const place = /^Key[A-Z]$/.test(event.code) ? event.code[3].toLowerCase() : /^Digit[0-9]$/.test(event.code) ? event.code[5] : (event.shiftKey && SHIFTED[event.code]) || SIGNS[event.code];
   return bound.has(key) || /^[0-9]$/.test(key) || (key.length > 1 && key !== "Dead") ? key : (place ?? key);
 }
 
@@ -138,6 +160,7 @@ function isTyping(target) {
 /** Keys that a control in focus wants for itself. */
 function isForControl(event) {
   const { target, key } = event;
+  if (target instanceof HTMLElement && target.id === "time-resize") return ["ArrowUp", "ArrowDown", "Home", "End", "Enter"].includes(key);
   if (target instanceof HTMLInputElement && ["radio", "range"].includes(target.type)) return key.startsWith("Arrow") || key === " ";
   if (target instanceof HTMLAnchorElement) return key === "Enter";
   const pressable = target instanceof HTMLButtonElement || target instanceof HTMLInputElement || target.matches("summary");

@@ -3,7 +3,9 @@
 import { loadLibrary, openVideo, receiveChange, receiveJob, redo, resume, undo } from "./actions.js";
 import { call, listen } from "./api.js";
 import { byId, debounce, setText } from "./dom.js";
+import { startCopy } from "./copy.js";
 import { startDialogs } from "./dialogs.js";
+import { startDisplay } from "./display.js";
 import { startExchange } from "./exchange.js";
 import { KEYS, startKeys } from "./keys.js";
 import { choose, lastFrame, showLibrary, startLibrary } from "./library.js";
@@ -14,11 +16,13 @@ import { banner, startNotices } from "./notices.js";
 import { startObjects } from "./objects.js";
 import { startPlayback } from "./playback.js";
 import { startPointer } from "./pointer.js";
+import { startPolygon } from "./polygon.js";
 import { startPropagate } from "./propagate.js";
 import { startRanges } from "./ranges.js";
 import { canvas, fit, startStage, view, zoomBy } from "./stage.js";
 import { startTimeline } from "./timeline.js";
-import { app, emit, isEmpty, keep, on, selectedObject, setView } from "./state.js";
+import { startTimelineView } from "./timeline_view.js";
+import { app, emit, isEmpty, keep, on, onChanges, selectedObject, setView } from "./state.js";
 
 const BANNER_WAIT_MS = 800; // a server that is back at once was never away
 const HINTS = {
@@ -26,6 +30,8 @@ const HINTS = {
   box: "Drag a box around the object",
   brush: "Paint on the mask; Shift or the right button erases",
   eraser: "Erase from the mask; Shift or the right button paints",
+  polygon: "Click corners; Shift or the right button takes away; Enter or a double click closes",
+  select: "Click an object to select it, drag to move the frame",
 };
 
 const HINTS_TAKING_AWAY = {
@@ -33,6 +39,8 @@ const HINTS_TAKING_AWAY = {
   box: "Drag a box around the object",
   brush: "Erase from the mask; Shift or the right button paints",
   eraser: "Paint on the mask; Shift or the right button erases",
+  polygon: "Click the corners of what is taken away; Enter or a double click closes",
+  select: HINTS.select,
 };
 
 function startTools() {
@@ -47,7 +55,7 @@ function startTools() {
   byId("take-away").addEventListener("click", () => setView({ takeAway: !app.takeAway }));
   byId("undo").addEventListener("click", undo);
   byId("redo").addEventListener("click", redo);
-  for (const name of ["view", "state", "selection", "video"]) on(name, showTools);
+  onChanges(["view", "state", "selection", "video"], showTools);
   on("zoom", () => setText(byId("zoom"), `${Math.round(view.scale * 100)} %`));
   showTools();
 }
@@ -164,10 +172,14 @@ byId("skip").addEventListener("click", (event) => {
 startNotices();
 startStage();
 startPointer();
+startPolygon();
+startDisplay();
 startPlayback();
 startTimeline();
+startTimelineView();
 startLabels();
 startObjects();
+startCopy();
 startPropagate();
 startRanges();
 startLibrary();
@@ -175,7 +187,7 @@ startExchange();
 startDialogs(KEYS);
 startKeys();
 startTools();
-for (const name of ["video", "state"]) on(name, showTitle);
+onChanges(["video", "state"], showTitle);
 for (const name of ["video", "frame"]) on(name, keepPlace);
 for (const name of ["link", "video", "library"]) on(name, showLink);
 window.addEventListener("beforeunload", (event) => app.busy && app.connected && event.preventDefault());

@@ -111,6 +111,7 @@ function trace(context, view, points) {
 function drawHandle(context, view, stroke, color, marked) {
   if (marked) {
     trace(context, view, stroke.points);
+    if (stroke.radius === null) context.closePath();
     context.lineWidth = 2;
     context.strokeStyle = "rgb(255 255 255 / 0.8)";
     context.setLineDash([2, 3]);
@@ -129,6 +130,7 @@ export function drawDraft(context, view) {
   const color = selectedObject()?.color ?? "#ffffff";
   if (draft.box) drawBox(context, view, draft.box, color, true);
   if (draft.stroke) drawStroke(context, view, draft.stroke, color);
+  if (draft.polygon) drawPolygon(context, view, draft.polygon, color);
   if (draft.brush) {
     const [x, y] = toScreen(view, [draft.brush.x, draft.brush.y]);
     circle(context, x, y, app.brush * view.scale, 2.5, "rgb(0 0 0 / 0.5)");
@@ -158,9 +160,33 @@ function drawCross(context, [x, y]) {
   }
 }
 
+/** The polygon that is being drawn: what it would fill, its sides, its corners, and the first one larger where it closes it. */
+function drawPolygon(context, view, { corners: points, erase, closable }, color) {
+  context.save();
+  trace(context, view, points);
+  context.globalAlpha = 0.35;
+  context.fillStyle = erase ? "#20242c" : color;
+  context.fill();
+  context.globalAlpha = 1;
+  for (const [width, ink] of [[3, "rgb(0 0 0 / 0.6)"], [1.5, "#ffffff"]]) {
+    context.lineWidth = width;
+    context.strokeStyle = ink;
+    context.stroke();
+  }
+  context.restore();
+  points.forEach((point, i) => dot(context, toScreen(view, point), i === 0 && closable ? 6 : 4, erase ? "#20242c" : color));
+}
+
 function drawStroke(context, view, stroke, color) {
   context.save();
   context.globalAlpha = stroke.erase ? 0.7 : Math.max(app.opacity, 0.3);
+  if (stroke.radius === null) {
+    trace(context, view, stroke.points);
+    context.fillStyle = stroke.erase ? "#20242c" : color;
+    context.fill();
+    context.restore();
+    return;
+  }
   context.lineCap = "round";
   context.lineJoin = "round";
   context.lineWidth = Math.max(2 * stroke.radius * view.scale, 1);

@@ -15,7 +15,7 @@ export function parseMasks(buffer) {
   for (let at = 0; at < words.length; ) {
     const [id, runs] = [words[at], words[at + 1]];
     if (at + 2 + runs > words.length) throw new Error("The masks of this frame are damaged.");
-    found.set(id, words.subarray(at + 2, at + 2 + runs));
+    found.set(id, words.slice(at + 2, at + 2 + runs)); // of its own: it may be kept longer than the others
     at += 2 + runs;
   }
   return found;
@@ -26,13 +26,24 @@ function swapped(buffer) {
   return Uint32Array.from({ length: buffer.byteLength / 4 }, (_, i) => view.getUint32(i * 4, true));
 }
 
+const equal = (a, b) => a.length === b.length && a.every((run, i) => run === b[i]);
+
+/** Put the run lengths that were here before in place of equal ones: their outlines are known. */
+function withKnown(masks, before) {
+  for (const [id, runs] of masks) {
+    const known = before?.get(id);
+    if (known && equal(known, runs)) masks.set(id, known);
+  }
+  return masks;
+}
+
 const keyOf = (frame) => `${app.video.id}/${frame}`;
 
 const loader = new Loader({
   load: async (key, signal) => {
     const [id, frame] = key.split("/");
     const response = await request(videoPath(id, `/masks/${frame}`), { signal, cache: "no-cache" });
-    return parseMasks(await response.arrayBuffer());
+    return withKnown(parseMasks(await response.arrayBuffer()), loader.values.get(key));
   },
   size: (masks) => [...masks.values()].reduce((sum, runs) => sum + runs.length, 16),
   limit: CACHE_RUNS,
@@ -91,7 +102,7 @@ export class MaskPicture {
   }
 }
 
-const areaOf = (runs) => runs.reduce((sum, run, i) => (i % 2 ? sum + run : sum), 0);
+export const areaOf = (runs) => runs.reduce((sum, run, i) => (i % 2 ? sum + run : sum), 0);
 
 function paint(pixels, runs, color, width, stripe) {
   let at = 0;

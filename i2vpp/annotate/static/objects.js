@@ -4,7 +4,7 @@ import { addObject, changeObject, clearPrompts, deleteObject, deletePrompt } fro
 import { byId, count, debounce, el, icon, iconButton, setIcon, setText } from "./dom.js";
 import { fillLabel, labelSelect } from "./labels.js";
 import { isAccepted, isStale, kindOf, valueAt } from "./runs.js";
-import { app, isEmpty, objects, on, promptsOf, select, selectMarker, selectedObject } from "./state.js";
+import { app, changeOf, isEmpty, objects, onChanges, promptsOf, select, selectMarker, selectedObject } from "./state.js";
 
 const list = byId("objects");
 const rows = new Map(); // object id -> its <li>
@@ -82,7 +82,10 @@ function fillRow(row, object, place) {
   label(part("[data-role=delete]"), `Delete ${object.name}`);
 }
 
+const rowsChanged = changeOf();
+
 function showObjects() {
+  if (!rowsChanged(app.video?.id, app.video?.objects, app.video?.labels, app.selected)) return;
   const present = objects();
   for (const [id, row] of rows) {
     if (!present.some((object) => object.id === id)) {
@@ -132,7 +135,7 @@ function showPrompts() {
   const items = [];
   prompts?.points.forEach(([x, y, positive], index) => items.push(chip(positive ? "plus" : "minus", `${Math.round(x)}, ${Math.round(y)}`, { kind: "point", index })));
   if (prompts?.box) items.push(chip("box", `${Math.round(prompts.box[2] - prompts.box[0])} × ${Math.round(prompts.box[3] - prompts.box[1])}`, { kind: "box", index: 0 }));
-  prompts?.strokes.forEach(({ erase, points }, index) => items.push(chip(erase ? "eraser" : "brush", count(points.length, "point"), { kind: "stroke", index })));
+  prompts?.strokes.forEach(({ erase, points, radius }, index) => items.push(chip(radius === null ? "polygon" : erase ? "eraser" : "brush", radius === null ? `${count(points.length, "corner")}${erase ? ", off" : ""}` : count(points.length, "point"), { kind: "stroke", index })));
   if (prompts?.imported) items.push(chip("import", "imported mask", { kind: "imported", index: 0 }));
   if (!items.length) items.push(el("li", { class: "hint", text: object ? `None for “${object.name}”.` : "None." }));
   chips.replaceChildren(...items);
@@ -149,10 +152,10 @@ function reveal() {
 export function startObjects() {
   byId("add-object").addEventListener("click", () => addObject());
   byId("clear-prompts").addEventListener("click", () => clearPrompts());
-  for (const name of ["video", "state", "selection"]) on(name, showObjects);
-  for (const name of ["video", "state", "selection", "frame"]) on(name, showPrompts);
-  for (const name of ["frame", "timeline"]) on(name, showPresence);
-  on("selection", reveal);
+  onChanges(["video", "state", "selection"], showObjects);
+  onChanges(["video", "state", "selection", "frame"], showPrompts);
+  onChanges(["frame", "timeline"], showPresence);
+  onChanges(["selection"], reveal);
   showPrompts();
   showObjects();
 }

@@ -4,9 +4,12 @@ import { addObject, deletePrompt, editPrompts } from "./actions.js";
 import { clamp } from "./dom.js";
 import { markerAt } from "./markers.js";
 import { canvas, isCurrent, panBy, toVideo, view, zoomBy } from "./stage.js";
-import { app, emit, on, promptsOf, select, selectMarker, selectedObject } from "./state.js";
+import { cornerAt, abandonPolygon, closePolygon, hoverPolygon, polygonDraft, pressPolygon } from "./polygon.js";
+import { objectsAt, selectAt } from "./select.js";
+import { app, on, promptsOf, select, selectMarker, selectedObject, setDraft } from "./state.js";
 
 const CLICK_REACH = 4; // screen pixels a click may wander before it becomes a box
+const CORNER_REACH = { touch: 16, other: 8 }; // screen pixels from a corner of a polygon
 const STROKE_STEP = 1.5; // screen pixels between the points of a stroke
 const WHEEL_SPEED = 0.0016;
 
@@ -24,11 +27,6 @@ export function inside({ x, y }) {
 
 const isInside = ({ x, y }) => x >= 0 && y >= 0 && x < app.video.width && y < app.video.height;
 
-function setDraft(draft) {
-  app.draft = draft;
-  emit("draft");
-}
-
 /** Add a click of the selected object, and an object if there is none. */
 export function addPoint(at, positive) {
   const { x, y } = inside(at);
@@ -45,6 +43,27 @@ function pan(event) {
     },
     up: () => showCursor(),
   };
+}
+
+/** A press that selects what is under it or, where it may, moves the frame. */
+function pick(event, mayPan) {
+  let panning = null;
+  return {
+    move(next) {
+      if (mayPan && !panning && Math.hypot(next.clientX - event.clientX, next.clientY - event.clientY) > CLICK_REACH) panning = pan(event);
+      panning?.move(next);
+    },
+    up() {
+      if (panning) panning.up();
+      else selectAt(toVideo(event));
+    },
+  };
+}
+
+function polygonCorner(event, takesAway) {
+  const reach = (CORNER_REACH[event.pointerType] ?? CORNER_REACH.other) / view.scale;
+  const press = pressPolygon(inside(toVideo(event)), takesAway, reach);
+  return press && { move: (next) => press.move(inside(toVideo(next))), up: press.up };
 }
 
 function boxOf(a, b) {
@@ -136,20 +155,30 @@ function begin(event) {
     return pan(event);
   }
   if (event.button > 2 || !isCurrent()) return null;
+  const picks = app.tool === "select" || event.ctrlKey || event.metaKey;
+  if (picks && event.button === 0) return pick(event, app.tool === "select");
   const other = (event.button === 2 || event.shiftKey) !== app.takeAway;
   if (app.tool === "brush" || app.tool === "eraser") return paint(event, (app.tool === "eraser") !== other);
+  if (app.tool === "polygon") return polygonCorner(event, other);
+  if (app.tool === "select") return null;
   const marker = event.button === 0 ? markerAt(toVideo(event), view) : null;
   if (marker) return moveMarker(event, marker);
   if (app.marker) selectMarker(null);
   return clickOrBox(event, { positive: !other, canClick: app.tool === "click", canBox: event.button === 0 && !event.shiftKey && (app.tool === "box" || !app.takeAway) });
 }
 
-/** Give up what is being drawn; true if there was something. */
-export function abandon() {
+/** Give up what the pressed button draws; the corners of a polygon that are set stay. */
+function dropGesture() {
   const had = gesture !== null || app.draft?.cross !== undefined;
   gesture = null;
-  if (app.draft) setDraft(null);
+  if (app.draft) setDraft(polygonDraft());
   return had;
+}
+
+/** Give up what is being drawn; true if there was something. */
+export function abandon() {
+  const had = dropGesture();
+  return abandonPolygon() || had;
 }
 
 const fingers = new Map(); // pointer id -> its latest event, of the fingers on the frame
@@ -168,7 +197,7 @@ function pinch(moved) {
 function fingerDown(event) {
   fingers.set(event.pointerId, event);
   if (fingers.size < 2) return false;
-  abandon(); // what the first finger had begun
+  dropGesture(); // what the first finger had begun
   return true;
 }
 
@@ -176,7 +205,8 @@ function showCursor(event = null) {
   if (!app.video) canvas.dataset.cursor = "none";
   else if (space.down) canvas.dataset.cursor = "grab";
   else if (app.tool === "brush" || app.tool === "eraser") canvas.dataset.cursor = "brush";
-  else if (event && markerAt(toVideo(event), view)) canvas.dataset.cursor = "pointer";
+  else if (app.tool === "select" || event?.ctrlKey || event?.metaKey) canvas.dataset.cursor = event && objectsAt(toVideo(event)).length ? "pointer" : "grab";
+  else if (app.tool !== "polygon" && event && markerAt(toVideo(event), view)) canvas.dataset.cursor = "pointer";
   else canvas.dataset.cursor = "cross";
 }
 
@@ -184,6 +214,7 @@ function hover(event) {
   showCursor(event);
   const painting = app.tool === "brush" || app.tool === "eraser";
   if (painting) setDraft({ brush: toVideo(event) });
+  else if (app.tool === "polygon") hoverPolygon(inside(toVideo(event)));
   else if (app.draft) setDraft(null);
 }
 
@@ -191,14 +222,18 @@ function hover(event) {
 export function moveCross(dx, dy) {
   if (!app.video) return;
   const from = app.draft?.cross ?? { x: (canvas.clientWidth / 2 - view.x) / view.scale, y: (canvas.clientHeight / 2 - view.y) / view.scale };
-  setDraft({ cross: inside({ x: from.x + dx / view.scale, y: from.y + dy / view.scale }) });
+  setDraft({ ...polygonDraft(), cross: inside({ x: from.x + dx / view.scale, y: from.y + dy / view.scale }) });
 }
 
-/** Add a click at the keyboard's cross; false if it is not shown. */
+/** Do at the keyboard's cross what a click there does: with the polygon tool set a corner, or close it where there is one. */
 export function clickAtCross(positive) {
-  if (!app.draft?.cross) return false;
-  addPoint(app.draft.cross, positive);
-  return true;
+  const cross = app.draft?.cross;
+  if (app.tool === "polygon" && !cross) return closePolygon();
+  if (!cross) return;
+  if (app.tool === "select") return selectAt(cross);
+  if (app.tool !== "polygon") return addPoint(cross, positive);
+  cornerAt(cross, positive === app.takeAway);
+  setDraft(polygonDraft() && { ...polygonDraft(), cross });
 }
 
 export function startPointer() {
@@ -226,8 +261,10 @@ export function startPointer() {
     gesture = null;
     ended?.up(event);
   });
-  canvas.addEventListener("pointercancel", abandon);
+  canvas.addEventListener("pointercancel", dropGesture);
+  canvas.addEventListener("dblclick", () => app.tool === "polygon" && closePolygon());
   canvas.addEventListener("pointerleave", () => !gesture && app.draft?.brush && setDraft(null));
+  canvas.addEventListener("pointerleave", () => !gesture && app.draft?.polygon && setDraft(polygonDraft()));
   canvas.addEventListener(
     "wheel",
     (event) => {

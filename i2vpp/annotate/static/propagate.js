@@ -4,7 +4,7 @@ import { cancel, change, giveUp, goOn, propagate } from "./actions.js";
 import { byId, count, duration, el, setText } from "./dom.js";
 import { notify } from "./notices.js";
 import { isStale } from "./runs.js";
-import { app, jobRunning, objects, on } from "./state.js";
+import { app, jobRunning, objects, on, onChanges } from "./state.js";
 
 const form = byId("propagate");
 const chosen = new Set(); // ids of the objects that are not to be propagated: new objects take part
@@ -151,13 +151,13 @@ export function startPropagate() {
   });
   byId("propagate-missing").addEventListener("click", propagateMissing);
   form.addEventListener("change", showMissing);
-  for (const name of ["video", "state", "timeline"]) on(name, showMissing);
+  onChanges(["video", "state", "timeline"], showMissing);
   form.noValidate = true; // its own words are the same for the button and the key
   byId("cancel").addEventListener("click", cancel);
   byId("go-on").addEventListener("click", goOn);
   byId("give-up").addEventListener("click", giveUp);
-  for (const name of ["video", "state", "frame"]) on(name, showChoice);
-  for (const name of ["video", "state", "job"]) on(name, () => [showJob(), showBroken()]);
+  onChanges(["video", "state", "frame"], showChoice);
+  onChanges(["video", "state", "job"], () => [showJob(), showBroken()]);
   on("video", meetVideo);
   on("job", tellEnd);
   showChoice();

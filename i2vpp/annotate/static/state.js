@@ -4,11 +4,49 @@ import { clamp } from "./dom.js";
 
 const bus = new EventTarget();
 
-/** Listen to: library, video (another one), state (its annotations), frame, selection, view, job, masks, timeline, link. */
+/** Listen to: library, video (another one), state (its annotations), frame, selection, view, job, masks, timeline, timescale, link. */
 export const on = (name, listener) => bus.addEventListener(name, (event) => listener(event.detail));
 export const emit = (name, detail) => bus.dispatchEvent(new CustomEvent(name, { detail }));
 
-const KEPT = { opacity: 0.5, brush: 16, follow: true, stripes: true };
+/** Run a listener once before the next picture after any of these changed, however often they did. */
+export function onChanges(names, listener) {
+  let waits = false;
+  const run = () => {
+    waits = false;
+    listener();
+  };
+  const wait = () => {
+    if (!waits) requestAnimationFrame(run);
+    waits = true;
+  };
+  for (const name of names) on(name, wait);
+}
+
+/** Return a function that tells whether any of the values that it is given differs from those of its last call. */
+export function changeOf() {
+  let known = [];
+  return (...values) => {
+    const same = values.length === known.length && values.every((value, i) => value === known[i]);
+    known = values;
+    return !same;
+  };
+}
+
+const KEPT = {
+  opacity: 0.5,
+  brush: 16,
+  follow: true,
+  stripes: true,
+  names: false,
+  brightness: 100, // percent
+  contrast: 100,
+  onion: "off", // which neighbouring frames are seen through the current one: off, previous, next, both
+  onionShows: "outline", // or image
+  speed: 1,
+  loop: false,
+  stepSize: 10, // frames of a long step
+  timelineHeight: null, // pixels of the objects' rows; null: as the style says
+};
 
 /** What was kept under this name when the page was last here, or a default. */
 export function kept(name, otherwise) {
@@ -37,7 +75,7 @@ export const app = {
   marker: null, // the selected prompt on this frame: {kind: "point" | "box" | "stroke", index}
   tool: "click",
   takeAway: false, // clicks and strokes do what they do with Shift: for fingers
-  draft: null, // what is being drawn: {box} or {stroke}
+  draft: null, // what is being drawn: {box}, {stroke}, {polygon}, and the pointer or the cross over it
   masksShown: true,
   playing: false,
   pending: new Map(), // "object:frame" -> prompts that the server has not confirmed yet
@@ -45,6 +83,12 @@ export const app = {
   connected: true,
   ...Object.fromEntries(Object.keys(KEPT).map((name) => [name, kept(name, KEPT[name])])),
 };
+
+/** Show what is being drawn, or nothing (null). */
+export function setDraft(draft) {
+  app.draft = draft;
+  emit("draft");
+}
 
 /** Change how things are shown or edited: tool, opacity, brush, ... */
 export function setView(changes) {

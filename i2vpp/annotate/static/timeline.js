@@ -1,26 +1,29 @@
 // The timeline: pictures along the video, and for each object where it is present, doubtful and prompted.
 
 import { videoPath } from "./api.js";
-import { byId, clamp, el, setText } from "./dom.js";
+import { byId, clamp, debounce, el, setText } from "./dom.js";
 import { showLabelTag } from "./labels.js";
 import { visit } from "./playback.js";
 import { drawReview } from "./review.js";
 import { kindOf } from "./runs.js";
-import { app, emit, isEmpty, objects, on, promptsOf, select } from "./state.js";
+import { app, changeOf, emit, isEmpty, objects, on, onChanges, promptsOf, select } from "./state.js";
+import * as scale from "./timescale.js";
 
 const LANE = 20; // height of an object's row, as in style.css
 const RULER = 18;
 const STRIP = 40;
 const THUMBNAIL_WIDTH = 160;
-const NEAREST_MARKS = 3; // pixels between the marks of prompts
+const MARK = 5; // half the width of a prompt's mark
+const NEAREST_MARKS = 2 * MARK + 1; // pixels between the marks of prompts: they do not cover each other
 
 const head = byId("timeline-head");
 const lanes = byId("timeline-lanes");
 const body = byId("timeline-body");
 
-const width = () => head.clientWidth;
-const xOf = (frame) => ((frame + 0.5) / app.video.frames) * width();
-const frameAt = (x) => clamp(Math.floor((x / width()) * app.video.frames), 0, app.video.frames - 1);
+let measured = 0; // asking for the width makes the browser lay the page out: 20,000 marks would be slow
+const width = () => measured;
+const xOf = (frame) => scale.xOf(frame, width());
+const frameAt = (x) => scale.frameAt(x, width());
 
 function prepare(canvas, height) {
   const ratio = devicePixelRatio;
@@ -39,7 +42,7 @@ const inks = () => {
 
 /** A round number of frames between labels that lie at least `pixels` apart. */
 function tickStep(pixels) {
-  const least = (app.video.frames / width()) * pixels;
+  const least = (scale.shownRange().span / width()) * pixels;
   for (let power = 1; ; power *= 10) for (const digit of [1, 2, 5]) if (digit * power >= least) return digit * power;
 }
 
@@ -52,7 +55,8 @@ function drawHead() {
   context.font = "11px system-ui, sans-serif";
   context.textBaseline = "middle";
   const step = tickStep(64);
-  for (let frame = 0; frame < app.video.frames; frame += step) {
+  const [from, to] = scale.seenFrames();
+  for (let frame = Math.floor(from / step) * step; frame <= to; frame += step) {
     context.fillStyle = ink.line;
     context.fillRect(xOf(frame), RULER - 6, 1, 6);
     context.fillStyle = ink.muted;
@@ -70,7 +74,7 @@ function drawHead() {
 /** The frames whose pictures fill the strip, and the width of one. */
 function thumbnails() {
   const wanted = Math.max(1, Math.floor(width() / (STRIP * (app.video.width / app.video.height))));
-  const number = Math.min(wanted, app.video.frames, 40);
+  const number = Math.min(wanted, Math.ceil(scale.shownRange().span), 40);
   const each = width() / number;
   return [Array.from({ length: number }, (_, i) => frameAt((i + 0.5) * each)), each];
 }
@@ -124,12 +128,14 @@ function drawLanes() {
 
 /** Bars where the object is, with a line of doubt below where its score is low. */
 function drawPresence(context, object, y, ink) {
-  const unit = width() / app.video.frames;
+  const { first: start, span } = scale.shownRange();
+  const unit = width() / span;
   const bar = (from, to, top, height, fill) => {
     context.fillStyle = fill;
-    context.fillRect(from * unit, top, Math.max((to - from + 1) * unit, 1), height);
+    context.fillRect((from - start) * unit, top, Math.max((to - from + 1) * unit, 1), height);
   };
   for (const [first, last, value] of app.timeline[object.id] ?? []) {
+    if (last < start || first > start + span) continue;
     const kind = kindOf(value);
     if (kind > 0) bar(first, last, y + 5, LANE - 10, object.color);
     if (kind > 1) bar(first, last, y + LANE - 6, 3, ink.doubt);
@@ -137,27 +143,39 @@ function drawPresence(context, object, y, ink) {
   drawReview(context, object, bar, { top: y, height: LANE });
 }
 
-function drawPromptMarks(context, object, y, ink) {
-  let latest = -Infinity; // marks that would lie on the one before are left out: a thousand may be on one line
-  for (const key of Object.keys(app.video.prompts[object.id] ?? {})) {
-    if (xOf(Number(key)) < latest + NEAREST_MARKS || isEmpty(promptsOf(object.id, Number(key)))) continue;
-    latest = xOf(Number(key));
-    const [x, middle] = [clamp(xOf(Number(key)), 6, width() - 6), y + LANE / 2];
-    context.beginPath();
-    context.moveTo(x, middle - 6);
-    context.lineTo(x + 5, middle);
-    context.lineTo(x, middle + 6);
-    context.lineTo(x - 5, middle);
-    context.closePath();
-    context.fillStyle = ink.text;
-    context.strokeStyle = ink.panel;
-    context.lineWidth = 1.5;
-    context.fill();
-    context.stroke();
-  }
+const framesOf = new WeakMap(); // prompts of an object by frames -> these frames
+
+function promptedOf(byFrame) {
+  if (!framesOf.has(byFrame)) framesOf.set(byFrame, Object.keys(byFrame).map(Number));
+  return framesOf.get(byFrame);
 }
 
+function drawPromptMarks(context, object, y, ink) {
+  let latest = -Infinity; // marks that would lie on the one before are left out: a thousand may be on one line
+  context.beginPath(); // one path for all: twenty thousand prompts are drawn at each change
+  for (const frame of promptedOf(app.video.prompts[object.id] ?? {})) {
+    const at = xOf(frame);
+    if (at < Math.max(latest + NEAREST_MARKS, -MARK) || at > width() + MARK) continue;
+    if (app.pending.size && isEmpty(promptsOf(object.id, frame))) continue; // it is about to be deleted
+    latest = at;
+    const [x, middle] = [scale.isZoomed() ? at : clamp(at, 6, width() - 6), y + LANE / 2];
+    context.moveTo(x, middle - 6);
+    context.lineTo(x + MARK, middle);
+    context.lineTo(x, middle + 6);
+    context.lineTo(x - MARK, middle);
+    context.closePath();
+  }
+  context.fillStyle = ink.text;
+  context.strokeStyle = ink.panel;
+  context.lineWidth = 1.5;
+  context.fill();
+  context.stroke();
+}
+
+const namesChanged = changeOf();
+
 function drawNames() {
+  if (!namesChanged(app.video?.id, app.video?.objects, app.video?.labels, app.selected)) return;
   const list = byId("timeline-names");
   const rows = objects();
   while (list.children.length > rows.length) list.lastChild.remove();
@@ -180,6 +198,7 @@ function movePlayhead() {
   const playhead = byId("playhead");
   playhead.hidden = !app.video;
   if (!app.video) return;
+  scale.revealFrame(app.frame, app.playing || app.following);
   playhead.style.setProperty("--x", `${xOf(app.frame)}px`);
   const slider = byId("scrubber");
   slider.setAttribute("aria-valuemax", app.video.frames - 1);
@@ -225,20 +244,29 @@ function revealLane() {
 
 export function startTimeline() {
   const all = () => [drawHead(), drawLanes(), drawNames(), movePlayhead()];
+  const loadSoon = debounce(loadThumbnails, 150);
   new ResizeObserver(() => {
+    measured = head.clientWidth;
     all();
     loadThumbnails();
   }).observe(head);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", all);
+  onChanges(["timescale"], () => {
+    drawHead();
+    drawLanes();
+    byId("playhead").style.setProperty("--x", `${xOf(app.frame)}px`);
+    loadSoon();
+  });
   on("video", () => {
     pictures.clear();
+    scale.resetTime();
     all();
     loadThumbnails();
   });
   on("frame", movePlayhead);
-  on("timeline", drawLanes);
-  on("state", () => [drawLanes(), drawNames()]);
-  on("selection", () => [drawNames(), revealLane()]);
+  onChanges(["timeline", "state"], drawLanes);
+  onChanges(["state", "selection"], drawNames);
+  onChanges(["selection"], revealLane);
   startScrubbing(head);
   startScrubbing(lanes);
 }
