@@ -77,7 +77,7 @@ def batch() -> ClipBatch:
     frames = torch.stack([torch.tensor(image).permute(2, 0, 1) for images, _ in videos for image in images])
     return ClipBatch(
         names=("a", "b"),
-        frames=(frames.float() / 128 - 1).unflatten(0, (2, 3)),
+        frames=frames.unflatten(0, (2, 3)),
         masks=torch.stack([torch.stack([torch.tensor(mask) for mask in masks]) for _, masks in videos]),
         clip_of_object=torch.arange(2),
         seeds=(3, 4),

@@ -6,6 +6,7 @@ import os
 import threading
 from collections import OrderedDict
 from concurrent.futures import Future
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -72,8 +73,6 @@ class FrameStore:
         self._capacity = capacity
         self._prefetch = prefetch
         self._threads = threads
-        self._mean = torch.tensor(MEAN, dtype=torch.float32, device=device).view(3, 1, 1)
-        self._std = torch.tensor(STD, dtype=torch.float32, device=device).view(3, 1, 1)
         self._lock = threading.Lock()
         self._frames: OrderedDict[int, Future[Tensor]] = OrderedDict()  # uint8 [3, S, S], the latest used last
         self._normalised: dict[int, Tensor] = {}  # [3, S, S], parts of the latest clip
@@ -106,7 +105,7 @@ class FrameStore:
                 part.copy_(held[i])
             else:
                 part.copy_(self._frame(i).to(self._device, non_blocking=self._device.type != "mps"))
-                part.div_(255).sub_(self._mean).div_(self._std)
+                normalise(part)
             held[i] = part
         self._normalised = {i: held[i] for i in indices}
         return clip
@@ -207,6 +206,19 @@ class FrameStore:
                 future = self._frames[i] = Future()
                 self._evict()
             self._load(i, future)
+
+
+def normalise(frames: Tensor) -> Tensor:
+    """Turn RGB of 0 to 255, float32 [..., 3, H, W], into the network's input, in place, and return it."""
+    mean, std = _statistics(frames.device)
+    return frames.div_(255).sub_(mean).div_(std)
+
+
+@lru_cache(maxsize=8)
+def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode(False):
+        mean, std = (torch.tensor(x, dtype=torch.float32, device=device).view(3, 1, 1) for x in (MEAN, STD))
+        return mean, std
 
 
 def clip_indices(t: int) -> tuple[int, int, int]:

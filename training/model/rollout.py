@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from i2vpp.memory.bank import MemoryBank
 from i2vpp.memory.selection import FrameTime, RecentFrames
 from i2vpp.modeling.i2vpp import I2VPP
-from i2vpp.session.frames import clip_indices
+from i2vpp.session.frames import clip_indices, normalise
 from i2vpp.structures import Conditioned, FrameFeatures, FrameMemory, MaskPrediction, Prompt
 from i2vpp.tracking import PREVIOUS_LOGIT_LIMIT, with_small_parts
 from i2vpp.utils.masks import fill_holes
@@ -104,7 +104,7 @@ class ClipRollout(nn.Module):
 
     def encode(self, batch: ClipBatch) -> list[FrameFeatures]:
         """Encode all frames; features [B, D, h, w] for every frame, one per object."""
-        frames = batch.frames.transpose(1, 2)  # [C, 3, T, S, S]
+        frames = normalise(batch.frames.float()).transpose(1, 2)  # [C, 3, T, S, S]
         clips = [frames[:, :, list(clip_indices(t))] for t in range(batch.num_frames)]
         if self.checkpoint_activations:
             encoded = [self.recomputed(self.model.encode, clip) for clip in clips]
