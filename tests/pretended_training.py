@@ -89,7 +89,7 @@ def learn(name: str, *, recompute: bool = False, dropout: bool = False) -> Learn
     """Make one step on a device, by the calls of the trainer."""
     device, config = torch.device(name), OptimizerConfig(dropout=dropout)
     model = copy.deepcopy(small_model()).to(device)
-    objective = Objective(Rollout(model, UserConfig(corrections=1), checkpoint_activations=recompute))
+    objective = Objective(Rollout(model, UserConfig(corrections=1), recompute=recompute))
     optimizer = build_optimizer(model, config)
     train_mode(model, config)
     loss = objective(batch().to(device, non_blocking=True)).total(LossConfig())

@@ -190,7 +190,7 @@ def test_recomputed_activations_change_neither_masks_nor_gradients(
     predictor: I2VPPVideoPredictor, video: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch, plan = batch_of(video), PromptPlan(kind="click", prompted=(0,), corrected=(0, 2))
-    rollout = ClipRollout(predictor.model, UserConfig(corrections=1), checkpoint_activations=True)
+    rollout = ClipRollout(predictor.model, UserConfig(corrections=1), recompute=True)
     parameters = [predictor.model.no_mem_embed, predictor.model.image_encoder.trunk_image.neck[0].weight,
                   predictor.model.memory_attention.layers[0].linear1.weight]  # fmt: skip
 
@@ -252,7 +252,7 @@ def test_recomputed_activations_draw_the_dropout_masks_of_a_device_again(
     parameters = [model.no_mem_embed, model.image_encoder.trunk_image.neck[0].weight,
                   *model.memory_attention.parameters()]  # fmt: skip
 
-    rollout = ClipRollout(model, UserConfig(corrections=1), checkpoint_activations=True)
+    rollout = ClipRollout(model, UserConfig(corrections=1), recompute=True)
 
     def gradients() -> tuple[Tensor, list[Tensor]]:
         device_generator.manual_seed(5)
@@ -280,7 +280,7 @@ def test_recomputed_activations_draw_the_dropout_masks_of_a_device_again(
 def test_frames_are_encoded_alike_one_by_one_and_together(predictor: I2VPPVideoPredictor, video: np.ndarray) -> None:
     """One by one is how activations are recomputed."""
     batch = batch_of(video)
-    rollouts = [ClipRollout(predictor.model, UserConfig(), checkpoint_activations=single) for single in (False, True)]
+    rollouts = [ClipRollout(predictor.model, UserConfig(), recompute=single) for single in (False, True)]
     together, single = (rollout.encode(batch) for rollout in rollouts)
     for a, b in zip(together, single, strict=True):
         torch.testing.assert_close(a.embedding, b.embedding, rtol=1e-5, atol=1e-5)
