@@ -271,7 +271,8 @@ class PretendedCuda:
             return func(*args, **kwargs)
         self.check_order(ours, device)
         out = self.computed(func, args, kwargs, device)
-        self.note_written(args[:1] if func._schema.is_mutable else (), ours, out, device)
+        changed = kwargs.get("out", args[:1]) if func._schema.is_mutable else ()
+        self.note_written(changed, ours, out, device)
         self.counts.note(func, given, tensors_in(out))
         wrappers = {id(x.values): x for x in ours}  # an operation in place returns what it was given
         return map_tensors(lambda x: _wrapped(x, device, wrappers), out)
