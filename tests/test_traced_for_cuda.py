@@ -64,8 +64,8 @@ def h100(codes: list[str]) -> Iterator[None]:
     """
     from torch._inductor import config
     from torch._inductor.graph import GraphLowering
-    from triton.backends.compiler import GPUTarget
-    from triton.runtime import driver
+    from triton.backends.compiler import GPUTarget  # type: ignore[import-untyped]
+    from triton.runtime import driver  # type: ignore[import-untyped]
 
     def keep(graph: GraphLowering) -> None:
         codes.append(graph.codegen()[0].value)
