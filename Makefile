@@ -15,7 +15,7 @@ STAMP := $(VENV)/.installed
 DEMO_OUT := outputs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test coverage lint format types types-of-code types-of-tests docs notebooks gallery check wheel check-wheel bench clean distclean
+.PHONY: help install demo test coverage lint format types types-of-code types-of-tests docs notebooks gallery check wheel check-wheel bench speed clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -76,6 +76,11 @@ check-wheel: wheel  ## install that wheel into a new environment elsewhere and u
 
 bench: $(STAMP)  ## measure speed and memory
 	@$(BIN)/python tools/benchmark.py $(ARGS)
+
+speed: $(STAMP)  ## measure the table of speeds on this CPU and write it into README.md and docs/benchmark.md
+	@$(BIN)/python tools/benchmark.py --config i2vpp-infer,i2vpp-512,i2vpp-256 --dtype float32,bfloat16 --device cpu \
+		--frames 3 --json docs/performance/cpu.json $(ARGS)
+	@$(BIN)/python tools/speed_table.py docs/performance/cpu.json
 
 clean:  ## remove what was built, not the environment
 	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache $(DEMO_OUT)

@@ -77,7 +77,7 @@ def batch() -> ClipBatch:
     frames = torch.stack([torch.tensor(image).permute(2, 0, 1) for images, _ in videos for image in images])
     return ClipBatch(
         names=("a", "b"),
-        frames=(frames.float() / 128 - 1).unflatten(0, (2, 3)),
+        frames=frames.unflatten(0, (2, 3)),
         masks=torch.stack([torch.stack([torch.tensor(mask) for mask in masks]) for _, masks in videos]),
         clip_of_object=torch.arange(2),
         seeds=(3, 4),
@@ -89,7 +89,7 @@ def learn(name: str, *, recompute: bool = False, dropout: bool = False) -> Learn
     """Make one step on a device, by the calls of the trainer."""
     device, config = torch.device(name), OptimizerConfig(dropout=dropout)
     model = copy.deepcopy(small_model()).to(device)
-    objective = Objective(Rollout(model, UserConfig(corrections=1), checkpoint_activations=recompute))
+    objective = Objective(Rollout(model, UserConfig(corrections=1), recompute=recompute))
     optimizer = build_optimizer(model, config)
     train_mode(model, config)
     loss = objective(batch().to(device, non_blocking=True)).total(LossConfig())

@@ -67,7 +67,7 @@ def test_a_run_is_the_published_recipe_but_for_data_weights_and_length(tmp_path:
     (source,) = config.data.sources.values()
     assert (source.kind, source.batch_size, source.clip.num_frames, source.clip.max_objects) == ("procedural", 1, 4, 2)
     assert (config.user.corrections, config.optimizer.learning_rate, config.data.workers) == (7, 3e-4, 4)
-    assert (config.run.max_steps, config.run.checkpoint_activations, config.model.image_size) == (13, True, 256)
+    assert (config.run.max_steps, config.run.recompute, config.model.image_size) == (13, "always", 256)
     assert config.run.precision == "float32"
     assert config.start.image_model is None
     assert config.validation.images is None
@@ -81,7 +81,7 @@ def test_a_recipe_keeps_its_data_and_loses_validation_and_start(tmp_path: Path) 
     config = compose(case, tmp_path)
     assert [source.images for source in config.data.sources.values()] == ["here"]
     assert config.start.checkpoint is None
-    assert (config.optimizer.accumulate, config.run.checkpoint_activations) == (8, False)
+    assert (config.optimizer.accumulate, config.run.recompute) == (8, "never")
 
 
 def test_the_table_says_what_was_on() -> None:

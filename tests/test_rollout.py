@@ -9,10 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.transforms.v2.functional import normalize
 
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.memory.selection import RecentFrames
-from i2vpp.session.frames import MEAN, STD
+from i2vpp.session.frames import MEAN, STD, clip_indices
 from i2vpp.structures import Prompt
 from models import make_predictor
 from training.config import OptimizerConfig, UserConfig
@@ -42,20 +43,35 @@ def video() -> np.ndarray:
 
 
 def batch_of(video: np.ndarray, objects: int = 1) -> ClipBatch:
-    frames = torch.from_numpy(video).permute(0, 3, 1, 2) / 255
-    frames = (frames - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
     masks = torch.zeros(objects, FRAMES, SIZE, SIZE, dtype=torch.bool)
     for i in range(objects):
         for t in range(FRAMES):
             masks[i, t, 10 + 3 * t : 34 + 3 * t, 12 + 4 * i : 40] = True
     return ClipBatch(
         names=("made up",),
-        frames=frames[None],
+        frames=torch.from_numpy(video).permute(0, 3, 1, 2)[None],
         masks=masks,
         clip_of_object=torch.zeros(objects, dtype=torch.int64),
         seeds=tuple(range(objects)),
         step_seed=0,
     )
+
+
+def test_frames_are_normalised_on_the_device_as_they_were_in_the_loader(
+    predictor: I2VPPVideoPredictor, video: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit what torchvision makes of them, and the batch stays as it is."""
+    batch, seen = batch_of(video), []
+    encode = predictor.model.encode
+    monkeypatch.setattr(predictor.model, "encode", lambda clip: (seen.append(clip), encode(clip))[1])
+    before = batch.frames.clone()
+    ClipRollout(predictor.model, UserConfig()).encode(batch)
+    expected = normalize(batch.frames[0].float() / 255, list(MEAN), list(STD))
+    for t, clip in enumerate(seen[0]):
+        for part, i in zip(clip.unbind(1), clip_indices(t), strict=True):
+            assert torch.equal(part, expected[i])
+    assert torch.equal(batch.frames, before)
+    assert batch.frames.dtype == torch.uint8
 
 
 def play(predictor: I2VPPVideoPredictor, batch: ClipBatch, plan: PromptPlan, **options: bool) -> Rollout:
@@ -174,7 +190,7 @@ def test_recomputed_activations_change_neither_masks_nor_gradients(
     predictor: I2VPPVideoPredictor, video: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch, plan = batch_of(video), PromptPlan(kind="click", prompted=(0,), corrected=(0, 2))
-    rollout = ClipRollout(predictor.model, UserConfig(corrections=1), checkpoint_activations=True)
+    rollout = ClipRollout(predictor.model, UserConfig(corrections=1), recompute=True)
     parameters = [predictor.model.no_mem_embed, predictor.model.image_encoder.trunk_image.neck[0].weight,
                   predictor.model.memory_attention.layers[0].linear1.weight]  # fmt: skip
 
@@ -236,7 +252,7 @@ def test_recomputed_activations_draw_the_dropout_masks_of_a_device_again(
     parameters = [model.no_mem_embed, model.image_encoder.trunk_image.neck[0].weight,
                   *model.memory_attention.parameters()]  # fmt: skip
 
-    rollout = ClipRollout(model, UserConfig(corrections=1), checkpoint_activations=True)
+    rollout = ClipRollout(model, UserConfig(corrections=1), recompute=True)
 
     def gradients() -> tuple[Tensor, list[Tensor]]:
         device_generator.manual_seed(5)
@@ -264,7 +280,7 @@ def test_recomputed_activations_draw_the_dropout_masks_of_a_device_again(
 def test_frames_are_encoded_alike_one_by_one_and_together(predictor: I2VPPVideoPredictor, video: np.ndarray) -> None:
     """One by one is how activations are recomputed."""
     batch = batch_of(video)
-    rollouts = [ClipRollout(predictor.model, UserConfig(), checkpoint_activations=single) for single in (False, True)]
+    rollouts = [ClipRollout(predictor.model, UserConfig(), recompute=single) for single in (False, True)]
     together, single = (rollout.encode(batch) for rollout in rollouts)
     for a, b in zip(together, single, strict=True):
         torch.testing.assert_close(a.embedding, b.embedding, rtol=1e-5, atol=1e-5)

@@ -1,14 +1,20 @@
 """What is compiled for a GPU, traced with tensors that have shapes and a CUDA device but no numbers: fake tensors.
 
 How many graphs there are, that nothing breaks them, that new shapes need no further graph, and that outputs stay on the
-device. What PyTorch's compiler makes of a graph needs a GPU, or at least its driver, and is not tested here.
+device. PyTorch's compiler then writes Triton kernels for a device that only says what it is (`H100`), without a driver.
+Whether the code runs, and how fast, needs a GPU.
 """
 
 from __future__ import annotations
 
 import copy
+import importlib.util
+import re
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -36,6 +42,73 @@ class Graphs:
     def __call__(self, graph: fx.GraphModule, _: list[Tensor]) -> Callable[..., Any]:
         self.graphs.append(graph)
         return graph.forward
+
+
+H100 = SimpleNamespace(
+    name="H100", major=9, minor=0, gcnArchName="", is_integrated=0, multi_processor_count=132, warp_size=32,
+    total_memory=80 * 2**30, L2_cache_size=50 * 2**20, regs_per_multiprocessor=2**16, max_threads_per_block=1024,
+    max_threads_per_multi_processor=2048, shared_memory_per_block=48 * 2**10, shared_memory_per_block_optin=227 * 2**10,
+)  # fmt: skip
+"""What PyTorch and Triton ask of a device."""
+
+
+class Lowered(Exception):
+    """The code of a graph is complete; loading it would need the driver."""
+
+
+@contextmanager
+def h100(codes: list[str]) -> Iterator[None]:
+    """Answer what PyTorch's compiler asks of the driver, keep the code that it writes, and end there.
+
+    Its joint passes over a graph are off: they run example patterns on the device.
+    """
+    from torch._inductor import config
+    from torch._inductor.graph import GraphLowering
+    from triton.backends.compiler import GPUTarget  # type: ignore[import-untyped]
+    from triton.runtime import driver  # type: ignore[import-untyped]
+
+    def keep(graph: GraphLowering) -> None:
+        codes.append(graph.codegen()[0].value)
+        raise Lowered
+
+    answers: dict[str, Callable[..., Any]] = {
+        "is_available": lambda: True, "device_count": lambda: 1, "current_device": lambda: 0,
+        "_lazy_init": lambda: None, "is_initialized": lambda: True, "set_device": lambda *_: None,
+        "_exchange_device": lambda *_: 0, "_maybe_exchange_device": lambda *_: 0, "synchronize": lambda *_: None,
+        "get_device_capability": lambda *_: (9, 0), "get_device_properties": lambda *_: H100,
+        "_get_device_properties": lambda *_: H100, "is_bf16_supported": lambda *_, **__: True,
+        "get_rng_state": lambda *_: torch.zeros(16, dtype=torch.uint8), "set_rng_state": lambda *_: None,
+    }  # fmt: skip
+    pretended = SimpleNamespace(
+        get_current_target=lambda: GPUTarget("cuda", 90, 32), get_current_device=lambda: 0, is_active=lambda: True,
+        get_active_torch_device=lambda: CUDA,
+    )  # fmt: skip
+    with ExitStack() as stack:
+        for name, answer in answers.items():
+            stack.enter_context(patch.object(torch.cuda, name, answer, create=True))
+        stack.enter_context(patch.object(GraphLowering, "compile_to_module", keep))
+        stack.enter_context(
+            config.patch(
+                compile_threads=1, force_disable_caches=True, pattern_matcher=False, use_joint_graph_passes=False
+            )
+        )
+        stack.enter_context(patch.object(driver, "_active", pretended))
+        yield
+
+
+class Lowering(Graphs):
+    """A backend that also lets PyTorch's compiler write the code of each graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.codes: list[str] = []
+
+    def __call__(self, graph: fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        from torch._inductor.compile_fx import compile_fx
+
+        with h100(self.codes), pytest.raises(Exception, match=Lowered.__name__):
+            compile_fx(graph, inputs)
+        return super().__call__(graph, inputs)
 
 
 @pytest.fixture
@@ -95,3 +168,19 @@ def test_three_graphs_serve_all_shapes(network: I2VPP) -> None:
     operations = [str(node.target) for graph in backend.graphs for node in graph.graph.nodes]
     assert any("scaled_dot_product_attention" in name for name in operations)
     assert not {"item", "nonzero", "tolist", "cpu"} & set(operations)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs the package triton")
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+def test_the_encoder_becomes_triton_kernels(network: I2VPP) -> None:
+    backend = Lowering()
+    runner = CompiledRunner(network, backend=backend)
+    with torch.no_grad(), torch.autocast("cuda", dtype=torch.bfloat16):
+        features(runner)
+    (code,) = backend.codes
+    kernels = re.findall(r"= async_compile\.triton\('(\w+)'", code)
+    assert len(kernels) > 10
+    operations = sum(node.op == "call_function" for node in backend.graphs[0].graph.nodes)
+    assert len(kernels) < operations / 2, "operations are joined"

@@ -17,8 +17,9 @@ from torch.testing import assert_close
 
 from data_files import SQUARE, rle, write_image, write_json
 from i2vpp.errors import DataError, NoDataError, VideoError
-from i2vpp.session.frames import MEAN, STD
+from i2vpp.session.frames import MEAN
 from training.config import AugmentConfig, ClipConfig, DataConfig, SourceConfig
+from training.dataset import transforms
 from training.dataset.clips import Clip, Source
 from training.dataset.loader import LoadedBatch, build_loader, open_sources
 from training.dataset.plan import EpochPlan, derive_seed
@@ -183,8 +184,9 @@ def painted_clip(*boxes: tuple[int, int, int, int], frames: int = 2, size: tuple
     return Clip(name="box", frames=painted.to(torch.uint8) * 255, masks=masks, seed=5)
 
 
-def unnormalised(frames: torch.Tensor) -> torch.Tensor:
-    return frames * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)
+def shares(frames: torch.Tensor) -> torch.Tensor:
+    """Frames of 0 to 255 as shares of 1."""
+    return frames / 255
 
 
 def transformed(clip: Clip, augment: AugmentConfig, size: int = SIZE) -> tuple[torch.Tensor, torch.Tensor]:
@@ -193,13 +195,13 @@ def transformed(clip: Clip, augment: AugmentConfig, size: int = SIZE) -> tuple[t
     return clip.frames, clip.masks
 
 
-def test_without_augmentation_frames_are_resized_and_normalised() -> None:
+def test_without_augmentation_frames_are_resized() -> None:
     frames, masks = transformed(painted_clip((12, 20, 36, 60)), STILL, SIZE)
     assert frames.shape == (2, 3, SIZE, SIZE)
-    assert frames.dtype == torch.float32
+    assert frames.dtype == torch.uint8
     assert masks.shape == (1, 2, SIZE, SIZE)
     assert masks.dtype == torch.bool
-    values = unnormalised(frames)
+    values = shares(frames)
     assert values.amin() == pytest.approx(0, abs=1e-6)
     assert values.amax() == pytest.approx(1, abs=1e-6)
     assert torch.equal(masks[0, 0], values[0, 0] >= 0.5)
@@ -216,7 +218,7 @@ def test_frames_and_masks_move_alike() -> None:
     seen = set()
     for seed in range(20):
         frames, masks = transformed(replace(painted_clip((10, 20, 40, 50)), seed=seed), augment, SIZE)
-        values = unnormalised(frames)
+        values = shares(frames)
         assert torch.equal(frames[0], frames[1])
         assert torch.equal(masks[:, 0], masks[:, 1])
         inside, outside = values[0, 0][masks[0, 0]], values[0, 2][~masks[0, 0]]
@@ -232,8 +234,9 @@ def test_what_comes_into_the_picture_is_the_mean_colour() -> None:
     clip = replace(painted_clip((20, 40, 40, 60)), seed=2)
     white = replace(clip, frames=torch.full_like(clip.frames, 255))
     frames, _ = transformed(white, augment, SIZE)
-    assert frames[0, :, [0, -1], [0, -1]].abs().amax() < 0.01  # the mean is 0 after normalisation, white 2.2 to 2.6
-    assert_close(unnormalised(frames[0])[:, SIZE // 2, SIZE // 2], torch.ones(3))
+    corners = shares(frames[0])[:, [0, -1], [0, -1]]
+    assert_close(corners, torch.tensor(MEAN)[:, None].expand(3, 2), rtol=0, atol=0.6 / 255)
+    assert_close(shares(frames[0])[:, SIZE // 2, SIZE // 2], torch.ones(3))
 
 
 def test_a_rotation_keeps_angles_whatever_the_aspect_ratio() -> None:
@@ -264,13 +267,26 @@ def test_objects_stay_in_the_picture_but_for_a_quarter_of_many() -> None:
 def test_colours_change_per_clip_and_per_frame() -> None:
     clip = painted_clip((10, 20, 40, 50))
     grey = replace(clip, frames=torch.full_like(clip.frames, 128) // torch.tensor([1, 2, 4]).view(3, 1, 1))
-    per_clip = unnormalised(transformed(grey, replace(STILL, color=[0.3, 0.3, 0.3]), SIZE)[0])
+    per_clip = shares(transformed(grey, replace(STILL, color=[0.3, 0.3, 0.3]), SIZE)[0])
     assert torch.equal(per_clip[0], per_clip[1])
     assert not torch.allclose(per_clip[0, :, 0, 0], torch.tensor([0.5, 0.25, 0.125]), atol=0.02)
-    per_frame = unnormalised(transformed(grey, replace(STILL, frame_color=[0.3, 0.3, 0.3]), SIZE)[0])
+    per_frame = shares(transformed(grey, replace(STILL, frame_color=[0.3, 0.3, 0.3]), SIZE)[0])
     assert not torch.allclose(per_frame[0], per_frame[1], atol=0.02)
-    without_colour = unnormalised(transformed(grey, replace(STILL, gray=1.0), SIZE)[0])
+    without_colour = shares(transformed(grey, replace(STILL, gray=1.0), SIZE)[0])
     assert_close(without_colour[:, 0], without_colour[:, 2], rtol=0, atol=1e-5)
+
+
+def test_colours_are_rounded_once_and_stay_where_they_do_not_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a level at most is lost on the way to the device, and nothing without changes of colour."""
+    exact = []
+    recolour = transforms._recolour
+    monkeypatch.setattr(transforms, "_recolour", lambda *given: (exact.append(recolour(*given)), exact[-1])[1])
+    clip = replace(painted_clip((10, 20, 40, 50)), seed=3)
+    for augment, bound in ((AugmentConfig(), 0.5001 / 255), (STILL, 1e-7)):
+        exact.clear()
+        frames, _ = transformed(clip, augment, SIZE)
+        assert frames.unique().numel() > 5
+        assert (shares(frames) - exact[0]).abs().amax() <= bound
 
 
 def test_a_transform_depends_on_the_seed_alone_and_leaves_the_global_generator() -> None:
@@ -401,6 +417,7 @@ def test_batches_are_whole() -> None:
     for item in batches:
         batch = item.batch
         assert batch.frames.shape == (2, batch.num_frames, 3, SIZE, SIZE)
+        assert batch.frames.dtype == torch.uint8  # a quarter of float32 on the way to the device
         assert batch.masks.shape == (len(batch.seeds), batch.num_frames, SIZE, SIZE)
         assert batch.masks[:, 0].flatten(1).any(1).all()
         assert sorted(set(batch.clip_of_object.tolist())) == [0, 1]
@@ -450,7 +467,7 @@ def test_without_augmentation_clips_are_those_that_were_drawn() -> None:
     batch = next(item.batch for item in load(replace(make_config(), augment=STILL)) if item.batch.num_frames == 3)
     areas = batch.masks[:, 0].sum((1, 2))
     assert set(areas.tolist()) <= {round(8 / 24 * SIZE) * round(8 / 40 * SIZE) + extra for extra in range(-11, 12)}
-    assert unnormalised(batch.frames[0, 0]).amin() > -1e-5
+    assert shares(batch.frames[0, 0]).amin() > -1e-5
 
 
 def test_items_that_fail_are_replaced_and_reported() -> None:

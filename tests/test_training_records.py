@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from i2vpp.errors import RunError
-from i2vpp.session.frames import MEAN, STD
 from training.utils.pictures import WIDTH, DrawnPrompt, rollout_picture
 from training.utils.records import METRICS, Records, Stopwatch
 
@@ -133,9 +132,7 @@ def test_the_stopwatch_splits_the_time() -> None:
 
 
 def grey_frames(count: int, side: int) -> torch.Tensor:
-    """Normalised frames of grey 102."""
-    pixel = (0.4 - torch.tensor(MEAN)) / torch.tensor(STD)
-    return pixel[:, None, None].expand(count, 3, side, side)
+    return torch.full((count, 3, side, side), 102, dtype=torch.uint8)
 
 
 @pytest.mark.parametrize("side", [64, 512])

@@ -88,7 +88,7 @@ def compose(case: Case, folder: Path) -> TrainConfig:
         [
             *case.overrides,
             f"model.image_size={case.image_size}",
-            f"run.checkpoint_activations={str(case.checkpoint_activations).lower()}",
+            f"run.recompute={'always' if case.checkpoint_activations else 'never'}",
             f"run.folder='{folder}'",
             f"run.device={case.device}",
             *(f"run.{length}={steps}" for length in ("max_steps", "epochs")),  # an epoch has at least one step

@@ -33,7 +33,10 @@ BEST = "best.pt"
 _CHUNK = 2**22  # bytes copied at a time
 _VERSION = 1  # format of the `training` entry
 # Keys of a recipe whose change on resuming is not warned about; a dot at the end stands for a section.
-_FREE_KEYS = ("run.folder", "run.max_minutes", "run.save_minutes", "run.picture_every", "cluster.")
+_FREE_KEYS = (
+    "run.folder", "run.max_minutes", "run.save_minutes", "run.picture_every", "run.recompute", "cluster.",
+    "run.checkpoint_activations",  # what `run.recompute` was once
+)  # fmt: skip
 # Keys of parameter groups that come from the present recipe.
 _PRESENT = ("lr", "peak", "weight_decay", "betas", "fused")
 

@@ -235,7 +235,8 @@ class RunConfig:
         decoder_precision: data type of prompt encoder and mask decoder: `float32`, or `same` for that of `precision`,
             which is faster where many objects and corrections are decoded.
         compile: `torch.compile` the image encoder and the memory attention.
-        checkpoint_activations: recompute each frame in the backward pass instead of keeping its activations.
+        recompute: whether each frame's activations are computed again in the backward pass instead of kept: `never`,
+            `always`, or `auto`, where a CUDA device has too little free memory to keep them, and on other devices.
         save_minutes: minutes between checkpoints; one is also written on SIGTERM and SIGUSR1, after a validation with
             the best score so far, and at the end.
         picture_every: steps between TensorBoard pictures, at most half of the run; 0: none.
@@ -250,7 +251,7 @@ class RunConfig:
     precision: str = "bfloat16"
     decoder_precision: str = "float32"
     compile: bool = False
-    checkpoint_activations: bool = False
+    recompute: str = "never"
     save_minutes: float = 15.0
     picture_every: int = 500
     device: str = "auto"

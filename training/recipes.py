@@ -44,6 +44,7 @@ _CHOICES = {
     ".kind": KINDS,
     "run.precision": ("float32", "bfloat16"),
     "run.decoder_precision": ("float32", "same"),
+    "run.recompute": ("auto", "always", "never"),
     "run.device": ("auto", "cuda", "cpu", "mps"),
     "validation.prompt": PUBLISHED_PROTOCOLS,
 }

@@ -45,6 +45,7 @@ from training.dataset.plan import EpochPlan, derive_seed
 from training.ema import EMA
 from training.length import run_length, shortened
 from training.loss_fns import TERMS, LossTerms, normalised
+from training.model.activations import choose_recompute
 from training.model.initialise import start
 from training.model.objective import Objective
 from training.model.rollout import ClipRollout
@@ -126,7 +127,9 @@ class Trainer:
         optimizer = build_optimizer(self.model, config.optimizer)
         ema = EMA(self.model, config.optimizer.ema) if config.optimizer.ema else None
         self.learner = Learner(model=self.model, optimizer=optimizer, ema=ema)
-        rollout = ClipRollout(self.model, config.user, checkpoint_activations=config.run.checkpoint_activations)
+        self.recompute = choose_recompute(config, self.model, device)
+        # All ranks do the same, so that none waits for another one.
+        rollout = ClipRollout(self.model, config.user, recompute=any_rank(self.recompute.recompute, device))
         self.objective = Objective(rollout, loss_scale=config.loss.scale)
         self.length = run_length(config, len(self._plan(0)))
         self.schedule = replace(config.optimizer, warmup_steps=self.length.warmup_steps)
@@ -146,6 +149,9 @@ class Trainer:
         records = Records(self.folder, total_steps=total, main=self.ranks.is_main, start=self.state.step)
         for change in shortened(config, self.length):
             records.message(change)
+        if self.recompute.reason:
+            kept = "recomputed" if self.objective.rollout.recompute else "kept"
+            records.message(f"activations are {kept}: they take an estimated {self.recompute.reason}")
         with records, stop_requests() as stop_request:
             for batches in self._batches(records):
                 rate = set_rates(optimizer, self.state.step, total, self.schedule)

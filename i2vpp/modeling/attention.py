@@ -207,24 +207,51 @@ class CrissCrossAttention(nn.Module):
         return self.gamma * (from_row + from_column).permute(0, 3, 1, 2) + x
 
     def _joined(self, x: Tensor) -> Tensor:
-        """Compute `forward` in fewer operations."""
+        """Compute `forward` in fewer operations: values are scaled by gamma, and products add what came before."""
         convs = (self.query_conv, self.key_conv, self.value_conv)
         weights = tuple(conv.weight for conv in convs), tuple(cast("Tensor", conv.bias) for conv in convs)
-        flat = (*weights[0], *weights[1])
-        weight, bias = self._stacked(lambda: (torch.cat(weights[0]), torch.cat(weights[1])), *flat)
+
+        def stack() -> tuple[Tensor, ...]:
+            return tuple(torch.cat([query, key, self.gamma * value]) for query, key, value in weights)
+
+        weight, bias = self._stacked(stack, *weights[0], *weights[1], self.gamma)
         projected = F.conv2d(x, weight, bias).permute(0, 2, 3, 1)  # [B, h, w, .]
         parts = projected.split([conv.out_channels for conv in convs], dim=-1)
         batch, _, height, width = x.shape
         q, k, v = (part.reshape(batch * height, width, -1) for part in parts)
-        by_column = (part.transpose(1, 2).reshape(batch * width, height, -1) for part in parts)
-        column_q, column_k, column_v = by_column
+        cells = x.permute(0, 2, 3, 1).to(v.dtype)  # [B, h, w, C]
+        by_column = (part.transpose(1, 2).reshape(batch * width, height, -1) for part in (*parts, cells))
+        column_q, column_k, column_v, column_x = by_column
         others = _all_but_itself(height, x.device, q.dtype)
-        column = torch.baddbmm(others, column_q, column_k.transpose(1, 2))  # [B * w, h, h]
-        row = q @ k.transpose(1, 2)  # [B * h, w, w]
-        by_cell = column.unflatten(0, (batch, width)).transpose(1, 2), row.unflatten(0, (batch, height))
-        shares = torch.cat(by_cell, dim=-1).softmax(dim=-1).to(v.dtype)  # [B, h, w, h + w]
+        logits = _criss_cross_logits((column_q, column_k), (q, k), others, (batch, height, width))
+        shares = logits.softmax(dim=-1).to(v.dtype)  # [B, h, w, h + w]
         column_shares = shares[..., :height].transpose(1, 2).reshape(batch * width, height, height)
-        from_column = (column_shares @ column_v).unflatten(0, (batch, width)).transpose(1, 2)  # [B, h, w, C]
+        from_column = torch.baddbmm(column_x, column_shares, column_v).unflatten(0, (batch, width)).transpose(1, 2)
         row_shares = shares[..., height:].reshape(batch * height, width, width)
         out = torch.baddbmm(from_column.reshape(batch * height, width, -1), row_shares, v)
-        return torch.addcmul(x, out.unflatten(0, (batch, height)).permute(0, 3, 1, 2), self.gamma)
+        return out.unflatten(0, (batch, height)).permute(0, 3, 1, 2)
+
+
+def _criss_cross_logits(
+    column: tuple[Tensor, Tensor], row: tuple[Tensor, Tensor], others: Tensor, size: tuple[int, int, int]
+) -> Tensor:
+    """Compute the logits of each cell to its column, then to its row.
+
+    Args:
+        column: queries and keys by column [B * w, h, C].
+        row: queries and keys by row [B * h, w, C].
+        others: added to the logits of columns [h, h].
+        size: (B, h, w).
+
+    Returns:
+        [B, h, w, h + w].
+    """
+    batch, height, width = size
+    (column_q, column_k), (q, k) = column, row
+    if batch == 1:  # both products write to their places; those of columns of several objects are not evenly spaced
+        logits = q.new_empty(height, width, height + width)
+        torch.baddbmm(others, column_q, column_k.transpose(1, 2), out=logits[..., :height].transpose(0, 1))
+        torch.bmm(q, k.transpose(1, 2), out=logits[..., height:])
+        return logits[None]
+    by_column = torch.baddbmm(others, column_q, column_k.transpose(1, 2)).unflatten(0, (batch, width))
+    return torch.cat([by_column.transpose(1, 2), (q @ k.transpose(1, 2)).unflatten(0, (batch, height))], dim=-1)

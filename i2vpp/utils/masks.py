@@ -15,7 +15,7 @@ NOTHING = 1e-4
 def fill_holes(logits: Tensor, max_area: int) -> Tensor:
     """Fill small holes: 8-connected components of background (logits <= 0) of at most `max_area` pixels.
 
-    Every background pixel takes the largest pixel number within `max_area` steps in its component. A component that
+    Every background pixel takes the largest pixel number within `max_area` - 1 steps in its component. A component that
     small then carries one number throughout; where neighbours still differ, the component is larger.
 
     Args:
@@ -30,7 +30,7 @@ def fill_holes(logits: Tensor, max_area: int) -> Tensor:
     background = logits <= 0
     numbers = torch.arange(1, logits[0].numel() + 1, dtype=torch.float32, device=logits.device).view_as(logits[0])
     labels = numbers * background
-    for _ in range(max_area):
+    for _ in range(max_area - 1):
         labels = _highest_around(labels) * background
     # A pixel next to a background pixel with another number: its number belongs to no small component, and it counts
     # as so many pixels that none has that area.

@@ -264,7 +264,7 @@ def _line() -> str:
 
 def forget_tables() -> None:
     """Empty the caches of tables that depend on sizes and device alone: their tensors are of a device that ends."""
-    modules = [module for name, module in sys.modules.items() if name.startswith("i2vpp.modeling.")]
+    modules = [module for name, module in sys.modules.items() if name.startswith("i2vpp.")]
     for value in [value for module in modules for value in vars(module).values()]:
         if hasattr(value, "cache_clear"):
             value.cache_clear()

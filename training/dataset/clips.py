@@ -119,7 +119,7 @@ class ClipBatch:
 
     Args:
         names: names of the C videos.
-        frames: normalised [C, T, 3, S, S].
+        frames: uint8 [C, T, 3, S, S] RGB; they are normalised on the device, see `ClipRollout.encode`.
         masks: bool [B, T, S, S] of the objects of all clips, clip by clip.
         clip_of_object: index of each object's clip [B], int64, on the CPU or with the frames.
         seeds: seed for each object of the points that the simulated user draws; independent of how clips are batched.

@@ -139,7 +139,7 @@ class ClipDataset(Dataset["LoadedBatch | NoDataError"]):
         )
 
     def _read(self, name: str, draw: Draw) -> Clip:
-        """Return a clip with normalised frames [T, 3, S, S] and the objects that show on the first of them."""
+        """Return a clip with frames [T, 3, S, S] and the objects that show on the first of them."""
         clip = draw_clip(self._sources[name][draw.index], self._config.sources[name].clip, draw.seed)
         clip = transform_clip(clip, self._config.augment, self._image_size)
         visible = clip.masks[:, 0].flatten(1).any(1)

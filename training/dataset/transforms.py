@@ -1,4 +1,4 @@
-"""Turn a drawn clip into the network's input: augmentation, resizing to a square, normalisation.
+"""Turn a drawn clip into what the network is trained on: augmentation and resizing to a square.
 
 The masks are further channels of the frames, so that one draw moves both alike. They are interpolated like the frames
 and thresholded at one half in the end, as the predictor does it with mask prompts.
@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from i2vpp.session.frames import MEAN, STD
+from i2vpp.session.frames import MEAN
 from training.config import AugmentConfig
 from training.dataset.clips import Clip
 
@@ -33,8 +33,9 @@ _AffineDraw: TypeAlias = tuple[float, Sequence[float], float, Sequence[float]]  
 
 
 def transform_clip(clip: Clip, augment: AugmentConfig, image_size: int) -> Clip:
-    """Return a clip with normalised frames float32 [T, 3, S, S], masks [B, T, S, S] and ignored pixels [T, S, S].
+    """Return a clip with frames uint8 [T, 3, S, S], masks [B, T, S, S] and ignored pixels [T, S, S].
 
+    Colours are changed in float32 and rounded once, at the end; frames whose colours are not changed stay as they are.
     Frames are resized bilinearly with antialias. The predictor's filter is Pillow's bicubic one: bilinear is faster and
     closer to what clips look like after augmentation. All draws depend on `clip.seed` alone. Some objects may be left
     with no pixel on the first frame: those too small for S, and up to a quarter of them where the affine map moved them
@@ -52,9 +53,8 @@ def transform_clip(clip: Clip, augment: AugmentConfig, image_size: int) -> Clip:
         stacked = torch.cat([clip.frames, channels.transpose(0, 1).to(torch.uint8) * 255], dim=1)  # [T, 3 + N, H, W]
         stacked = _move(stacked, augment, image_size, num_objects=len(clip.masks))
         stacked = F.resize(stacked, [image_size, image_size], antialias=True)
-        frames = _recolour(stacked[:, :3].float() / 255, augment)
+        frames = (255 * _recolour(stacked[:, :3].float() / 255, augment)).round().to(torch.uint8)
     masks = stacked[:, 3:].transpose(0, 1) >= 128
-    frames = F.normalize(frames, list(MEAN), list(STD), inplace=True)
     ignored = None
     if clip.ignored is not None:
         masks, ignored = masks[:-1], masks[-1] & ~masks[:-1].any(0)

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from i2vpp.memory.bank import MemoryBank
 from i2vpp.memory.selection import FrameTime, RecentFrames
 from i2vpp.modeling.i2vpp import I2VPP
-from i2vpp.session.frames import clip_indices
+from i2vpp.session.frames import clip_indices, normalise
 from i2vpp.structures import Conditioned, FrameFeatures, FrameMemory, MaskPrediction, Prompt
 from i2vpp.tracking import PREVIOUS_LOGIT_LIMIT, with_small_parts
 from i2vpp.utils.masks import fill_holes
@@ -76,17 +76,15 @@ class ClipRollout(nn.Module):
         model: the network; its mode (train or eval) is set by the caller.
         user: frequencies of the simulated user's prompts.
         auxiliary: compute the memory attention's deep-supervision masks.
-        checkpoint_activations: recompute each frame in the backward pass instead of keeping its activations.
+        recompute: recompute each frame in the backward pass instead of keeping its activations.
     """
 
-    def __init__(
-        self, model: I2VPP, user: UserConfig, *, auxiliary: bool = True, checkpoint_activations: bool = False
-    ) -> None:
+    def __init__(self, model: I2VPP, user: UserConfig, *, auxiliary: bool = True, recompute: bool = False) -> None:
         super().__init__()
         self.model = model
         self.user = user
         self.auxiliary = auxiliary
-        self.checkpoint_activations = checkpoint_activations
+        self.recompute = recompute
 
     def forward(self, batch: ClipBatch, plan: PromptPlan | None = None) -> Rollout:
         """Play a batch.
@@ -104,9 +102,9 @@ class ClipRollout(nn.Module):
 
     def encode(self, batch: ClipBatch) -> list[FrameFeatures]:
         """Encode all frames; features [B, D, h, w] for every frame, one per object."""
-        frames = batch.frames.transpose(1, 2)  # [C, 3, T, S, S]
+        frames = normalise(batch.frames.float()).transpose(1, 2)  # [C, 3, T, S, S]
         clips = [frames[:, :, list(clip_indices(t))] for t in range(batch.num_frames)]
-        if self.checkpoint_activations:
+        if self.recompute:
             encoded = [self.recomputed(self.model.encode, clip) for clip in clips]
         else:
             whole = self.model.encode(torch.cat(clips))
@@ -131,7 +129,7 @@ class ClipRollout(nn.Module):
         Returns:
             What the function returns.
         """
-        if not (self.checkpoint_activations and torch.is_grad_enabled()):
+        if not (self.recompute and torch.is_grad_enabled()):
             return function(*arguments, **options)
 
         def beside_a_tensor(_: Tensor, *arguments: Any, **options: Any) -> Any:

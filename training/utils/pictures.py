@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from i2vpp.prompts.checks import BOX_LABELS
-from i2vpp.session.frames import MEAN, STD
 from i2vpp.utils.visualize import contact_sheet, draw_prompt, overlay
 
 WIDTH = 256
@@ -71,7 +70,7 @@ class DrawnPrompt:
 
 
 def rollout_picture(
-    frames: Tensor,  # [T, 3, S, S] normalised
+    frames: Tensor,  # [T, 3, S, S] uint8
     truth: Tensor,  # [T, S, S] bool
     prediction: Tensor,  # [T, s, s]
     prompts: Sequence[DrawnPrompt],
@@ -79,7 +78,7 @@ def rollout_picture(
     """Draw one object's rollout, a row for each frame: prompt, prediction with its IoU, truth.
 
     Args:
-        frames: as the network sees them.
+        frames: RGB at the size of the network's input.
         truth: the object's masks.
         prediction: mask logits of any size, positive = object, or bool.
         prompts: prompts of each frame.
@@ -110,11 +109,9 @@ def rollout_picture(
 
 
 def _images(frames: Tensor) -> NDArray[np.uint8]:
-    """Undo the normalisation: uint8 [T, WIDTH, WIDTH, 3]."""
-    frames = frames.detach().float().cpu()
-    plain = frames * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
-    scaled = F.interpolate(plain, (WIDTH, WIDTH), mode="bilinear", align_corners=False, antialias=True)
-    return (255 * scaled).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+    """Scale frames: uint8 [T, WIDTH, WIDTH, 3]."""
+    scaled = F.interpolate(frames.cpu().float(), (WIDTH, WIDTH), mode="bilinear", align_corners=False, antialias=True)
+    return scaled.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
 
 
 def _masks(masks: Tensor) -> NDArray[np.bool_]:

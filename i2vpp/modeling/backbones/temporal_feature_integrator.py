@@ -67,6 +67,8 @@ class TemporalNet(nn.Module):
         Returns:
             [B, C, T, h, w], or the last slices.
         """
+        if fewer_kernels(x):
+            return self._joined(x, last_only=last_only)
         steps = len(self.lns)
         for step, (norm, layers) in enumerate(zip(self.lns, self.temporal_net, strict=True)):
             if last_only:
@@ -74,38 +76,55 @@ class TemporalNet(nn.Module):
                 x = x[:, :, -(steps - step + 1) :]
             spatial, temporal = cast("Iterator[nn.Conv3d]", layers.children())
             hidden = norm(x.movedim(1, -1)).movedim(-1, 1)
-            if fewer_kernels(x):
-                x = _joined_step(x, hidden, spatial, temporal, self._scaled[step])
-                continue
             hidden = quick_gelu(_convolve_slices(hidden, spatial.weight, spatial.bias))
             x = quick_gelu(x + _convolve_time(hidden, temporal.weight, temporal.bias))
         return x
 
+    def _joined(self, x: Tensor, *, last_only: bool) -> Tensor:
+        """Compute `forward` in half as many operations.
 
-def _joined_step(x: Tensor, normed: Tensor, spatial: nn.Conv3d, temporal: nn.Conv3d, kept: FromWeights) -> Tensor:
-    """Compute a step of `TemporalNet` with scaled weights, in half as many operations.
+        quick_gelu(x) = silu(s x) / s with s = QUICK. The state between the steps is kept s times as large, which a
+        normalisation takes away again; its epsilon grows alike.
+        """
+        steps, scale = len(self.lns), 1.0
+        for step, (norm, layers) in enumerate(zip(self.lns, self.temporal_net, strict=True)):
+            if last_only:
+                x = x[:, :, -(steps - step + 1) :]
+            assert isinstance(norm, nn.LayerNorm)
+            spatial, temporal = cast("Iterator[nn.Conv3d]", layers.children())
+            hidden = F.layer_norm(
+                x.movedim(1, -1), norm.normalized_shape, norm.weight, norm.bias, norm.eps * scale**2
+            ).movedim(-1, 1)
+            moved = _scaled_step(hidden, spatial, temporal, self._scaled[step])
+            x = F.silu(torch.add(moved, x, alpha=QUICK / scale))
+            scale = QUICK
+        return x * (1 / QUICK)
 
-    quick_gelu(x) = silu(s x) / s with s = QUICK. The spatial convolution is scaled by s; its activation is s times as
-    large, and so is what the temporal convolution makes of it, the bias scaled by s included.
+
+def _scaled_step(hidden: Tensor, spatial: nn.Conv3d, temporal: nn.Conv3d, kept: FromWeights) -> Tensor:
+    """Compute both convolutions of a step of `TemporalNet` and the activation between them; the result is s times it.
+
+    The spatial convolution is scaled by s = QUICK. Its activation is s times as large then, and so is what the temporal
+    convolution makes of it, with its bias scaled by s.
 
     Args:
-        x: input of the step [B, C, T, h, w].
-        normed: the input, normalised.
+        hidden: the normalised input of the step [B, C, T, h, w].
         spatial: the spatial convolution.
         temporal: the temporal convolution.
         kept: the scaled weights.
 
     Returns:
-        The step's output.
+        [B, C, T, h, w].
     """
     assert spatial.bias is not None and temporal.bias is not None
     biases = spatial.bias, temporal.bias
     weight, bias, bias_after = kept(
-        lambda: (QUICK * spatial.weight, QUICK * biases[0], QUICK * biases[1]), spatial.weight, *biases, dtype=x.dtype
+        lambda: (QUICK * spatial.weight, QUICK * biases[0], QUICK * biases[1]),
+        spatial.weight,
+        *biases,
+        dtype=hidden.dtype,
     )
-    hidden = F.silu(_convolve_slices(normed, weight, bias))
-    scaled = torch.add(_convolve_time(hidden, temporal.weight, bias_after), x, alpha=QUICK)
-    return F.silu(scaled) * (1 / QUICK)
+    return _convolve_time(F.silu(_convolve_slices(hidden, weight, bias)), temporal.weight, bias_after)
 
 
 class Fuse(nn.Module):
