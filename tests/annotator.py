@@ -16,10 +16,10 @@ from PIL import Image
 
 from i2vpp.annotate.frames import JpegCache
 from i2vpp.annotate.library import open_library
-from i2vpp.annotate.model import Model
 from i2vpp.annotate.problems import Problems
-from i2vpp.annotate.server import Address, Server
 from i2vpp.annotate.session import ServerContext, VideoSession
+from i2vpp.annotate.tracking.model import Model
+from i2vpp.annotate.web.server import Address, Server
 from i2vpp.annotate.workspace import Workspace
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from media import moving_disc

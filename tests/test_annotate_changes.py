@@ -18,20 +18,20 @@ from starlette.testclient import TestClient
 
 from annotator import JSON, Gate, Opened, as_version, encode_once, make_workspace, opened, until, write_frames
 from i2vpp.annotate import workspace as workspace_module
-from i2vpp.annotate.app import make_app
-from i2vpp.annotate.changes import MAX_KEYS, ChangeLog
-from i2vpp.annotate.exports import export
-from i2vpp.annotate.files import VERSION
-from i2vpp.annotate.formats.base import Footage
-from i2vpp.annotate.formats.sav import one_bit_png
-from i2vpp.annotate.imports import may_hold_masks
+from i2vpp.annotate.exchange.exports import export
+from i2vpp.annotate.exchange.formats.base import Footage
+from i2vpp.annotate.exchange.formats.sav import one_bit_png
+from i2vpp.annotate.exchange.imports import may_hold_masks
 from i2vpp.annotate.library import open_library, shown_name
-from i2vpp.annotate.masks import Stroke
-from i2vpp.annotate.security import Guard, bad_token
 from i2vpp.annotate.session import VideoSession
-from i2vpp.annotate.store import Annotation, summarize
-from i2vpp.annotate.values import Prompts, StoredMask, Touched
-from i2vpp.annotate.views import PRESENT, runs
+from i2vpp.annotate.storage.changes import MAX_KEYS, ChangeLog
+from i2vpp.annotate.storage.files import VERSION
+from i2vpp.annotate.storage.masks import Stroke
+from i2vpp.annotate.storage.store import Annotation, summarize
+from i2vpp.annotate.storage.values import Prompts, StoredMask, Touched
+from i2vpp.annotate.web.app import make_app
+from i2vpp.annotate.web.security import Guard, bad_token
+from i2vpp.annotate.web.views import PRESENT, runs
 from i2vpp.commands import annotate as command
 from i2vpp.data.masks import read_object
 from i2vpp.errors import I2VPPError

@@ -16,10 +16,10 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from annotator import HEIGHT, JSON, WIDTH, encode_once, make_workspace, until, write_frames
-from i2vpp.annotate.app import make_app
-from i2vpp.annotate.formats.registry import FORMATS
-from i2vpp.annotate.security import Gate, Guard
-from i2vpp.annotate.zip_stream import zip_pieces
+from i2vpp.annotate.exchange.formats.registry import FORMATS
+from i2vpp.annotate.exchange.zip_stream import zip_pieces
+from i2vpp.annotate.web.app import make_app
+from i2vpp.annotate.web.security import Gate, Guard
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.prompts.files import read_prompts_file
 from media import moving_disc, write_video

@@ -14,11 +14,11 @@ import pytest
 from PIL import Image, ImageFilter
 
 from i2vpp.annotate.errors import CancelledError, DiskFullError, MaskFolderError, StaleRevisionError
-from i2vpp.annotate.exports import KINDS, export
-from i2vpp.annotate.formats.base import Footage
-from i2vpp.annotate.imports import import_masks
-from i2vpp.annotate.store import Annotation
-from i2vpp.annotate.values import Prompts, StoredMask
+from i2vpp.annotate.exchange.exports import KINDS, export
+from i2vpp.annotate.exchange.formats.base import Footage
+from i2vpp.annotate.exchange.imports import import_masks
+from i2vpp.annotate.storage.store import Annotation
+from i2vpp.annotate.storage.values import Prompts, StoredMask
 from i2vpp.errors import FrameDecodeError, PromptError
 from i2vpp.utils.visualize import davis_palette
 from media import number_of, numbered_frame

@@ -14,14 +14,14 @@ import yaml
 from PIL import Image, ImageDraw
 
 from i2vpp.annotate.errors import MaskFolderError
-from i2vpp.annotate.exports import export
-from i2vpp.annotate.formats.base import Footage
-from i2vpp.annotate.formats.label_studio import pack, unpack
-from i2vpp.annotate.formats.outlines import joined, outlines
-from i2vpp.annotate.formats.registry import FORMATS
-from i2vpp.annotate.imports import import_masks
-from i2vpp.annotate.store import Annotation
-from i2vpp.annotate.values import StoredMask
+from i2vpp.annotate.exchange.exports import export
+from i2vpp.annotate.exchange.formats.base import Footage
+from i2vpp.annotate.exchange.formats.label_studio import pack, unpack
+from i2vpp.annotate.exchange.formats.outlines import joined, outlines
+from i2vpp.annotate.exchange.formats.registry import FORMATS
+from i2vpp.annotate.exchange.imports import import_masks
+from i2vpp.annotate.storage.store import Annotation
+from i2vpp.annotate.storage.values import StoredMask
 
 HEIGHT, WIDTH, FRAMES = 60, 90, 6
 RED = "#e01020"

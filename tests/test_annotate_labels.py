@@ -9,9 +9,9 @@ import pytest
 
 from annotator import as_version
 from i2vpp.annotate.errors import StaleRevisionError
-from i2vpp.annotate.labels import Classes, Label, LabelChoice, read_labels
-from i2vpp.annotate.store import Annotation
-from i2vpp.annotate.values import ObjectInfo, StoredMask
+from i2vpp.annotate.storage.labels import Classes, Label, LabelChoice, read_labels
+from i2vpp.annotate.storage.store import Annotation
+from i2vpp.annotate.storage.values import ObjectInfo, StoredMask
 from i2vpp.errors import I2VPPError, PromptError
 
 RED = "#e01020"

@@ -12,8 +12,8 @@ import pytest
 
 from annotator import PATIENCE, encode_once, opened, until, write_frames
 from i2vpp.annotate.jobs import EXPORT, Job, JobRunner
-from i2vpp.annotate.model import Model
 from i2vpp.annotate.problems import BusyError, Problems
+from i2vpp.annotate.tracking.model import Model
 from i2vpp.annotate.workers import Workers
 from i2vpp.errors import CheckpointError, I2VPPError
 from models import make_predictor

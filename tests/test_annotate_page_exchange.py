@@ -13,8 +13,8 @@ import pytest
 
 from annotate_page import PATIENCE_MS, Annotator, annotator, chromium, expect
 from annotator import encode_once, make_workspace, serving, write_frames
-from i2vpp.annotate.formats.registry import FORMATS
-from i2vpp.annotate.labels import LabelChoice
+from i2vpp.annotate.exchange.formats.registry import FORMATS
+from i2vpp.annotate.storage.labels import LabelChoice
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from models import make_predictor
 

@@ -12,7 +12,7 @@ import pytest
 
 from annotate_page import Annotator, annotator, chromium, expect
 from annotator import encode_once, make_workspace, serving, until, write_frames
-from i2vpp.annotate.masks import Stroke, paint
+from i2vpp.annotate.storage.masks import Stroke, paint
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from models import make_predictor
 from test_annotate_frame import write_video

@@ -15,7 +15,7 @@ import pytest
 
 from annotate_page import PATIENCE_MS, Annotator, annotator, chromium, expect
 from annotator import PATIENCE, encode_once, make_workspace, serving, until, write_frames
-from i2vpp.annotate import transfers
+from i2vpp.annotate.exchange import transfers
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from models import make_predictor
 

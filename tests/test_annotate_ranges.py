@@ -12,15 +12,15 @@ import pytest
 from starlette.testclient import TestClient
 
 from annotator import HEIGHT, JSON, WIDTH, Gate, encode_once, make_workspace, opened, until, write_frames
-from i2vpp.annotate.app import make_app
 from i2vpp.annotate.errors import StaleRevisionError
-from i2vpp.annotate.masks import Stroke
 from i2vpp.annotate.problems import BusyError, NotFoundError
-from i2vpp.annotate.ranges import Span, accept, clear, cut, declare_absent, merge, swap
-from i2vpp.annotate.security import Guard
 from i2vpp.annotate.session import VideoSession
-from i2vpp.annotate.store import Annotation
-from i2vpp.annotate.values import Prompts, StoredMask
+from i2vpp.annotate.storage.masks import Stroke
+from i2vpp.annotate.storage.ranges import Span, accept, clear, cut, declare_absent, merge, swap
+from i2vpp.annotate.storage.store import Annotation
+from i2vpp.annotate.storage.values import Prompts, StoredMask
+from i2vpp.annotate.web.app import make_app
+from i2vpp.annotate.web.security import Guard
 from i2vpp.errors import CheckpointError, PromptError
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from models import make_predictor

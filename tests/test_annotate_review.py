@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 
 from annotator import HEIGHT, WIDTH, Gate, Opened, as_version, encode_once, opened, until, write_frames
-from i2vpp.annotate.cells import ACCEPTED as DONE
-from i2vpp.annotate.cells import DOUBTFUL as LEFT
-from i2vpp.annotate.cells import IN_WORK, UNTOUCHED, Cell
-from i2vpp.annotate.masks import Stroke
-from i2vpp.annotate.plans import Leg, Plan, legs_of_missing, make_legs
 from i2vpp.annotate.problems import BusyError, NotFoundError
-from i2vpp.annotate.ranges import Span, accept
 from i2vpp.annotate.session import VideoSession
-from i2vpp.annotate.staleness import dependent_frames
-from i2vpp.annotate.store import Annotation, summarize
-from i2vpp.annotate.values import NAN, Prompts, StoredMask, Touched
-from i2vpp.annotate.views import ABSENT, ACCEPTED, DOUBTFUL, NO_MASK, PRESENT, STALE, kind_of, news
+from i2vpp.annotate.storage.cells import ACCEPTED as DONE
+from i2vpp.annotate.storage.cells import DOUBTFUL as LEFT
+from i2vpp.annotate.storage.cells import IN_WORK, UNTOUCHED, Cell
+from i2vpp.annotate.storage.masks import Stroke
+from i2vpp.annotate.storage.ranges import Span, accept
+from i2vpp.annotate.storage.staleness import dependent_frames
+from i2vpp.annotate.storage.store import Annotation, summarize
+from i2vpp.annotate.storage.values import NAN, Prompts, StoredMask, Touched
+from i2vpp.annotate.tracking.plans import Leg, Plan, legs_of_missing, make_legs
+from i2vpp.annotate.web.views import ABSENT, ACCEPTED, DOUBTFUL, NO_MASK, PRESENT, STALE, kind_of, news
 from i2vpp.errors import PromptError
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from models import make_predictor

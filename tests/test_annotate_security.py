@@ -19,10 +19,10 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from annotator import HEIGHT, JSON, PATIENCE, WIDTH, make_workspace, serving, until, write_frames
-from i2vpp.annotate.app import make_app
 from i2vpp.annotate.library import open_library
 from i2vpp.annotate.problems import Problems
-from i2vpp.annotate.security import MAX_BODY, Guard, bad_token, guard_for
+from i2vpp.annotate.web.app import make_app
+from i2vpp.annotate.web.security import MAX_BODY, Guard, bad_token, guard_for
 from i2vpp.annotate.workspace import Workspace
 from i2vpp.errors import CheckpointError, VideoError
 

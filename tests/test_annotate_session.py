@@ -16,11 +16,11 @@ from annotator import HEIGHT, PATIENCE, WIDTH, Gate, Opened, encode_once, opened
 from i2vpp.annotate.errors import StaleRevisionError
 from i2vpp.annotate.frames import FrameReader, JpegCache
 from i2vpp.annotate.jobs import EXPORT, PROPAGATE, Job
-from i2vpp.annotate.masks import Stroke, paint
-from i2vpp.annotate.model import ModelError
 from i2vpp.annotate.problems import BusyError, NotFoundError
 from i2vpp.annotate.session import VideoSession
-from i2vpp.annotate.values import Prompts, StoredMask
+from i2vpp.annotate.storage.masks import Stroke, paint
+from i2vpp.annotate.storage.values import Prompts, StoredMask
+from i2vpp.annotate.tracking.model import ModelError
 from i2vpp.errors import CheckpointError, PromptError, VideoError
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from models import make_predictor

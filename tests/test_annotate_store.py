@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from i2vpp.annotate import files, history
-from i2vpp.annotate.doubt import REACH, next_doubtful
-from i2vpp.annotate.edit import Edit
 from i2vpp.annotate.errors import AnnotationError, DiskFullError, StaleRevisionError
-from i2vpp.annotate.masks import THINNEST, Stroke, covered, decode_runs, encode_runs, paint, runs_area
-from i2vpp.annotate.store import Annotation, summarize
-from i2vpp.annotate.values import ObjectInfo, Prompts, StoredMask
+from i2vpp.annotate.storage import files, history
+from i2vpp.annotate.storage.edit import Edit
+from i2vpp.annotate.storage.masks import THINNEST, Stroke, covered, decode_runs, encode_runs, paint, runs_area
+from i2vpp.annotate.storage.store import Annotation, summarize
+from i2vpp.annotate.storage.values import ObjectInfo, Prompts, StoredMask
+from i2vpp.annotate.tracking.doubt import REACH, next_doubtful
 from i2vpp.errors import I2VPPError, PromptError
 
 HEIGHT, WIDTH, FRAMES = 24, 32, 40
@@ -539,8 +539,8 @@ WRITER = """
 import sys
 import numpy as np
 from pathlib import Path
-from i2vpp.annotate.store import Annotation
-from i2vpp.annotate.values import StoredMask
+from i2vpp.annotate.storage.store import Annotation
+from i2vpp.annotate.storage.values import StoredMask
 
 annotation = Annotation(Path(sys.argv[1]), height=24, width=32, frames=1000000, video="clip.mp4")
 with annotation.edit("Add") as edit:
@@ -582,7 +582,9 @@ def test_a_killed_process_loses_nothing_that_was_committed(path: Path, monkeypat
 
 def test_a_file_is_open_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "LOCK_SECONDS", 0.1)
-    command = f"from i2vpp.annotate.store import summarize; from pathlib import Path; summarize(Path({str(path)!r}))"
+    command = (
+        f"from i2vpp.annotate.storage.store import summarize; from pathlib import Path; summarize(Path({str(path)!r}))"
+    )
     with reopen(path):
         for attempt in (reopen, summarize):
             with pytest.raises(AnnotationError, match="in use"):

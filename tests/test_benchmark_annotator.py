@@ -11,7 +11,7 @@ import pytest
 
 from annotate_page import chromium
 from annotator import HEIGHT, WIDTH
-from i2vpp.annotate.store import Annotation
+from i2vpp.annotate.storage.store import Annotation
 from models import make_predictor
 from tools import benchmark_annotator
 from tools.benchmarking import annotator as measuring

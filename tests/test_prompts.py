@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from i2vpp.annotate.values import Prompts
+from i2vpp.annotate.storage.values import Prompts
 from i2vpp.commands.prompts import box
 from i2vpp.errors import PromptError, VideoError
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor

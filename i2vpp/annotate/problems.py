@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from i2vpp.annotate.errors import AnnotationError, DiskFullError, StaleRevisionError, is_disk_full
-from i2vpp.annotate.model import ModelError
+from i2vpp.annotate.tracking.model import ModelError
 from i2vpp.errors import I2VPPError, VideoError
 
 EXPECTED = (I2VPPError, OSError, RuntimeError, MemoryError)

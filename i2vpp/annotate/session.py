@@ -12,17 +12,17 @@ from typing import Any
 
 from i2vpp.annotate.frames import FrameReader, JpegCache
 from i2vpp.annotate.jobs import PROPAGATE, Job, JobRunner
-from i2vpp.annotate.labels import LabelChoice
 from i2vpp.annotate.library import Library, Video
-from i2vpp.annotate.model import Model
-from i2vpp.annotate.plans import Leg, Plan, legs_of_missing, ways
 from i2vpp.annotate.problems import EXPECTED, NotFoundError, Problems
-from i2vpp.annotate.prompting import Prompter
-from i2vpp.annotate.store import Annotation, watched
+from i2vpp.annotate.storage.labels import LabelChoice
+from i2vpp.annotate.storage.store import Annotation, watched
+from i2vpp.annotate.storage.values import ObjectInfo, Prompts, joint_name
 from i2vpp.annotate.times import frame_durations
-from i2vpp.annotate.tracks import ModelTracks
-from i2vpp.annotate.values import ObjectInfo, Prompts, joint_name
-from i2vpp.annotate.views import masks, news, state
+from i2vpp.annotate.tracking.model import Model
+from i2vpp.annotate.tracking.plans import Leg, Plan, legs_of_missing, ways
+from i2vpp.annotate.tracking.prompting import Prompter
+from i2vpp.annotate.tracking.tracks import ModelTracks
+from i2vpp.annotate.web.views import masks, news, state
 from i2vpp.annotate.workers import Workers
 from i2vpp.errors import PromptError
 from i2vpp.session.video import FrameSource

@@ -20,7 +20,7 @@ from i2vpp.utils.signals import Terminated, exit_status
 from i2vpp.utils.suggest import how_to_install
 
 if TYPE_CHECKING:
-    from i2vpp.annotate.server import Server
+    from i2vpp.annotate.web.server import Server
     from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 
 DEFAULT_FOLDER = Path("outputs/annotations")
@@ -128,14 +128,14 @@ def _video(path: Path | None) -> AbstractContextManager[Path]:
 def _server(arguments: argparse.Namespace, choice: ModelChoice, video: Path) -> Server:
     """Check everything, start to listen, and say where."""
     try:
-        from i2vpp.annotate.server import Address, Server, check_output  # noqa: PLC0415 - not everybody has them
+        from i2vpp.annotate.web.server import Address, Server, check_output  # noqa: PLC0415 - not everybody has them
     except ModuleNotFoundError as error:
         if error.name not in WEB_PACKAGES:
             raise
         raise I2VPPError(f"i2vpp annotate needs the package {error.name}: {how_to_install('web')}") from error
-    from i2vpp.annotate.labels import read_labels  # noqa: PLC0415
     from i2vpp.annotate.library import open_library, shown_name  # noqa: PLC0415
-    from i2vpp.annotate.model import Model  # noqa: PLC0415
+    from i2vpp.annotate.storage.labels import read_labels  # noqa: PLC0415
+    from i2vpp.annotate.tracking.model import Model  # noqa: PLC0415
     from i2vpp.annotate.workspace import Workspace  # noqa: PLC0415
 
     library = open_library(video)
@@ -179,7 +179,7 @@ def free_cores() -> int:
 
 def _token(arguments: argparse.Namespace) -> str | None:
     """Return the token that the user chose or asked for, None if neither."""
-    from i2vpp.annotate.security import new_token  # noqa: PLC0415
+    from i2vpp.annotate.web.security import new_token  # noqa: PLC0415
 
     if arguments.token is not None:
         print(

@@ -18,10 +18,10 @@ import numpy as np
 from PIL import Image
 
 from i2vpp.annotate.library import open_library
-from i2vpp.annotate.model import Model
-from i2vpp.annotate.server import Address, Server
-from i2vpp.annotate.store import Annotation
-from i2vpp.annotate.values import Prompts, StoredMask
+from i2vpp.annotate.storage.store import Annotation
+from i2vpp.annotate.storage.values import Prompts, StoredMask
+from i2vpp.annotate.tracking.model import Model
+from i2vpp.annotate.web.server import Address, Server
 from i2vpp.annotate.workspace import Workspace
 from i2vpp.errors import I2VPPError
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor

@@ -1,0 +1,1 @@
+"""Masks and prompts from and to the formats of others."""

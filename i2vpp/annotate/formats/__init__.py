@@ -1,4 +1,0 @@
-"""Formats of files that annotations are exported to and imported from.
-
-A format is one module here, with a `Format` that is named in `i2vpp.annotate.formats.registry` and nowhere else.
-"""

@@ -1,0 +1,1 @@
+"""What people marked, on disk: one SQLite file per video, with undo."""
