@@ -9,9 +9,8 @@
 
     python DIR/i2vpp_onnx.py video.mp4 --box 90,40,400,360 -o OUT
 
-The command needs Pillow, and PyAV where the video is a file rather than a folder of images. Masks equal those of a
-live session of i2vpp on the same frames, up to rounding. Legend: B objects, G memory frames, P pointers, S side of the
-network's input, h, w cells of a frame (S / 16), H, W size of the video.
+The command needs Pillow, and PyAV if the video is a file. Masks equal those of a live session of i2vpp on the same
+frames, up to rounding. B objects, S side of the network's input, h, w its cells (S / 16), H, W size of the video.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import argparse
 import itertools
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,15 +27,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnxruntime
 
-FORMAT = 1
-"""Version of `i2vpp.json` that this file reads."""
-
-BATCH_CELLS = 2**15
-"""Cells of all memory frames of the objects that are tracked at once; attention takes memory in proportion."""
-
+FORMAT = 1  # version of `i2vpp.json` that this file reads
+BATCH_CELLS = 2**15  # of all memory frames of objects that are tracked at once: attention takes memory in proportion
+CPU = ("CPUExecutionProvider",)
 Array = Any
-Taps = tuple[Array, Array]
-"""Source indices [n, K] and weights [n, K] of n resampled positions."""
 
 
 class I2VPPOnnxError(ValueError):
@@ -74,25 +68,20 @@ class Track:
 
     prompted: dict[int, Memory] = field(default_factory=dict)
     tracked: dict[int, Memory] = field(default_factory=dict)
-    clicks: tuple[Array, Array] | None = None
     output: Output | None = None
+    clicks: tuple[Array, Array] | None = None
     passed: int = -1
 
-    def keep(self, frame: int, memory: Memory, output: Output, *, prompted: bool) -> None:
-        """Keep a memory, in place of an earlier one of the frame, and the output."""
-        self.prompted.pop(frame, None)
-        self.tracked.pop(frame, None)
+    def keep(self, frame: int, memory: Memory, output: Output, *, prompted: bool, clicks: Any = None) -> None:
+        """Keep a memory, in place of an earlier one of the frame, the output and the clicks."""
+        for store in (self.prompted, self.tracked):
+            store.pop(frame, None)
         (self.prompted if prompted else self.tracked)[frame] = memory
-        self.output = output
-
-    def memory(self, frame: int) -> Memory:
-        """Return the memory of a frame."""
-        return self.prompted[frame] if frame in self.prompted else self.tracked[frame]
+        self.output, self.clicks = output, clicks
 
 
-@dataclass(frozen=True)
-class FrameMasks:
-    """The masks of a frame: logits [B, H, W], positive = object; scores and predicted IoUs [B], NaN where unknown."""
+class FrameMasks(NamedTuple):
+    """The masks of a frame: logits [B, H, W], positive = object; scores (positive = visible) and predicted IoUs [B]."""
 
     frame_idx: int
     obj_ids: list[int]
@@ -102,7 +91,7 @@ class FrameMasks:
 
 
 class I2VPPOnnx:
-    """A live session: push frames, prompt objects on the current one, get masks; memory stays constant.
+    """A live session in constant memory: push frames, prompt objects on the current one, get masks.
 
     Args:
         folder: folder that `i2vpp export` wrote.
@@ -113,9 +102,7 @@ class I2VPPOnnx:
         I2VPPOnnxError: the folder is none of an export, or of another version.
     """
 
-    def __init__(
-        self, folder: str | Path, *, threads: int | None = None, providers: Sequence[str] = ("CPUExecutionProvider",)
-    ) -> None:
+    def __init__(self, folder: str | Path, *, threads: int | None = None, providers: Sequence[str] = CPU) -> None:
         self.folder = Path(folder)
         self.manifest = read_manifest(self.folder)
         self.side: int = self.manifest["image_size"]
@@ -131,11 +118,6 @@ class I2VPPOnnx:
         self._tracks: dict[int, Track] = {}
         self.frame_idx = -1
 
-    @property
-    def obj_ids(self) -> list[int]:
-        """Ids of all objects, in the order in which they were added."""
-        return list(self._tracks)
-
     def step(self, frame: Array) -> FrameMasks:
         """Push the next frame, uint8 RGB [H, W, 3], and track all objects on it."""
         frame = np.asarray(frame)
@@ -147,11 +129,8 @@ class I2VPPOnnx:
         self._frames = [*self._frames[-2:], normalise(resize_frame(frame, self.side), self.manifest)]
         self._embedding = None
         self.frame_idx += 1
-        pending = [track for track in self._tracks.values() if track.prompted]
-        for track in self._tracks.values():
-            track.output = track.clicks = None
-        if pending:
-            self._track(pending)
+        if self._tracks:
+            self._track(list(self._tracks.values()))
         return self._result()
 
     def add_points_or_box(
@@ -182,9 +161,8 @@ class I2VPPOnnx:
             coords = np.concatenate([track.clicks[0], coords])
             values = np.concatenate([track.clicks[1], values])
         previous, limit = track.output, self._constants["previous_logit_limit"]
-        cells = 4 * (self.side // 16)
-        given = np.zeros((cells, cells), np.float32) if previous is None else previous.logits.clip(-limit, limit)
-        reads = track.passed == self.frame_idx and bool(track.prompted)
+        given = np.zeros((self.side // 4,) * 2, np.float32) if previous is None else previous.logits.clip(-limit, limit)
+        reads = track.passed == self.frame_idx
         feeds = {
             "coords": coords[None],
             "labels": values[None],
@@ -194,8 +172,7 @@ class I2VPPOnnx:
             "has_memory": np.array([reads], np.float32),
         }
         ((memory, output),) = self._run("prompt", feeds)
-        track.keep(self.frame_idx, memory, output, prompted=True)
-        track.clicks = (coords, values)
+        track.keep(self.frame_idx, memory, output, prompted=True, clicks=(coords, values))
         self._tracks[obj_id] = track
         return self._result()
 
@@ -222,31 +199,28 @@ class I2VPPOnnx:
             output = output._replace(drawn=drawn)
         track = self._tracks.get(obj_id) or Track()
         track.keep(self.frame_idx, memory, output, prompted=True)
-        track.clicks = None
         self._tracks[obj_id] = track
         return self._result()
 
     def remove_object(self, obj_id: int) -> None:
         """Stop tracking an object."""
         if obj_id not in self._tracks:
-            raise I2VPPOnnxError(f"there is no object {obj_id!r}; known objects: {self.obj_ids}")
+            raise I2VPPOnnxError(f"there is no object {obj_id!r}; known objects: {list(self._tracks)}")
         del self._tracks[obj_id]
-
-    # ---- tracking
 
     def _track(self, tracks: list[Track]) -> None:
         """Track objects on the current frame, in batches, and forget memories that can no longer be read."""
-        t, window = self.frame_idx, self.manifest["selection"]["window"]
+        t, config = self.frame_idx, self.manifest["selection"]
         self._embed()
-        frames = max(len(self._select(track)[0]) for track in tracks)
+        frames = max(len(track.prompted) for track in tracks) + config["num_global"] + config["num_local"]
         size = max(1, BATCH_CELLS // (frames * (self.side // 16) ** 2))
         for start in range(0, len(tracks), size):
             batch = tracks[start : start + size]
             for track, (memory, output) in zip(batch, self._run("track", self._memories(batch)), strict=True):
                 track.passed = t
                 track.keep(t, memory, output, prompted=False)
-                track.tracked = {f: kept for f, kept in track.tracked.items() if t - f <= window}
-        self._keys = {f: key for f, key in self._keys.items() if t - f <= window}
+                track.tracked = {f: kept for f, kept in track.tracked.items() if t - f <= config["window"]}
+        self._keys = {f: key for f, key in self._keys.items() if t - f <= config["window"]}
 
     def _embed(self) -> Array:
         """Return the embedding of the current frame [1, D, h, w]; it is computed once."""
@@ -265,17 +239,15 @@ class I2VPPOnnx:
         ordered, local = sorted(track.prompted), config["local_window"]
         near = [f for f in range(t - local, t) if f in tracked]
         far = [f for f in range(t - config["window"], t - local) if f in tracked]
-        slots = list(enumerate(self._pick(far, config["num_global"], pool=0), 1))
-        slots += enumerate(self._pick(near, config["num_local"], pool=1), 1 + config["num_global"])
+        slots = list(enumerate(self._pick(far, config["num_global"], pool=config["global_pool"]), 1))
+        slots += enumerate(self._pick(near, config["num_local"], pool=config["local_pool"]), 1 + config["num_global"])
         length = max(0, min(t - 1, config["num_global"] + config["num_local"]))
         padding = max(0, length - len(slots))
         spatial = [Pick(f, 0) for f in ordered] + [Pick(f, slot) for slot, f in slots]
         pointers = [Pick(f, 1.0) for f in ordered] + [Pick(f, 1 - slot / (length + 1)) for slot, f in slots]
         # The first prompted frame stands for frames that do not exist yet.
-        return [spatial[0]._replace(weight=1 + padding), *spatial[1:]], [
-            pointers[0]._replace(weight=1 + padding),
-            *pointers[1:],
-        ]
+        spatial[0], pointers[0] = (picks[0]._replace(weight=1 + padding) for picks in (spatial, pointers))
+        return spatial, pointers
 
     def _pick(self, frames: list[int], count: int, *, pool: int) -> list[int]:
         """Choose `count` of `frames` by similarity; in mode `sample` draw, by noise of seed, frame and pool alone."""
@@ -291,24 +263,18 @@ class I2VPPOnnx:
         """Stack what is read for objects, as the graphs take it; without objects, one of padding only."""
         picks = [self._select(track) for track in tracks] or [([], [])]
         frames, pointers = (max(1, *(len(pick[i]) for pick in picks)) for i in (0, 1))
-        count, grid, sizes = len(picks), self.side // 16, self.manifest["widths"]
-        feeds = {
-            "memory_values": np.zeros((count, frames, sizes["memory"], grid, grid), np.float32),
-            "memory_foreground": np.zeros((count, frames, grid, grid), np.float32),
-            "memory_slots": np.zeros((count, frames), np.float32),
-            "memory_weights": np.zeros((count, frames), np.float32),
-            "memory_pointers": np.zeros((count, pointers, sizes["pointer"]), np.float32),
-            "pointer_offsets": np.zeros((count, pointers), np.float32),
-            "pointer_weights": np.zeros((count, pointers), np.float32),
-        }
+        lengths = {"objects": len(picks), "frames": frames, "pointers": pointers}
+        shapes = {port["name"]: port["shape"] for port in self.manifest["graphs"]["track"]["inputs"][1:]}
+        feeds = {name: np.zeros([lengths.get(a, a) for a in axes], np.float32) for name, axes in shapes.items()}
         for b, (track, (spatial, pointing)) in enumerate(zip(tracks, picks, strict=False)):
+            memories = {**track.tracked, **track.prompted}
             for g, pick in enumerate(spatial):
-                memory = track.memory(pick.frame)
+                memory = memories[pick.frame]
                 feeds["memory_values"][b, g] = from_bfloat16(memory.values)
                 feeds["memory_foreground"][b, g] = memory.foreground
                 feeds["memory_slots"][b, g], feeds["memory_weights"][b, g] = pick.place, pick.weight
             for p, pick in enumerate(pointing):
-                feeds["memory_pointers"][b, p] = track.memory(pick.frame).pointer
+                feeds["memory_pointers"][b, p] = memories[pick.frame].pointer
                 feeds["pointer_offsets"][b, p], feeds["pointer_weights"][b, p] = pick.place, pick.weight
         return feeds
 
@@ -326,18 +292,14 @@ class I2VPPOnnx:
         return self._sessions[graph]
 
     def _result(self) -> FrameMasks:
-        outputs = [track.output for track in self._tracks.values()]
-        masks = np.full((len(outputs), *self._size), self._constants["absent_logit"], np.float32)
+        outputs = [track.output for track in self._tracks.values() if track.output is not None]
+        masks = np.empty((len(outputs), *self._size), np.float32)
         for mask, output in zip(masks, outputs, strict=True):
-            if output is not None and output.drawn is not None:
-                mask[:] = np.where(output.drawn, 1, -1) * self._constants["drawn_logit"]
-            elif output is not None:
-                mask[:] = resize_linear(output.logits, self._size)
-        scores, ious = (
-            np.array([np.nan if o is None else getattr(o, name) for o in outputs], np.float32)
-            for name in ("score", "iou")
-        )
-        return FrameMasks(self.frame_idx, self.obj_ids, masks, scores, ious)
+            drawn = output.drawn
+            shown = resize_linear(output.logits, self._size) if drawn is None else np.where(drawn, 1, -1)
+            mask[:] = shown if drawn is None else shown * self._constants["drawn_logit"]
+        scores, ious = (np.array([o[i] for o in outputs], np.float32) for i in (2, 1))
+        return FrameMasks(self.frame_idx, list(self._tracks), masks, scores, ious)
 
     def _check_frame(self) -> None:
         if self.frame_idx < 0:
@@ -352,13 +314,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if manifest.get("format") != FORMAT:
         raise I2VPPOnnxError(
-            f"{folder} is of version {manifest.get('format')!r} of the export, and this i2vpp_onnx.py reads version "
-            f"{FORMAT}: use the i2vpp_onnx.py of that folder, or export the checkpoint again"
+            f"{folder} is an export of version {manifest.get('format')!r}, and this i2vpp_onnx.py reads {FORMAT}: use "
+            "the i2vpp_onnx.py of that folder, or export the checkpoint again"
         )
     return manifest
-
-
-# ---- prompts, masks and frames
 
 
 def parse_clicks(points: Any, labels: Any, box: Any, size: tuple[int, int]) -> tuple[Array, Array]:
@@ -385,8 +344,8 @@ def fit_mask(drawn: Array, side: int) -> Array:
     """Return a mask [H, W] at the network's input size, float32 of 0 and 1; small parts are kept."""
     if drawn.shape == (side, side):
         return drawn.astype(np.float32)
-    x = resample(drawn.astype(np.float32), area_taps(drawn.shape[1], side, triangle, 1.0), axis=1)
-    x = resample(x, area_taps(drawn.shape[0], side, triangle, 1.0), axis=0)
+    x = resample(drawn.astype(np.float32), area_taps(drawn.shape[1], side, 1), axis=1)
+    x = resample(x, area_taps(drawn.shape[0], side, 1), axis=0)
     highest = highest_around(highest_around(x))
     small = (highest > 1e-4) & (highest < 0.5)
     return (np.where(small, x / np.where(small, highest, 1), x) >= 0.5).astype(np.float32)
@@ -395,9 +354,8 @@ def fit_mask(drawn: Array, side: int) -> Array:
 def is_too_coarse(logits: Array, drawn: Array, constants: dict[str, float]) -> bool:
     """Return whether logits made from a drawn mask are too coarse to show it."""
     area = int(drawn.sum())
-    if area and area * logits.size < constants["small_area"] * drawn.size:
-        return True
-    return int(((resize_linear(logits, drawn.shape) > 0) & drawn).sum()) < constants["shown_share"] * area
+    shown = int(((resize_linear(logits, drawn.shape) > 0) & drawn).sum())
+    return 0 < area * logits.size < constants["small_area"] * drawn.size or shown < constants["shown_share"] * area
 
 
 def highest_around(x: Array) -> Array:
@@ -421,7 +379,7 @@ def resize_frame(frame: Array, side: int) -> Array:
         from PIL import Image  # noqa: PLC0415 - not needed
     except ImportError:
         for axis in (1, 0):
-            index, weights = area_taps(frame.shape[axis], side, cubic, 2.0)
+            index, weights = area_taps(frame.shape[axis], side, 2)
             fixed = np.round(weights * 2**22).astype(np.int32)
             frame = (resample(frame.astype(np.int32), (index, fixed), axis) + 2**21 >> 22).clip(0, 255)
         return frame.astype(np.uint8)
@@ -441,30 +399,26 @@ def resize_linear(x: Array, size: Sequence[int]) -> Array:
     return x
 
 
-def triangle(x: Array) -> Array:
-    """Filter of linear resizing."""
-    return np.maximum(0, 1 - np.abs(x))
-
-
-def cubic(x: Array) -> Array:
-    """Filter of bicubic resizing."""
+def kernel(x: Array, reach: int) -> Array:
+    """Filter of linear (reach 1) or bicubic (reach 2) resizing."""
     x = np.abs(x)
-    return np.where(x < 1, (1.5 * x - 2.5) * x * x + 1, np.where(x < 2, -0.5 * (((x - 5) * x + 8) * x - 4), 0))
+    far = np.where(x < 2, -0.5 * (((x - 5) * x + 8) * x - 4), 0)
+    return np.maximum(0, 1 - x) if reach == 1 else np.where(x < 1, (1.5 * x - 2.5) * x * x + 1, far)
 
 
-def area_taps(old: int, new: int, kernel: Callable[[Array], Array], reach: float) -> Taps:
-    """Return where each of `new` positions reads among `old`: with antialiasing, as Pillow and PyTorch resize."""
+def area_taps(old: int, new: int, reach: int) -> tuple[Array, Array]:
+    """Return where each of `new` positions reads among `old`, and how much: indices [new, K] and weights [new, K]."""
     scale = old / new
     support = reach * max(scale, 1)
     centre = (np.arange(new) + 0.5) * scale
     first = np.maximum((centre - support + 0.5).astype(np.int64), 0)
     last = np.minimum((centre + support + 0.5).astype(np.int64), old)
     index = first[:, None] + np.arange((last - first).max())
-    weights = kernel((index - centre[:, None] + 0.5) / max(scale, 1)) * (index < last[:, None])
+    weights = kernel((index - centre[:, None] + 0.5) / max(scale, 1), reach) * (index < last[:, None])
     return np.minimum(index, old - 1), weights / weights.sum(1, keepdims=True)
 
 
-def resample(x: Array, taps: Taps, axis: int) -> Array:
+def resample(x: Array, taps: tuple[Array, Array], axis: int) -> Array:
     """Weigh and add up the entries of an axis, in the data type of x."""
     index, weights = taps
     shape = [-1 if i == axis else 1 for i in range(x.ndim)]
@@ -483,16 +437,12 @@ def from_bfloat16(bits: Array) -> Array:
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
-# ---- the command
-
-
 def read_video(path: Path) -> Iterator[Array]:
     """Yield the frames of a video file, or of a folder of images in the order of their names: uint8 RGB [H, W, 3]."""
     if path.is_dir():
         from PIL import Image  # noqa: PLC0415 - for the command only
 
-        for file in sorted(path.iterdir()):
-            yield np.asarray(Image.open(file).convert("RGB"))
+        yield from (np.asarray(Image.open(file).convert("RGB")) for file in sorted(path.iterdir()))
         return
     import av  # noqa: PLC0415 - for video files only
 
@@ -510,12 +460,11 @@ def write(folder: Path, frame: Array, result: FrameMasks) -> None:
     ids = np.zeros(frame.shape[:2], np.uint8)
     for obj_id, mask in zip(result.obj_ids, result.masks, strict=True):
         ids[(mask > 0) & (ids == 0)] = obj_id
-    tinted = np.where(ids[..., None] > 0, frame // 2 + colours[ids] // 2, frame)
-    for kind, picture, suffix in (("masks", Image.fromarray(ids), "png"), ("overlay", Image.fromarray(tinted), "jpg")):
+    pictures = {"masks": Image.fromarray(ids), "overlay": Image.fromarray(frame // 2 + colours[ids] // 2)}
+    pictures["masks"].putpalette(colours.tobytes())
+    for kind, suffix in (("masks", "png"), ("overlay", "jpg")):
         (folder / kind).mkdir(parents=True, exist_ok=True)
-        if kind == "masks":
-            picture.putpalette(colours.tobytes())
-        picture.save(folder / kind / f"{result.frame_idx:05}.{suffix}")
+        pictures[kind].save(folder / kind / f"{result.frame_idx:05}.{suffix}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -526,7 +475,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--box", type=numbers, action="append", default=[], help="x0,y0,x1,y1: an object; repeatable")
     parser.add_argument("--point", type=numbers, action="append", default=[], help="x,y: an object; repeatable")
     parser.add_argument("-o", "--output", type=Path, default=Path("tracked"), help="folder for the results")
-    parser.add_argument("--max-frames", type=int, default=None, help="only the first frames")
+    parser.add_argument("--max-frames", type=int, help="only the first frames")
     chosen = parser.parse_args(argv)
     prompts: list[dict[str, Any]] = [{"box": box} for box in chosen.box]
     prompts += [{"points": [point], "labels": [1]} for point in chosen.point]

@@ -14,7 +14,6 @@ from i2vpp.config import ModelConfig
 from i2vpp.export.graphs import Graph, Port
 from i2vpp.export.i2vpp_onnx import FORMAT
 from i2vpp.memory.selection import GLOBAL_POOL, LOCAL_POOL, build_selector
-from i2vpp.modeling.i2vpp import MEMORY_WIDTH, WIDTH
 from i2vpp.session.frames import MEAN, STD
 from i2vpp.session.records import DRAWN_LOGIT
 from i2vpp.structures import ABSENT_LOGIT
@@ -72,7 +71,6 @@ def describe(
         "image_size": config.image_size,
         "mean": list(MEAN),
         "std": list(STD),
-        "widths": {"embedding": WIDTH, "memory": MEMORY_WIDTH, "pointer": WIDTH},
         "selection": {
             **asdict(selection),
             "window": build_selector(selection).window,
