@@ -70,7 +70,7 @@ def torch_tracker(folder: Path, predictor: I2VPPVideoPredictor) -> I2VPPOnnx:
     """The tracker of an export with graphs run by PyTorch."""
     graphs = write_manifest(folder, predictor)
     tracker = I2VPPOnnx(folder)
-    tracker._sessions = {graph.name: TorchSession(graph) for graph in graphs}
+    tracker.sessions = {graph.name: TorchSession(graph) for graph in graphs}
     return tracker
 
 

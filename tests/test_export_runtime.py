@@ -112,7 +112,7 @@ def test_mistakes(tmp_path: Path) -> None:
         tracker.step(frame[:-1])
     with pytest.raises(I2VPPOnnxError, match="nothing to prompt with"):
         tracker.add_points_or_box(1)
-    with pytest.raises(I2VPPOnnxError, match="labels must be 1 .positive. or 0"):
+    with pytest.raises(I2VPPOnnxError, match="one per point"):
         tracker.add_points_or_box(1, points=[[1, 1]], labels=[2])
     with pytest.raises(I2VPPOnnxError, match="must lie in the frame"):
         tracker.add_points_or_box(1, points=[[-9, 1]], labels=[1])

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from importlib.resources import files
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +17,10 @@ from i2vpp.build_i2vpp import build_i2vpp
 from i2vpp.checkpoint import CheckpointInfo, inspect_checkpoint
 from i2vpp.config import ModelConfig
 from i2vpp.errors import CheckpointError, ExportError
-from i2vpp.export import manifest, onnx_passes, writer
+from i2vpp.export import manifest, onnx_passes, quantisation, writer
 from i2vpp.export.graphs import GRAPHS, Graph
 from i2vpp.modeling.i2vpp import I2VPP
+from i2vpp.session.video import FrameSource, open_source
 from i2vpp.utils.files import atomic_write
 
 FORMATS = ("onnx", "torch-export")
@@ -102,11 +107,12 @@ def load(checkpoint: Path, *, image_size: int | None) -> tuple[I2VPP, Checkpoint
     info = inspect_checkpoint(checkpoint)
     size = () if image_size is None else (f"model.image_size={image_size}",)
     model = build_i2vpp(None, info.path, "cpu", hydra_overrides_extra=size)
-    _check_exportable(model.config)
+    check_exportable(model.config)
     return model, info
 
 
-def _check_exportable(config: ModelConfig) -> None:
+def check_exportable(config: ModelConfig) -> None:
+    """Check that the exported tracker can do what a config says, or raise ExportError."""
     if config.selection.mode == "recent":
         raise ExportError("model.selection.mode 'recent' is not exported: choose 'sample' or 'top'")
 
@@ -127,6 +133,9 @@ def export(model: I2VPP, folder: Path, choice: ExportChoice, *, checkpoint: Mapp
         ExportError: a graph cannot be written in that way.
         OSError: a file cannot be written.
     """
+    if choice.precision == "int8":
+        yield from _export_int8(model, folder, choice, checkpoint)
+        return
     graphs = [kind(model).eval() for kind in GRAPHS]
     suffix = SUFFIXES[choice.file_format]
     names = {graph.name: f"{graph.name}{suffix}" for graph in graphs}
@@ -139,7 +148,42 @@ def export(model: I2VPP, folder: Path, choice: ExportChoice, *, checkpoint: Mapp
         runtime = files("i2vpp.export").joinpath(RUNTIME).read_bytes()
         yield _write(folder / RUNTIME, runtime)
     described = manifest.describe(model.config, graphs, names, checkpoint=checkpoint, written=written)
-    yield _write(folder / manifest.NAME, (json.dumps(described, indent=2, ensure_ascii=False) + "\n").encode())
+    yield _write(folder / manifest.NAME, _as_json(described))
+
+
+def _export_int8(model: I2VPP, folder: Path, choice: ExportChoice, checkpoint: Mapping[str, Any]) -> Iterable[Path]:
+    """Export with float32 weights into a temporary folder, quantise, and write everything into the folder."""
+    with tempfile.TemporaryDirectory() as temporary:
+        whole = Path(temporary)
+        files_of = {
+            path.name: path for path in export(model, whole, replace(choice, precision="fp32"), checkpoint=checkpoint)
+        }
+        with _calibration_clip(choice.calibration) as clip, closing(open_source(clip)) as source:
+            count = quantisation.CALIBRATION_FRAMES
+            frames = (source[i] for i in itertools.takewhile(partial(_has_frame, source), range(count)))
+            quantised = quantisation.quantise_folder(whole, frames)
+        described = json.loads(files_of.pop(manifest.NAME).read_bytes())
+        (folder / manifest.NAME).unlink(missing_ok=True)
+        for name, path in files_of.items():
+            yield _write(folder / name, quantised.get(path.stem) or path.read_bytes())
+        yield _write(folder / manifest.NAME, _as_json({**described, "precision": choice.precision}))
+
+
+def _calibration_clip(video: Path | None) -> AbstractContextManager[Path]:
+    """Return the video that ranges are taken from: the user's, or the bundled clip."""
+    return as_file(files("i2vpp") / "assets" / "bunny.mp4") if video is None else nullcontext(video)
+
+
+def _has_frame(source: FrameSource, index: int) -> bool:
+    try:
+        source.check(index)
+    except IndexError:
+        return False
+    return True
+
+
+def _as_json(described: Mapping[str, Any]) -> bytes:
+    return (json.dumps(described, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _content(graph: Graph, choice: ExportChoice) -> bytes:

@@ -110,7 +110,7 @@ class I2VPPOnnx:
         self._options = onnxruntime.SessionOptions()
         self._options.intra_op_num_threads = threads or 0
         self._providers = list(providers)
-        self._sessions: dict[str, Any] = {}
+        self.sessions: dict[str, Any] = {}
         self._frames: list[Array] = []  # normalised [3, S, S], the current one and up to two before it
         self._size: tuple[int, int] = (0, 0)
         self._embedding: Array | None = None
@@ -197,9 +197,7 @@ class I2VPPOnnx:
         ((memory, output),) = self._run("mask", {"drawn": fit_mask(drawn, self.side)[None, None]})
         if is_too_coarse(output.logits, drawn, self._constants):
             output = output._replace(drawn=drawn)
-        track = self._tracks.get(obj_id) or Track()
-        track.keep(self.frame_idx, memory, output, prompted=True)
-        self._tracks[obj_id] = track
+        self._tracks.setdefault(obj_id, Track()).keep(self.frame_idx, memory, output, prompted=True)
         return self._result()
 
     def remove_object(self, obj_id: int) -> None:
@@ -228,7 +226,7 @@ class I2VPPOnnx:
             t, frames = self.frame_idx, self._frames
             # In place of frames before the first one, the current one is repeated.
             clip = frames if t >= 2 else [frames[0], frames[-1], frames[-1]]
-            (self._embedding,) = self._session("encoder").run(None, {"clip": np.stack(clip, axis=1)[None]})
+            (self._embedding,) = self.session("encoder").run(None, {"clip": np.stack(clip, axis=1)[None]})
             values = self._embedding.ravel()
             self._keys[t] = values / np.sqrt(np.mean(np.square(values)) + np.float32(1e-12))
         return self._embedding
@@ -281,15 +279,16 @@ class I2VPPOnnx:
     def _run(self, graph: str, feeds: dict[str, Array]) -> list[tuple[Memory, Output]]:
         """Run a graph on the current frame: memory and output of each object."""
         feeds = {"embedding": self._embed(), **feeds}
-        masks, ious, scores, pointers, values, foreground = self._session(graph).run(None, feeds)
+        masks, ious, scores, pointers, values, foreground = self.session(graph).run(None, feeds)
         rows = zip(to_bfloat16(values), foreground > 0, pointers, masks, ious, scores, strict=True)
         return [(Memory(v.copy(), f, p.copy()), Output(m[0].copy(), float(i), float(s))) for v, f, p, m, i, s in rows]
 
-    def _session(self, graph: str) -> Any:
-        if graph not in self._sessions:
+    def session(self, graph: str) -> Any:
+        """Return the session of a graph, which is loaded when it is first needed."""
+        if graph not in self.sessions:
             file = str(self.folder / self.manifest["graphs"][graph]["file"])
-            self._sessions[graph] = onnxruntime.InferenceSession(file, self._options, providers=self._providers)
-        return self._sessions[graph]
+            self.sessions[graph] = onnxruntime.InferenceSession(file, self._options, providers=self._providers)
+        return self.sessions[graph]
 
     def _result(self) -> FrameMasks:
         outputs = [track.output for track in self._tracks.values() if track.output is not None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,18 @@ from i2vpp.export.graphs import Port
 
 SMALLEST_HALVED = 64
 """Weights of fewer elements stay in float32 in an export with float16 weights."""
+
+
+def name_nodes(model: Any) -> None:
+    """Begin the names of nodes with those of the modules that they come from.
+
+    Args:
+        model: an `onnx.ModelProto` as PyTorch writes it, changed in place.
+    """
+    for node in model.graph.node:
+        notes = {note.key: note.value for note in node.metadata_props}
+        modules = ast.literal_eval(notes.get("pkg.torch.onnx.name_scopes", "[]"))[:-1]
+        node.name = f"{modules[-1] if modules else ''}.{node.name}"
 
 
 def fold(model: Any) -> Any:

@@ -113,7 +113,9 @@ def to_onnx(graph: Graph, program: ExportedProgram, *, opset: int) -> Any:
             verbose=False,
         )
     assert converted is not None
-    model = onnx_passes.fold(converted.model_proto)
+    model = converted.model_proto
+    onnx_passes.name_nodes(model)
+    model = onnx_passes.fold(model)
     onnx_passes.split_at_once(model)
     onnx_passes.leave_out_bfloat16(model)
     if opset != OPSETS[0]:
