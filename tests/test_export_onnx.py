@@ -56,10 +56,13 @@ def exported(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> It
     yield folder
 
 
-def run_onnx(model: bytes | str, graph: Graph, inputs: tuple[torch.Tensor, ...]) -> list[Any]:
+def open_onnx(model: bytes | str) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    opened = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def run_onnx(opened: Any, graph: Graph, inputs: tuple[torch.Tensor, ...]) -> list[Any]:
     names = [port.name for port in graph.inputs()]
     return opened.run(None, {name: x.numpy() for name, x in zip(names, inputs, strict=True)})
 
@@ -75,12 +78,12 @@ def assert_agree(graph: Graph, results: list[Any], inputs: tuple[torch.Tensor, .
 
 @pytest.mark.parametrize("name", [kind.name for kind in GRAPHS])
 def test_each_graph_agrees_with_its_module(name: str, exported: Path, programs: Programs) -> None:
-    graph = programs[name][0]
+    graph, opened = programs[name][0], open_onnx(str(exported / f"{name}.onnx"))
     for seed, lengths in enumerate(LENGTHS):
         inputs = list(example(graph.inputs(), lengths, seed=seed))
         if name == "prompt" and seed % 2:  # objects without memory or a previous mask
             inputs[-1][0] = inputs[4][-1] = 0
-        results = run_onnx(str(exported / f"{name}.onnx"), graph, tuple(inputs))
+        results = run_onnx(opened, graph, tuple(inputs))
         assert_agree(graph, results, tuple(inputs), TOLERANCE)
         assert all(np.isfinite(result).all() for result in results)
 
@@ -117,12 +120,13 @@ def test_the_manifest_describes_what_was_written(exported: Path) -> None:
         assert not any(node.op_type == "Cast" and node.attribute[0].i == 16 for node in model.graph.node), "bfloat16"
 
 
-@pytest.mark.parametrize("opset", [19, 20, 21, 22, 23])
+@pytest.mark.parametrize("opset", [21, 23])
 def test_other_opsets_compute_the_same(opset: int, exported: Path, programs: Programs) -> None:
-    for name, (graph, _) in programs.items():
+    for name in ("encoder", "prompt", "mask"):  # the graph of tracking has no operator that none of these has
+        graph = programs[name][0]
         model = onnx.version_converter.convert_version(onnx.load(exported / f"{name}.onnx"), opset)
         inputs = example(graph.inputs(), LENGTHS[4])
-        assert_agree(graph, run_onnx(model.SerializeToString(), graph, inputs), inputs, TOLERANCE)
+        assert_agree(graph, run_onnx(open_onnx(model.SerializeToString()), graph, inputs), inputs, TOLERANCE)
 
 
 def test_float16_weights_halve_the_files(exported: Path, programs: Programs) -> None:
@@ -133,7 +137,7 @@ def test_float16_weights_halve_the_files(exported: Path, programs: Programs) -> 
         assert len(content) < 0.56 * (exported / f"{name}.onnx").stat().st_size
         inputs = example(graph.inputs(), LENGTHS[4])
         if name == "encoder":
-            assert_agree(graph, run_onnx(content, graph, inputs), inputs, 0.05)
+            assert_agree(graph, run_onnx(open_onnx(content), graph, inputs), inputs, 0.05)
 
 
 def test_eight_bits_find_nearly_the_same_masks(exported: Path, tmp_path: Path) -> None:
