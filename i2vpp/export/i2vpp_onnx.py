@@ -69,15 +69,15 @@ class Track:
     prompted: dict[int, Memory] = field(default_factory=dict)
     tracked: dict[int, Memory] = field(default_factory=dict)
     output: Output | None = None
-    clicks: tuple[Array, Array] | None = None
+    points: tuple[Array, Array] | None = None
     passed: int = -1
 
-    def keep(self, frame: int, memory: Memory, output: Output, *, prompted: bool, clicks: Any = None) -> None:
+    def keep(self, frame: int, memory: Memory, output: Output, *, prompted: bool, points: Any = None) -> None:
         """Keep a memory, in place of an earlier one of the frame, the output and the clicks."""
         for store in (self.prompted, self.tracked):
             store.pop(frame, None)
         (self.prompted if prompted else self.tracked)[frame] = memory
-        self.output, self.clicks = output, clicks
+        self.output, self.points = output, points
 
 
 class FrameMasks(NamedTuple):
@@ -155,11 +155,11 @@ class I2VPPOnnx:
         coords, values = parse_clicks(points, labels, box, self._size)
         coords = coords / np.array(self._size[::-1], np.float32) * np.float32(self.side)
         track = self._tracks.get(obj_id) or Track()
-        if not clear_old_points and track.clicks is not None:
+        if not clear_old_points and track.points is not None:
             if box is not None:
                 raise I2VPPOnnxError("a box comes before clicks: pass it with clear_old_points=True, clicks included")
-            coords = np.concatenate([track.clicks[0], coords])
-            values = np.concatenate([track.clicks[1], values])
+            coords = np.concatenate([track.points[0], coords])
+            values = np.concatenate([track.points[1], values])
         previous, limit = track.output, self._constants["previous_logit_limit"]
         given = np.zeros((self.side // 4,) * 2, np.float32) if previous is None else previous.logits.clip(-limit, limit)
         reads = track.passed == self.frame_idx
@@ -172,7 +172,7 @@ class I2VPPOnnx:
             "has_memory": np.array([reads], np.float32),
         }
         ((memory, output),) = self._run("prompt", feeds)
-        track.keep(self.frame_idx, memory, output, prompted=True, clicks=(coords, values))
+        track.keep(self.frame_idx, memory, output, prompted=True, points=(coords, values))
         self._tracks[obj_id] = track
         return self._result()
 
