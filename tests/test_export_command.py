@@ -29,6 +29,8 @@ def without_card(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (["--opset", "9"], "opset must be one of 18, 19, 20, 21, 22, 23; got 9"),
         (["--image-size", "100"], "model.image_size must be an integer, a multiple of 16, from 64 to 4096; got 100"),
+        (["--calibration", "x.mp4"], "--calibration is for --precision int8 only"),
+        (["--calibration", "x.mp4", "--precision", "int8"], "--calibration x.mp4 does not exist: name a video or"),
         (["--format", "torch-export", "--precision", "fp16"], "--precision fp16 is of ONNX only"),
     ],
 )

@@ -48,6 +48,10 @@ class ExportChoice:
 
     def __post_init__(self) -> None:
         writer.check_opset(self.opset)
+        if self.calibration is not None and self.precision != "int8":
+            raise ExportError("--calibration is for --precision int8 only")
+        if self.calibration is not None and not self.calibration.exists():
+            raise ExportError(f"--calibration {self.calibration} does not exist: name a video or a folder of frames")
         if self.file_format == "onnx":
             writer.check_packages()
         elif self.precision != "fp32":
