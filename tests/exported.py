@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 
 from i2vpp.build_i2vpp import build_i2vpp_video_predictor
+from i2vpp.cli import main
 from i2vpp.export import manifest
 from i2vpp.export.graphs import GRAPHS, Graph
 from i2vpp.export.i2vpp_onnx import I2VPPOnnx
@@ -40,6 +42,19 @@ def demo_predictor(*overrides: str, side: int = SIDE) -> I2VPPVideoPredictor:
             hydra_overrides_extra=[f"model.image_size={side}", *overrides],
             dtype="float32",
         )
+
+
+def export_demo(folder: Path, side: int) -> Path:
+    """Export the demonstration's weights into a folder and return it; that takes minutes.
+
+    The environment variable I2VPP_EXPORTED_64 or I2VPP_EXPORTED_256 may name a folder of an earlier export of that
+    size, which is returned in its place.
+    """
+    if named := os.environ.get(f"I2VPP_EXPORTED_{side}"):
+        return Path(named)
+    checkpoint = REPO / "checkpoints" / "i2vpp-demo.pt"
+    assert main(["export", str(checkpoint), "-o", str(folder), "--image-size", str(side)]) == 0
+    return folder
 
 
 class TorchSession:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from exported import REPO, Step, assert_equal_masks, clip_frames, demo_predictor, session
-from i2vpp.cli import main
+from exported import Step, assert_equal_masks, clip_frames, demo_predictor, export_demo, session
 from i2vpp.export.i2vpp_onnx import I2VPPOnnx
 
 pytest.importorskip("onnx", reason="the extra `export` is not installed")
@@ -24,13 +22,8 @@ SEQUENCES = ("blackswan", "dog")
 
 @pytest.fixture(scope="module")
 def exported(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An export at 256 pixels, made here unless I2VPP_EXPORTED names one; only where there is other data as well."""
-    if named := os.environ.get("I2VPP_EXPORTED"):
-        return Path(named)
-    folder = tmp_path_factory.mktemp("export") / "out"
-    checkpoint = str(REPO / "checkpoints" / "i2vpp-demo.pt")
-    assert main(["export", checkpoint, "-o", str(folder), "--image-size", str(SIDE)]) == 0
-    return folder
+    """An export at 256 pixels, made only where there are validation sequences as well."""
+    return export_demo(tmp_path_factory.mktemp("export") / "out", SIDE)
 
 
 def compare(exported: Path, frames: list[Any], steps: list[Step]) -> None:

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from exported import CLIP, REPO, SIDE, Step, assert_equal_masks, clip_frames, demo_predictor, session
+from exported import CLIP, REPO, SIDE, Step, assert_equal_masks, clip_frames, demo_predictor, export_demo, session
 from i2vpp.cli import main
 from i2vpp.export import onnx_passes, quantisation, writer
 from i2vpp.export.graphs import GRAPHS, Graph, example
@@ -37,23 +37,25 @@ LENGTHS = [
 TOLERANCE = 1e-4
 RABBIT = (118, 127, 262, 280)
 
-Programs = dict[str, tuple[Graph, Any]]
+Graphs = dict[str, Graph]
 
 
 @pytest.fixture(scope="module")
-def programs() -> Programs:
-    graphs = [kind(demo_predictor().model).eval() for kind in GRAPHS]
-    return {graph.name: (graph, writer.to_program(graph)) for graph in graphs}
+def graphs() -> Graphs:
+    return {kind.name: kind(demo_predictor().model).eval() for kind in GRAPHS}
 
 
 @pytest.fixture(scope="module")
-def exported(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def programs(graphs: Graphs) -> dict[str, Any]:
+    return {name: writer.to_program(graph) for name, graph in graphs.items()}
+
+
+@pytest.fixture(scope="module")
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder that the command writes."""
-    folder = tmp_path_factory.mktemp("export") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writer, "to_program", lambda graph: programs[graph.name][1])
-        assert main(["export", str(DEMO), "-o", str(folder), "--image-size", str(SIDE)]) == 0
-    yield folder
+        patch.setattr(writer, "to_program", lambda graph: request.getfixturevalue("programs")[graph.name])
+        yield export_demo(tmp_path_factory.mktemp("export") / "out", SIDE)
 
 
 def open_onnx(model: bytes | str) -> Any:
@@ -77,8 +79,8 @@ def assert_agree(graph: Graph, results: list[Any], inputs: tuple[torch.Tensor, .
 
 
 @pytest.mark.parametrize("name", [kind.name for kind in GRAPHS])
-def test_each_graph_agrees_with_its_module(name: str, exported: Path, programs: Programs) -> None:
-    graph, opened = programs[name][0], open_onnx(str(exported / f"{name}.onnx"))
+def test_each_graph_agrees_with_its_module(name: str, exported: Path, graphs: Graphs) -> None:
+    graph, opened = graphs[name], open_onnx(str(exported / f"{name}.onnx"))
     for seed, lengths in enumerate(LENGTHS):
         inputs = list(example(graph.inputs(), lengths, seed=seed))
         if name == "prompt" and seed % 2:  # objects without memory or a previous mask
@@ -121,16 +123,16 @@ def test_the_manifest_describes_what_was_written(exported: Path) -> None:
 
 
 @pytest.mark.parametrize("opset", [21, 23])
-def test_other_opsets_compute_the_same(opset: int, exported: Path, programs: Programs) -> None:
+def test_other_opsets_compute_the_same(opset: int, exported: Path, graphs: Graphs) -> None:
     for name in ("encoder", "prompt", "mask"):  # the graph of tracking has no operator that none of these has
-        graph = programs[name][0]
+        graph = graphs[name]
         model = onnx.version_converter.convert_version(onnx.load(exported / f"{name}.onnx"), opset)
         inputs = example(graph.inputs(), LENGTHS[4])
         assert_agree(graph, run_onnx(open_onnx(model.SerializeToString()), graph, inputs), inputs, TOLERANCE)
 
 
-def test_float16_weights_halve_the_files(exported: Path, programs: Programs) -> None:
-    for name, (graph, _) in programs.items():
+def test_float16_weights_halve_the_files(exported: Path, graphs: Graphs) -> None:
+    for name, graph in graphs.items():
         model = onnx.load(exported / f"{name}.onnx")
         onnx_passes.halve_weights(model)
         content = model.SerializeToString()
@@ -157,15 +159,15 @@ def test_eight_bits_find_nearly_the_same_masks(exported: Path, tmp_path: Path) -
     assert (a & b).sum() / (a | b).sum() > 0.8
 
 
-def test_programs_of_torch_export_agree_as_well(programs: Programs, tmp_path: Path) -> None:
+def test_programs_of_torch_export_agree_as_well(graphs: Graphs, programs: dict[str, Any], tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writer, "to_program", lambda graph: programs[graph.name][1])
+        patch.setattr(writer, "to_program", lambda graph: programs[graph.name])
         options = ["--image-size", str(SIDE), "--format", "torch-export"]
         assert main(["export", str(DEMO), "-o", str(tmp_path), *options]) == 0
     described = json.loads((tmp_path / "i2vpp.json").read_text(encoding="utf-8"))
     assert described["file_format"] == "torch-export"
     assert not (tmp_path / "i2vpp_onnx.py").exists()
-    for name, (graph, _) in programs.items():
+    for name, graph in graphs.items():
         program = torch.export.load(tmp_path / described["graphs"][name]["file"]).module()
         for lengths in (LENGTHS[0], LENGTHS[8]):
             inputs = example(graph.inputs(), lengths)
