@@ -146,7 +146,7 @@ def export(model: I2VPP, folder: Path, choice: ExportChoice, *, checkpoint: Mapp
     (folder / manifest.NAME).unlink(missing_ok=True)  # a half-replaced export is none
     for graph in graphs:
         yield _write(folder / names[graph.name], _content(graph, choice))
-    written = {"file_format": choice.file_format, "precision": choice.precision}
+    written: dict[str, Any] = {"file_format": choice.file_format, "precision": choice.precision}
     if choice.file_format == "onnx":
         written["opset"] = choice.opset
         runtime = files("i2vpp.export").joinpath(RUNTIME).read_bytes()

@@ -354,7 +354,8 @@ def _stacked(memory: Sequence[Tensor]) -> StackedMemories:
 
 def _column(flags: Tensor, rank: int) -> Tensor:
     """View flags [B] as bool [B, 1, ...] of a rank."""
-    return (flags > 0)[(slice(None), *(None,) * (rank - 1))]
+    index = (slice(None), *(None,) * (rank - 1))
+    return (flags > 0)[index]
 
 
 def _take(x: Tensor, index: Tensor) -> Tensor:
