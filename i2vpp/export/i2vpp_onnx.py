@@ -454,7 +454,7 @@ def write(folder: Path, frame: Array, result: FrameMasks) -> None:
     """Write a frame's mask, a PNG whose pixels are object ids, and its overlay, a JPEG; both are named by its index."""
     from PIL import Image  # noqa: PLC0415 - for the command only
 
-    colours = np.random.default_rng(4).integers(64, 256, (256, 3), np.uint8)
+    colours = np.random.default_rng(1332).integers(64, 256, (256, 3), np.uint8)
     colours[0] = 0
     ids = np.zeros(frame.shape[:2], np.uint8)
     for obj_id, mask in zip(result.obj_ids, result.masks, strict=True):
