@@ -7,7 +7,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
-EXTRAS ?= dev,docs,download,eval,hub,train,web
+EXTRAS ?= dev,docs,download,eval,export,hub,train,web
 ARGS ?=
 
 BIN := $(VENV)/bin

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from i2vpp import __version__
 from i2vpp.commands import annotate as annotate_command
 from i2vpp.commands import everything as everything_command
+from i2vpp.commands import export as export_command
 from i2vpp.commands import prompts as prompt_args
 from i2vpp.commands import segment as segment_command
 from i2vpp.commands import track_options
@@ -79,6 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_annotate(commands)
     _add_info(commands)
     _add_download(commands)
+    _add_export(commands)
     return parser
 
 
@@ -189,6 +191,19 @@ def _add_download(commands: Any) -> None:
                         help="folder for the checkpoints (%(default)s)")  # fmt: skip
     # The option was called --folder when the command was published.
     parser.add_argument("--folder", dest="output", type=Path, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
+
+def _add_export(commands: Any) -> None:
+    parser = _add_command(
+        commands,
+        "export",
+        export_command.run,
+        usage="CHECKPOINT -o DIR [options]",
+        brief="write a checkpoint as ONNX, with a tracker that needs no PyTorch",
+        text=export_command.TEXT,
+        examples=export_command.EXAMPLES,
+    )
+    export_command.add_options(parser)
 
 
 def run_track(arguments: argparse.Namespace) -> int:

@@ -76,6 +76,10 @@ class CompilationError(I2VPPError, RuntimeError):
     """The network cannot be compiled on this machine."""
 
 
+class ExportError(I2VPPError, RuntimeError):
+    """The network cannot be exported in the way that was asked for."""
+
+
 class I2VPPWarning(UserWarning):
     """Something that the user should know, and that stops nothing; base of all warnings of this project."""
 

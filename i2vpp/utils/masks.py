@@ -39,7 +39,7 @@ def fill_holes(logits: Tensor, max_area: int) -> Tensor:
     torn = highest != -negative_lowest
     index = labels.flatten(1).long()
     count = torn.flatten(1).long() * max_area + 1
-    area = index.new_zeros(len(index), logits[0].numel() + 1).scatter_add_(1, index, count)
+    area = index.new_zeros(index.shape[0], logits[0].numel() + 1).scatter_add_(1, index, count)
     hole = (area <= max_area).gather(1, index).view_as(background) & background
     return torch.where(hole, FILLED_LOGIT, logits)
 

@@ -115,5 +115,5 @@ def replace_unstable(logits: Tensor, ious: Tensor) -> tuple[Tensor, Tensor]:
     outer = (first > -STABILITY_DELTA).sum(1)
     stable = (outer == 0) | (inner >= STABILITY_THRESHOLD * outer.float())
     chosen = torch.where(stable, 0, 1 + ious[:, 1:].argmax(1))
-    rows = torch.arange(len(chosen), device=chosen.device)
+    rows = torch.arange(chosen.shape[0], device=chosen.device)
     return logits[rows, chosen][:, None], ious[rows, chosen][:, None]

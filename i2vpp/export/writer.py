@@ -1,0 +1,143 @@
+"""From the modules of `graphs` to files: programs of `torch.export`, and ONNX by way of them."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.export import Dim, ExportedProgram
+
+from i2vpp.errors import ExportError
+from i2vpp.export import onnx_passes
+from i2vpp.export.graphs import Graph, example
+from i2vpp.utils.suggest import how_to_install
+
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+"""What writing ONNX needs beside PyTorch; the extra `export` brings it."""
+
+OPSETS = range(18, 24)
+"""Versions of ONNX's standard operators that the graphs can be written for; PyTorch writes the first of them."""
+
+EXAMPLE = {"objects": 2, "frames": 3, "pointers": 5, "clicks": 4}
+"""Lengths that the graphs are traced with: all different and none of them 1, which PyTorch would treat as fixed."""
+
+LONGEST = 4096
+"""Largest length that the program is made for; nothing in an ONNX file depends on it."""
+
+
+def check_packages() -> None:
+    """Check that the packages which ONNX files are written with are installed.
+
+    Raises:
+        ExportError: one is missing.
+    """
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ExportError(
+            f"writing ONNX needs {' and '.join(missing)}, which {'are' if len(missing) > 1 else 'is'} not installed: "
+            f"{how_to_install('export')}; --format torch-export does without"
+        )
+
+
+def check_opset(opset: int) -> None:
+    """Check that graphs can be written for a version of the operators, or raise ExportError."""
+    if opset not in OPSETS:
+        raise ExportError(f"opset must be one of {', '.join(map(str, OPSETS))}; got {opset}")
+
+
+def to_program(graph: Graph) -> ExportedProgram:
+    """Trace a graph with `torch.export`.
+
+    Args:
+        graph: the graph, in eval mode.
+
+    Returns:
+        The program; the axes that `Port` names may vary in it.
+    """
+    ports = graph.inputs()
+    inputs = example(ports, EXAMPLE)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        graph(*inputs)  # fills caches of tables with tensors, which tracing would fill with placeholders
+        program = torch.export.export(graph, inputs, dynamic_shapes=_axes(graph), strict=False)
+    return program
+
+
+def _axes(graph: Graph) -> tuple[Any, ...]:
+    """Return the axes of each input that may vary, nested as the arguments of `forward` are."""
+    lengths = {name: Dim(name, min=1, max=LONGEST) for name in EXAMPLE}
+    by_port = [{i: lengths[a] for i, a in enumerate(port.shape) if isinstance(a, str)} for port in graph.inputs()]
+    named = len(by_port) - graph.num_variadic
+    return (*by_port[:named], *([tuple(by_port[named:])] if graph.num_variadic else []))
+
+
+def save_program(program: ExportedProgram) -> bytes:
+    """Return a program as `torch.export.load` reads it."""
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer)
+    return buffer.getvalue()
+
+
+def to_onnx(graph: Graph, program: ExportedProgram, *, opset: int) -> Any:
+    """Convert a program to ONNX.
+
+    Args:
+        graph: the graph that was traced.
+        program: the program.
+        opset: version of the standard operators; no others are used.
+
+    Returns:
+        An `onnx.ModelProto`, its constants folded.
+
+    Raises:
+        ExportError: onnx cannot convert the graph to the opset.
+    """
+    import onnx  # noqa: PLC0415 - an extra
+
+    inputs, outputs = ([port.name for port in ports] for ports in (graph.inputs(), graph.outputs()))
+    with torch.no_grad(), warnings.catch_warnings(), _silent():
+        warnings.simplefilter("ignore")
+        converted = torch.onnx.export(
+            program,
+            dynamo=True,
+            input_names=inputs,
+            output_names=outputs,
+            opset_version=OPSETS[0],
+            optimize=False,
+            verbose=False,
+        )
+    assert converted is not None
+    model = converted.model_proto
+    onnx_passes.name_nodes(model)
+    model = onnx_passes.fold(model)
+    onnx_passes.split_at_once(model)
+    onnx_passes.leave_out_bfloat16(model)
+    if opset != OPSETS[0]:
+        try:
+            model = onnx.version_converter.convert_version(model, opset)
+        except RuntimeError as error:
+            raise ExportError(f"onnx cannot write the graph {graph.name!r} for opset {opset}: {error}") from error
+    onnx_passes.name_axes(model.graph.input, graph.inputs())
+    onnx_passes.name_axes(model.graph.output, graph.outputs())
+    onnx.checker.check_model(model)
+    return model
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep PyTorch's exporter from logging about what it skips."""
+    loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,78 @@
+"""`i2vpp export`: what it refuses, and in what words."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exported import REPO
+from i2vpp.checkpoint import save_checkpoint
+from i2vpp.cli import main
+from i2vpp.export import folder
+from models import SIDE, make_predictor
+
+DEMO = str(REPO / "checkpoints" / "i2vpp-demo.pt")
+
+
+@pytest.fixture(scope="module")
+def without_card(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("checkpoint") / "mine.pt"
+    save_checkpoint(make_predictor().model, path, image_size=SIDE)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--opset", "9"], "opset must be one of 18, 19, 20, 21, 22, 23; got 9"),
+        (["--image-size", "100"], "model.image_size must be an integer, a multiple of 16, from 64 to 4096; got 100"),
+        (["--calibration", "x.mp4"], "--calibration is for --precision int8 only"),
+        (["--calibration", "x.mp4", "--precision", "int8"], "--calibration x.mp4 does not exist: name a video or"),
+        (["--format", "torch-export", "--precision", "fp16"], "--precision fp16 is of ONNX only"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", DEMO, "-o", str(tmp_path / "out"), *options]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("error:") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_without_card_needs_a_licence(
+    without_card: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(without_card), "-o", str(tmp_path)]) == 1
+    assert "mine.pt has no card that says its licence" in capsys.readouterr().err
+    info = folder.inspect_checkpoint(without_card)
+    assert folder.licence_of(info, "mine alone") == "mine alone"
+
+
+def test_missing_packages_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find_spec(name))
+    assert main(["export", DEMO, "-o", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert 'writing ONNX needs onnxscript, which is not installed: pip install ".[export]" in a clone' in error
+
+
+def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    assert main(["export", DEMO, "-o", str(tmp_path)]) == 1
+    assert "is not empty and holds no export: choose another folder" in capsys.readouterr().err
+    (tmp_path / "i2vpp.json").write_text("{}")
+    assert main(["export", DEMO, "-o", str(tmp_path)]) == 1
+    assert "holds an export already: choose another folder, or pass --overwrite" in capsys.readouterr().err
+
+
+def test_a_mode_that_the_runtime_lacks_is_refused() -> None:
+    config: Any = make_predictor("model.selection.mode=recent").model.config
+    with pytest.raises(folder.ExportError, match="'recent' is not exported: choose 'sample' or 'top'"):
+        folder.check_exportable(config)
