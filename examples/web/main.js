@@ -6,7 +6,7 @@
 import { openFiles } from "./frames.js";
 
 const COLOURS = [[255, 138, 0], [0, 168, 255], [40, 200, 90], [230, 60, 160], [250, 210, 30], [150, 100, 255]];
-const PLACE = new URLSearchParams(location.search); // ?model=FOLDER/&backend=wasm or webgpu
+const PLACE = new URLSearchParams(location.search); // ?model=FOLDER&backend=wasm or webgpu
 
 /** @type {(id: string) => any} */
 const byId = (id) => document.getElementById(id);
@@ -95,7 +95,7 @@ function showControls() {
   byId("pick").hidden = frames !== null;
   byId("view").hidden = byId("controls").hidden = frames === null;
   byId("view").classList.toggle("clickable", !work && !ended);
-  byId("track").textContent = work === "tracking" ? "Stop" : state.frame ? "Go on" : "Track";
+  byId("track").textContent = work === "tracking" ? "Stop" : state.frame && !ended ? "Go on" : "Track";
   byId("track").disabled = work ? work !== "tracking" : !objects || ended;
   byId("object").disabled = Boolean(work) || active > objects || ended;
   for (const id of ["restart", "other"]) byId(id).disabled = Boolean(work);
@@ -137,6 +137,7 @@ async function advance() {
   const result = await call("step", picture);
   Object.assign(frameCanvas, { width: picture.width, height: picture.height });
   frameCanvas.getContext("2d").putImageData(picture, 0, 0);
+  byId("view").style.setProperty("--aspect", picture.width / picture.height);
   byId("marks").replaceChildren();
   show(result);
   return true;
@@ -198,7 +199,7 @@ function startPage() {
   byId("stage").addEventListener("dragover", (/** @type {DragEvent} */ event) => event.preventDefault());
   byId("stage").addEventListener("drop", (/** @type {DragEvent} */ event) => {
     event.preventDefault();
-    open([...(event.dataTransfer?.files ?? [])]);
+    if (!byId("files").disabled) open([...(event.dataTransfer?.files ?? [])]);
   });
   byId("view").addEventListener("click", click);
   byId("track").addEventListener("click", () => {
@@ -216,7 +217,10 @@ function startPage() {
     showControls();
   });
   byId("restart").addEventListener("click", () => busy("loading", restart));
-  byId("other").addEventListener("click", close);
+  byId("other").addEventListener("click", () => {
+    close();
+    say("Choose another file.");
+  });
 }
 
 async function begin() {
@@ -227,7 +231,7 @@ async function begin() {
   byId("files").disabled = true;
   await busy("loading", async () => {
     say("Loading …");
-    const model = new URL(PLACE.get("model") ?? "model/", location.href);
+    const model = new URL((PLACE.get("model") ?? "model").replace(/\/*$/, "/"), location.href);
     const { backend, side } = await call("load", model.href, PLACE.get("backend") ?? "auto");
     say(`Ready: ${side} pixels, on ${backend === "webgpu" ? "the graphics card (WebGPU)" : "the processor (WebAssembly)"}.`);
     byId("files").disabled = false;

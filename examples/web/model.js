@@ -2,6 +2,7 @@
 
 const FORMAT = 1; // version of `i2vpp.json` that `tracker.js` reads
 const GRAPHS = ["encoder", "prompt", "track"]; // the page takes no masks as prompts; "mask" is loaded if it is run
+const BACKENDS = ["webgpu", "wasm"];
 const ORT = "./node_modules/onnxruntime-web/dist/";
 
 /** Something of the set-up is missing; the message says what to do. */
@@ -22,19 +23,20 @@ export class SetupError extends Error {}
  * @returns {Promise<Model>}
  */
 export async function loadModel(folder, wanted, progress) {
+  if (wanted === "auto") return loadBest(folder, progress);
+  if (!BACKENDS.includes(wanted)) throw new SetupError(`backend must be ${BACKENDS.join(" or ")}; got ${wanted}`);
   const manifest = await readManifest(folder);
-  const backend = wanted === "auto" ? await bestBackend() : wanted;
-  const ort = await loadRuntime(backend);
+  const ort = await loadRuntime(wanted);
   /** @type {Map<string, any>} */ const sessions = new Map();
   const open = async (/** @type {string} */ graph) => {
     const { file } = manifest.graphs[graph];
     const bytes = await download(new URL(file, folder), (share) => progress(file, share));
-    sessions.set(graph, await ort.InferenceSession.create(bytes, { executionProviders: [backend] }));
+    sessions.set(graph, await ort.InferenceSession.create(bytes, { executionProviders: [wanted] }));
   };
   for (const graph of GRAPHS) await open(graph);
   return {
     manifest,
-    backend,
+    backend: wanted,
     run: async (graph, feeds) => {
       if (!sessions.has(graph)) await open(graph);
       const tensors = Object.entries(feeds).map(([name, { data, dims }]) => [name, new ort.Tensor("float32", data, dims)]);
@@ -47,7 +49,7 @@ export async function loadModel(folder, wanted, progress) {
 /** @param {URL} folder */
 async function readManifest(folder) {
   const export_ = "in examples/web: i2vpp export i2vpp-demo -o model --image-size 256";
-  const response = await fetch(new URL("i2vpp.json", folder));
+  const response = await fetch(new URL("i2vpp.json", folder), { cache: "no-store" }); // exports are replaced
   const manifest = response.ok ? await response.json().catch(() => null) : null;
   if (!manifest) throw new SetupError(`There is no model at ${folder.pathname}. Export one, ${export_}`);
   if (manifest.format !== FORMAT || manifest.file_format !== "onnx") {
@@ -56,9 +58,21 @@ async function readManifest(folder) {
   return manifest;
 }
 
-async function bestBackend() {
-  const adapter = await /** @type {any} */ (navigator).gpu?.requestAdapter().catch(() => null);
-  return adapter ? "webgpu" : "wasm";
+/**
+ * Load the graphs for WebGPU where there is one that takes them, else for WebAssembly.
+ * @param {URL} folder
+ * @param {(file: string, share: number) => void} progress
+ */
+async function loadBest(folder, progress) {
+  if (await /** @type {any} */ (navigator).gpu?.requestAdapter().catch(() => null)) {
+    try {
+      return await loadModel(folder, "webgpu", progress);
+    } catch (error) {
+      if (error instanceof SetupError) throw error;
+      console.warn("WebGPU cannot run the model, so WebAssembly does:", error);
+    }
+  }
+  return loadModel(folder, "wasm", progress);
 }
 
 /** @param {string} backend */
@@ -77,7 +91,7 @@ async function loadRuntime(backend) {
  * @param {(share: number) => void} progress
  */
 async function download(url, progress) {
-  const response = await fetch(url);
+  const response = await fetch(url, { cache: "no-cache" });
   if (!response.ok || !response.body) throw new SetupError(`${url.pathname} is missing. Export the checkpoint again`);
   const total = Number(response.headers.get("Content-Length"));
   const parts = [];
