@@ -35,7 +35,8 @@ $PYTHON -m training.distillation.student --embeddings "$OUT/embeddings" --heads 
 # shellcheck disable=SC2086
 $PYTHON -m training.train -c i2vpp-demo-photos run.folder="$OUT/photos" start.checkpoint="$OUT/encoder.pt" ${TRAIN:-}
 
-# 3. The memory learns to follow objects; then the temporal integrator learns with it; then everything, at last at 512 px.
+# 3. The memory learns to follow objects; then the temporal integrator with it; then everything; at last photos and
+# clips at 512 px.
 # shellcheck disable=SC2086
 $PYTHON -m training.train -c i2vpp-demo run.folder="$OUT/memory" start.checkpoint="$OUT/photos/checkpoint.pt" ${TRAIN:-}
 # shellcheck disable=SC2086
@@ -44,7 +45,9 @@ $PYTHON -m training.train -c i2vpp-demo-tune run.folder="$OUT/tune" start.checkp
 $PYTHON -m training.train -c i2vpp-demo-tune run.folder="$OUT/all" start.checkpoint="$OUT/tune/best.pt" \
     run.max_steps=380 "optimizer.freeze=[]" ${TRAIN:-}
 # shellcheck disable=SC2086
-$PYTHON -m training.train -c i2vpp-demo-512 run.folder="$OUT/large" start.checkpoint="$OUT/all/best.pt" ${TRAIN:-}
+$PYTHON -m training.train -c i2vpp-demo-photos-512 run.folder="$OUT/large_photos" start.checkpoint="$OUT/all/best.pt" ${TRAIN:-}
+# shellcheck disable=SC2086
+$PYTHON -m training.train -c i2vpp-demo-512 run.folder="$OUT/large" start.checkpoint="$OUT/large_photos/checkpoint.pt" ${TRAIN:-}
 
 # 4. Small weights, and their scores on sequences that none of this has seen.
 $PYTHON -m training.export "$OUT/large/best.pt" "$OUT/i2vpp-demo.pt" --dtype bfloat16 \
