@@ -51,10 +51,10 @@ def programs(graphs: Graphs) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder that the command writes."""
+def exported(programs: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder that the command writes, of graphs that are traced once for all tests."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writer, "to_program", lambda graph: request.getfixturevalue("programs")[graph.name])
+        patch.setattr(writer, "to_program", lambda graph: programs[graph.name])
         yield export_demo(tmp_path_factory.mktemp("export") / "out", SIDE)
 
 

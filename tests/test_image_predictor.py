@@ -249,7 +249,7 @@ def test_an_image_of_any_kind_is_the_same(tmp_path: Path) -> None:
 
 def test_a_warning_names_the_users_line(predictor: I2VPPImagePredictor) -> None:
     deep = Image.fromarray((FRAME[..., 0].astype(np.uint16) + 1) * 200)
-    with pytest.warns(I2VPPWarning, match="grey values of more than 8 bits") as warned:
+    with pytest.warns(I2VPPWarning, match="values of more than 8 bits") as warned:
         predictor.set_image(deep)
     assert warned[0].filename == __file__
 

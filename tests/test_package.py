@@ -141,6 +141,7 @@ ON_REQUEST = {
     "nbformat": "dev",
     "onnx": "export",
     "onnxruntime": "export",
+    "playwright": "dev",
     "pycocotools": "coco",
     "submitit": "train",
 }

@@ -98,7 +98,7 @@ def test_training(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_all_commands_use_it() -> None:
-    """Each place that makes a parser makes this one."""
+    """Each place that makes a parser makes this one, but for the runtime that is copied to where i2vpp is not."""
     folders = ("i2vpp", "training", "sav_dataset", "test_pvs", "tools")
     made = {
         file.relative_to(REPO).as_posix()
@@ -107,4 +107,4 @@ def test_all_commands_use_it() -> None:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("ArgumentParser")
     }
-    assert not made
+    assert made == {"i2vpp/export/i2vpp_onnx.py"}
