@@ -93,7 +93,7 @@ def test_a_dark_frame_stays_dark_whatever_is_read_first(tmp_path: Path, order: l
         UserWarning, match=r"more than 8 bits \(seen: 0 to 4095\) .*, 0 becomes black and 4095 white"
     ) as said:
         frames = {i: read(i) for i in order}
-    assert len(said) == 1
+    assert sum("more than 8 bits" in str(one.message) for one in said) == 1
     assert {i: int(frame.max()) for i, frame in frames.items()} == {i: {0: 255, 1: 12, 2: 125}[i] for i in order}
 
 
@@ -182,7 +182,7 @@ def test_colours_of_12_bits_are_scaled_alike_in_all_frames_and_it_is_said_once(t
     source = open_source(tmp_path)
     with pytest.warns(UserWarning, match=r"more than 8 bits \(seen: 0 to 4095\) .* and 4095 white") as said:
         assert [int(source[i].max()) for i in (0, 1, 0)] == [12, 255, 12]
-    assert len(said) == 1
+    assert sum("more than 8 bits" in str(one.message) for one in said) == 1
 
 
 def test_a_photo_of_16_bits_is_turned_upright(tmp_path: Path) -> None:

@@ -321,5 +321,5 @@ def test_download_all_fetches_what_it_can(drive, server, tmp_path) -> None:
 
 
 def test_script_calls_the_command() -> None:
-    script = Path(download_module.__file__).parents[1] / "checkpoints" / "download_ckpts.sh"
+    script = Path(download_module.__file__).parents[2] / "checkpoints" / "download_ckpts.sh"
     assert "i2vpp download all" in script.read_text()

@@ -611,7 +611,7 @@ def raising(error: BaseException) -> Call:
     (raising(RecursionError("deep")), "RecursionError: deep"),
     (raising(I2VPPError("")), "without words"),
     (raising(I2VPPError("one", "two")), "several lines"),
-    (raising(I2VPPError("x" * 2000)), "2000 characters"),
+    (raising(I2VPPError("x " * 1000)), "2000 characters"),
     (raising(SystemExit(3)), "exit status 3"),
     (lambda: bytearray(2**40), "MemoryError"),
     (forever, "takes more than 0.2 s"),
