@@ -201,7 +201,7 @@ def test_prompts_go_through_json() -> None:
         ({"points": [[1, 2, 3]]}, r"label of points\[0\] must be 1 \(add\) or 0"),
         ({"box": [1, 2, 3]}, "box must be 4 finite numbers"),
         ({"box": [5, 2, 3, 4]}, "box must have x0 < x1"),
-        ({"strokes": [{"points": [], "radius": 1, "erase": False}]}, r"strokes\[0\].points must hold at least one"),
+        ({"strokes": [{"points": [], "radius": 1, "erase": False}]}, r"strokes\[0\].points must hold 1 or more; got 0"),
         ({"strokes": [{"points": [[1, 2]], "radius": 0, "erase": False}]}, r"strokes\[0\].radius must be positive"),
         ({"strokes": [{"points": [[1, 2]], "radius": "1", "erase": False}]}, "radius must be a finite number"),
         ({"strokes": [{"points": [[1, "2"]], "radius": 1, "erase": False}]}, r"strokes\[0\].points\[0\] must be 2"),
