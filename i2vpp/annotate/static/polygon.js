@@ -6,11 +6,11 @@ import { notify } from "./notices.js";
 import { app, on, selectedObject, setDraft } from "./state.js";
 
 const FEWEST = 3;
-const SECOND_CLICK_MS = 400; // of a double click that has closed the polygon already: it begins no new one
+const SECOND_CLICK_MS = 400; // of a double click on the first corner, which has closed the polygon already: it begins no new one
 
 let corners = []; // [x, y] in pixels of the video
 let erase = false;
-let closed = -Infinity; // when the last one was closed
+let closing = { time: -Infinity, x: 0, y: 0 }; // when and where a click on the first corner closed the last one
 
 export const isDrawing = () => corners.length > 0;
 
@@ -32,10 +32,11 @@ function mayBegin() {
  * polygon at its first corner. Return {move(point), up()}; null if it does nothing.
  */
 export function pressPolygon(point, takesAway, reach) {
-  if (performance.now() - closed < SECOND_CLICK_MS) return null;
+  const near = (x, y) => Math.hypot(x - point.x, y - point.y) <= reach;
+  if (performance.now() - closing.time < SECOND_CLICK_MS && near(closing.x, closing.y)) return null;
   if (!isDrawing() && !mayBegin()) return null;
   if (!isDrawing()) erase = takesAway;
-  const index = corners.findIndex(([x, y]) => Math.hypot(x - point.x, y - point.y) <= reach);
+  const index = corners.findIndex(([x, y]) => near(x, y));
   let [at, moved] = [[point.x, point.y], false];
   if (index < 0) show(at);
   return {
@@ -48,8 +49,9 @@ export function pressPolygon(point, takesAway, reach) {
     },
     up() {
       if (index < 0) corners.push(at);
-      if (index === 0 && !moved && corners.length >= FEWEST) closePolygon();
-      else show();
+      if (index !== 0 || moved || corners.length < FEWEST) return show();
+      closing = { time: performance.now(), x: point.x, y: point.y };
+      closePolygon();
     },
   };
 }
@@ -74,7 +76,6 @@ export function closePolygon() {
   if (!isDrawing()) return;
   if (corners.length < FEWEST) return notify("info", `A polygon needs ${FEWEST} corners or more.`);
   const stroke = { points: corners, radius: null, erase };
-  closed = performance.now();
   corners = [];
   show();
   editPrompts((prompts) => ({ ...prompts, strokes: [...prompts.strokes, stroke] }));
