@@ -73,24 +73,11 @@ class Tracker:
         cached = state.features.get(frame_idx)
         if cached is not None:
             return cached
-        features = state.side.take(frame_idx)
-        if features is None:
-            features = self.runner.encode(state.frames.clip(frame_idx))
+        features = self.runner.encode(state.frames.clip(frame_idx))
         state.keep_features(frame_idx, features)
         if state.selector.uses_similarity:
             self._hold_key(state, frame_idx, features)
         return features
-
-    def _start_next(self, state: InferenceState, frame_idx: int) -> None:
-        """Let a GPU begin to encode the frame that comes next, if that is known and decoded.
-
-        The host queues it before it waits for the similarities of the present frame, and the GPU works on it beside
-        the step of that frame.
-        """
-        device = self.model.device
-        following = state.frames.following(frame_idx) if device.type == "cuda" else None
-        if following is not None and following not in state.features:
-            state.side.start(following, lambda: self.runner.encode(state.frames.clip(following)), device)
 
     def _hold_key(self, state: InferenceState, frame_idx: int, features: FrameFeatures) -> None:
         state.similarity.add(frame_idx, features.embedding.to(state.device or features.embedding.device))
@@ -183,7 +170,6 @@ class Tracker:
             return
         with self.precision():
             features = self.features(state, frame_idx)
-            self._start_next(state, frame_idx)
             now = state.frame_time(frame_idx, reverse=reverse)
             similarity = self._similarity(state, frame_idx)
             selected = [self.select_memory(state, track, now, similarity) for track in pending]

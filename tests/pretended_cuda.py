@@ -59,7 +59,7 @@ class MixedDevicesError(RuntimeError):
 
 
 class RaceError(RuntimeError):
-    """The source of a copy that did not block was changed before the host waited, or a stream read too early."""
+    """The source of a copy that did not block was changed before the host waited."""
 
 
 class PretendedTensor(Tensor):
@@ -93,12 +93,6 @@ class PretendedTensor(Tensor):
 
     def data_ptr(self) -> int:
         return self.values.data_ptr()
-
-    def record_stream(self, _: Any) -> None:
-        """Do nothing: there is no allocator."""
-
-    def data_ptr_of_storage(self) -> int:
-        return self.values.untyped_storage().data_ptr()
 
     def untyped_storage(self) -> torch.UntypedStorage:
         return self.values.untyped_storage()
@@ -156,7 +150,6 @@ class PretendedCuda:
         self.random_state = torch.Generator().manual_seed(0).get_state()
         self.in_flight: list[_Flight] = []
         self.sent: list[_Sent] = []
-        self.written: dict[int, tuple[Stream, int]] = {}  # by storage: who wrote there last since the host waited
         self.recording: Recording | None = None
         self.capture_stream: Stream | None = None
         self.default_streams = [Stream(self, torch.device("cuda", i)) for i in range(self.devices)]
@@ -223,7 +216,6 @@ class PretendedCuda:
         self.check_not_recording(what)
         self.waits.append(f"{what} at {place()}")
         sent, self.sent = self.sent, []
-        self.written.clear()
         self.arrive(self.in_flight)
         with _disable_current_modes(), torch.inference_mode():
             for one in sent:
@@ -269,36 +261,10 @@ class PretendedCuda:
             return 1
         if device.type != "cuda":
             return func(*args, **kwargs)
-        self.check_order(ours, device)
         out = self.computed(func, args, kwargs, device)
-        changed = kwargs.get("out", args[:1]) if func._schema.is_mutable else ()
-        self.note_written(changed, ours, out, device)
         self.counts.note(func, given, tensors_in(out))
         wrappers = {id(x.values): x for x in ours}  # an operation in place returns what it was given
         return map_tensors(lambda x: _wrapped(x, device, wrappers), out)
-
-    def check_order(self, read: list[PretendedTensor], device: torch.device) -> None:
-        """Refuse to read what another stream has written, unless the current stream waits for that.
-
-        Raises:
-            RaceError: it does not.
-        """
-        here = self.current_stream(device)
-        for x in read:
-            stream, count = self.written.get(x.data_ptr_of_storage(), (here, 0))
-            if stream is not here and here.follows.get(stream, 0) < count:
-                raise RaceError(f"read what another stream may still write, at {place()}")
-
-    def note_written(self, changed: Any, read: list[PretendedTensor], out: Any, device: torch.device) -> None:
-        """Note what an operation on the current stream has written: what it changed in place, and its new results."""
-        here = self.current_stream(device)
-        if self.recording is not None:
-            return
-        here.operations += 1
-        before = {x.data_ptr_of_storage() for x in read}
-        places = {_values(x).untyped_storage().data_ptr() for x in tensors_in(out)} - before
-        places |= {_values(x).untyped_storage().data_ptr() for x in tensors_in(changed)}
-        self.written.update(dict.fromkeys(places - {0}, (here, here.operations)))
 
     def computed(self, func: Any, args: Any, kwargs: dict[str, Any], device: torch.device) -> Any:
         """Return the results of an operation as tensors on the CPU, or meta tensors."""
@@ -350,15 +316,11 @@ class PretendedCuda:
             out = torch.zeros(source.shape, dtype=kwargs.get("dtype") or source.dtype)
         else:
             out = self.computed(func, args, {**kept, "device": device}, device)
-        if source.device.type == "cuda":
-            self.check_order([source], source.device)
         if source.device.type == device.type:
-            self.note_written((), [], out, device)
             out = _wrapped(out, device, {})
             self.counts.note(func, [source], [out])
         elif device.type == "cuda":
             self.send(source, blocking=blocking)
-            self.note_written((), [], out, device)
             out = _wrapped(out, device, {})
         else:
             self.fetch(source, out, blocking=blocking)
@@ -369,7 +331,6 @@ class PretendedCuda:
         if not self.shapes_only:
             _values(target).copy_(_values(source))
         if target.device.type == "cuda":
-            self.note_written(target, [], (), target.device)
             self.send(source, blocking=not non_blocking)
         else:
             self.fetch(source, target, blocking=not non_blocking)
@@ -517,9 +478,7 @@ def _attention(device: PretendedCuda) -> Callable[..., Tensor]:
         parts = [q, k, v, *([] if attn_mask is None else [attn_mask])]
         check_devices("scaled_dot_product_attention", parts)
         fused = aten.scaled_dot_product_attention.default
-        device.check_order([x for x in parts if isinstance(x, PretendedTensor)], q.device)
         out = _wrapped(device.computed(fused, (q, k, v, attn_mask), options, q.device), q.device, {})
-        device.note_written((), [], out, q.device)
         device.counts.note(fused, parts, [out])
         return out
 

@@ -1,6 +1,4 @@
-"""Streams, events and CUDA graphs of the device of `pretended_cuda`; all streams run in the order of Python's calls.
-
-What one stream writes and another one reads without having waited for it is refused."""
+"""Streams, events and CUDA graphs of the device of `pretended_cuda`; all streams run in the order of Python's calls."""
 
 from __future__ import annotations
 
@@ -30,18 +28,12 @@ class Stream:
     def __init__(self, pretended: PretendedCuda, device: Any = None, **_: Any) -> None:
         self.device = pretended.indexed(torch.device("cuda") if device is None else device)
         self._pretended = pretended
-        self.operations = 0  # that were queued
-        self.follows: dict[Stream, int] = {}  # how many operations of other streams are done before the next one here
 
     def wait_stream(self, stream: Stream) -> None:
-        self._follow({**stream.follows, stream: stream.operations})
+        pass
 
     def wait_event(self, event: Event) -> None:
-        self._follow(event.follows)
-
-    def _follow(self, done: dict[Stream, int]) -> None:
-        for stream, count in done.items():
-            self.follows[stream] = max(count, self.follows.get(stream, 0))
+        pass
 
     def synchronize(self) -> None:
         self._pretended.wait("Stream.synchronize")
@@ -53,12 +45,9 @@ class Event:
     def __init__(self, pretended: PretendedCuda, *_: Any, **__: Any) -> None:
         self._pretended = pretended
         self._covers: list[Any] = []
-        self.follows: dict[Stream, int] = {}
 
     def record(self, stream: Stream | None = None) -> None:
         self._covers = list(self._pretended.in_flight)
-        stream = stream or self._pretended.current_stream()
-        self.follows = {**stream.follows, stream: stream.operations}
 
     def query(self) -> bool:
         return self._pretended.has_arrived(self._covers)
@@ -67,7 +56,7 @@ class Event:
         self._pretended.wait("Event.synchronize")
 
     def wait(self, stream: Stream | None = None) -> None:
-        (stream or self._pretended.current_stream()).wait_event(self)
+        pass
 
 
 @dataclass(eq=False)

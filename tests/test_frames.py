@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from i2vpp.errors import FrameDecodeError, SessionError
-from i2vpp.session.frames import STD, FrameStore, resize
+from i2vpp.session.frames import FrameStore
 from i2vpp.session.video import FrameSource, LiveSource, open_source
 from media import moving_disc, numbered, write_video
 
@@ -216,43 +216,6 @@ def test_clips_of_a_video_file(tmp_path):
         for t in clips[::7]:
             indices = [t - 2, t - 1, t] if t >= 2 else [0, t, t]
             torch.testing.assert_close(store.clip(t), expected_clip(open_source(path), indices), rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("size", [(72, 128), (128, 72), (300, 200), (96, 96), (40, 36), (64, 64), (540, 300), (30, 20)])
-@pytest.mark.parametrize("side", [64, 96])
-def test_a_device_resizes_as_pillow_does(size, side):
-    """Of noise, whose edges are the sharpest there can be; both round, after each axis."""
-    image = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
-    expected = np.array(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC))
-    found = resize(torch.from_numpy(image), side).permute(1, 2, 0).numpy()
-    assert found.shape == expected.shape
-    assert np.abs(found - expected).max() <= 2
-
-
-def test_where_frames_are_resized(monkeypatch):
-    monkeypatch.setattr("i2vpp.session.frames.RESIZED_ON", frozenset({"cpu"}))
-    monkeypatch.setattr("i2vpp.session.frames.MOST_PIXELS", 60 * 40)
-    for height, there in ((40, True), (41, False)):
-        source = open_source(list(np.random.default_rng(1).integers(0, 256, (3, height, 60, 3), dtype=np.uint8)))
-        store = FrameStore(source, SIZE, device=CPU)
-        clip, expected = store.clip(2), expected_clip(source, [0, 1, 2])
-        assert (store._frame(0).shape == (height, 60, 3)) == there
-        assert clip.shape == expected.shape
-        assert (clip - expected).abs().max() <= (2.01 / 255 / min(STD) if there else 0)
-
-
-def test_what_follows_is_known_once_it_is_decoded():
-    store = FrameStore(Recorder(), SIZE, device=CPU, prefetch=0)
-    assert store.following(0) is None, "nothing is announced"
-    store.hint(range(1, 5))
-    store.clip(1)
-    assert store.following(1) is None, "frame 2 is not decoded"
-    store._frame(2)
-    assert store.following(1) == 2
-    store.hint(range(4, 0, -1))
-    assert store.following(3) == 2
-    assert store.following(1) is None, "it is the last one"
-    assert store.following(5) is None, "it is not announced"
 
 
 def test_closed_store():

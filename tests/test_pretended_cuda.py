@@ -30,7 +30,6 @@ from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.memory.cpu_copy import CpuCopy
 from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.modeling.inference import round_weights
-from i2vpp.session.frames import FrameStore
 from i2vpp.session.state import InferenceState
 from media import moving_disc
 from models import make_predictor
@@ -227,9 +226,8 @@ def played(arrival: Arrival) -> tuple[Tensor, ...]:
 
 
 @pytest.mark.slow
-def test_the_masks_are_those_of_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_masks_are_those_of_a_cpu() -> None:
     """That takes the ways of a GPU, whose rounding differs, and grows from memory to memory with these weights."""
-    monkeypatch.setattr("i2vpp.session.frames.RESIZED_ON", frozenset({"cpu"}))
     with as_on_a_gpu():
         here = play(predictor_on("cpu"))
     for a, b in zip(here, played("at once"), strict=True):
@@ -254,63 +252,6 @@ def test_a_copy_that_is_read_before_it_has_arrived_would_be_noticed(monkeypatch:
                 predictor.add_new_mask(state, 0, 1, MASKS[0])
                 found.append([predictor.track_frame(state, t).masks.cpu() for t in range(1, WINDOW)])
     assert not all(torch.equal(a, b) for a, b in zip(*found, strict=True))
-
-
-# ---- the next frame, beside the present one
-
-
-def propagate(predictor: I2VPPVideoPredictor, frames: Any, *, beside: bool) -> tuple[list[Tensor], list[str]]:
-    """Masks of a propagation, and what was queued in which order: frames encoded here or beside, and steps."""
-    queued: list[str] = []
-    runner = predictor._tracker.runner
-    encode, step, following = runner.encode, runner.track_step, FrameStore.following
-    here = torch.cuda.current_stream()
-
-    def logged_encode(clip: Tensor) -> Any:
-        queued.append("here" if torch.cuda.current_stream() is here else "beside")
-        return encode(clip)
-
-    def logged_step(*given: Any) -> Any:
-        queued.append("step")
-        return step(*given)
-
-    def decoded(store: FrameStore, t: int) -> int | None:
-        for i in range(t, store._announced[-1] + 1)[:2]:  # otherwise it depends on the machine what is decoded by now
-            store._frame(i)
-        return following(store, t) if beside else None
-
-    with pytest.MonkeyPatch.context() as patch, predictor.init_state(frames) as state:
-        patch.setattr(runner, "encode", logged_encode)
-        patch.setattr(runner, "track_step", logged_step)
-        patch.setattr(FrameStore, "following", decoded)
-        predictor.add_new_mask(state, 0, 1, MASKS[0])
-        predictor.add_new_points_or_box(state, 0, 2, points=[[12, 24]], labels=[1])
-        results = []
-        for result in predictor.propagate_in_video(state, max_frame_num_to_track=6, progress=False):
-            results.append(result)
-            if result.frame_idx == 3:  # a change between two frames
-                results.append(predictor.add_new_points_or_box(state, 3, 2, points=[[20, 20]], labels=[0]))
-        return [result.masks.cpu() for result in results], queued
-
-
-@pytest.mark.parametrize("arrival", ARRIVALS)
-def test_the_next_frame_is_encoded_beside_the_present_one(arrival: Arrival) -> None:
-    with pretended_cuda(arrival=arrival):
-        beside, queued = propagate(predictor_on("cuda"), FRAMES, beside=True)
-    with pretended_cuda(arrival=arrival):
-        after, plain = propagate(predictor_on("cuda"), FRAMES, beside=False)
-    assert plain == ["here", *["here", "step"] * 6]
-    # Frame 1 is encoded here; from then on the next frame is queued before the step of the present one.
-    assert queued == ["here", "here", *["beside", "step"] * 5, "step"]
-    for a, b in zip(beside, after, strict=True):
-        assert torch.equal(a, b)
-
-
-def test_features_that_are_used_before_the_side_has_made_them_would_be_noticed() -> None:
-    with pretended_cuda(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pretended_streams.Stream.wait_stream", lambda *_: None)
-        with pytest.raises(RaceError, match="read what another stream may still write"):
-            propagate(predictor_on("cuda"), FRAMES, beside=True)
 
 
 # ---- what a frame costs
@@ -453,7 +394,6 @@ def test_a_session_from_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
         parts = (runner._encode, runner._track_one, runner._track_several)
         assert tuple(len(part._run._recordings) for part in parts) == RECORDINGS
         masks = [result.masks.cpu() for result in found.results]
-    monkeypatch.setattr("i2vpp.session.frames.RESIZED_ON", frozenset({"cpu"}))
     plain = play_compiled(I2VPPVideoPredictor(small_model()))
     for result, there in zip(plain.results, masks, strict=True):
         assert float(((result.masks - there).abs() > 1e-3).float().mean()) <= 0.001  # a hole may be filled or not

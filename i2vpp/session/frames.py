@@ -10,7 +10,6 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -25,21 +24,13 @@ AHEAD_ON_CPU = 2
 AHEAD_ON_ACCELERATOR = 4
 """Frames that are decoded ahead. Resizing one takes about 10 ms; an accelerator may need one every 4 ms."""
 
-RESIZED_ON = frozenset({"cuda"})
-"""Kinds of devices on which frames are resized."""
-
-MOST_PIXELS = 1920 * 1200
-"""Number of pixels up to which a frame is resized on the device. Larger ones take long to copy there, and much memory
-while they wait."""
-
 
 class FrameStore:
     """Clips for the image encoder from a video, through a cache of resized frames.
 
     Each frame is decoded, resized, copied to the device and normalised once while tracking goes on. Memory: `capacity`
-    frames of 3 x S x S bytes on the CPU, and on the device the latest clip, 36 x S x S bytes. For a CUDA device frames
-    are page-locked, and those of up to 1920 x 1200 pixels wait as they are and are resized there. Closing the store
-    does not close the source.
+    frames of 3 x S x S bytes on the CPU, page-locked for a CUDA device, and on the device the latest clip, 36 x S x S
+    bytes. Closing the store does not close the source.
 
     Args:
         source: the video.
@@ -113,8 +104,7 @@ class FrameStore:
             if i in held:
                 part.copy_(held[i])
             else:
-                frame = self._frame(i).to(self._device, non_blocking=self._device.type != "mps")
-                part.copy_(frame if frame.shape == part.shape else resize(frame, side))
+                part.copy_(self._frame(i).to(self._device, non_blocking=self._device.type != "mps"))
                 normalise(part)
             held[i] = part
         self._normalised = {i: held[i] for i in indices}
@@ -124,16 +114,6 @@ class FrameStore:
         """Announce the clips that will be asked for, in order; only these are decoded in the background."""
         self._announced = upcoming
         self._look_ahead(None)
-
-    def following(self, t: int) -> int | None:
-        """Return the clip that was announced to come after clip t, if all its frames are decoded, else None."""
-        with self._lock:
-            if t not in self._announced or t == self._announced[-1]:
-                return None
-            after = self._announced[self._announced.index(t) + 1]
-            futures = [self._frames.get(i) for i in clip_indices(after) if i not in self._normalised]
-            decoded = all(future is not None and future.done() and not future.exception() for future in futures)
-            return after if decoded else None
 
     @property
     def device(self) -> torch.device:
@@ -178,26 +158,17 @@ class FrameStore:
 
     def _load(self, i: int, future: Future[Tensor]) -> None:
         try:
-            future.set_result(self._prepared(self._source[i]))
+            size = (self._image_size, self._image_size)
+            image = Image.fromarray(self._source[i]).resize(size, Image.Resampling.BICUBIC)
+            frame = torch.empty(3, *size, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
+            for plane, band in zip(frame.numpy(), image.split(), strict=True):
+                plane[:] = np.asarray(band)  # by NumPy: PyTorch would start further threads in this thread
+            future.set_result(frame)
         except BaseException as error:  # noqa: BLE001 - not swallowed: raised by whoever waits for the frame or asks again
             with self._lock:
                 if self._frames.get(i) is future:
                     del self._frames[i]
             future.set_exception(error)
-
-    def _prepared(self, image: np.ndarray) -> Tensor:
-        """Return what waits for the device: uint8 [3, S, S], or the frame as it is, [H, W, 3], to be resized there."""
-        locked = self._device.type == "cuda"
-        if self._device.type in RESIZED_ON and image.shape[0] * image.shape[1] <= MOST_PIXELS:
-            frame = torch.empty(image.shape, dtype=torch.uint8, pin_memory=locked)
-            frame.numpy()[:] = image
-            return frame
-        size = (self._image_size, self._image_size)
-        resized = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
-        frame = torch.empty(3, *size, dtype=torch.uint8, pin_memory=locked)
-        for plane, band in zip(frame.numpy(), resized.split(), strict=True):
-            plane[:] = np.asarray(band)  # by NumPy: PyTorch would start further threads in this thread
-        return frame
 
     def _check_open(self) -> None:
         if self._closed:
@@ -235,26 +206,6 @@ class FrameStore:
                 future = self._frames[i] = Future()
                 self._evict()
             self._load(i, future)
-
-
-def resize(frame: Tensor, side: int) -> Tensor:
-    """Resize a frame to a square as Pillow's bicubic filter does, at most 2 of 255 levels off.
-
-    That filter resizes one axis, rounds to whole levels, and resizes the other one; its version 13 begins with the
-    height where that is the longer side and becomes shorter.
-
-    Args:
-        frame: RGB uint8 [H, W, 3].
-        side: side of the square.
-
-    Returns:
-        float32 [3, side, side], whole numbers of 0 to 255.
-    """
-    height, width = frame.shape[:2]
-    resized = frame.permute(2, 0, 1)[None].float()
-    for size in ((side, width) if height > max(width, side) else (height, side), (side, side)):
-        resized = F.interpolate(resized, size, mode="bicubic", antialias=True).round_().clamp_(0, 255)
-    return resized[0]
 
 
 def normalise(frames: Tensor) -> Tensor:

@@ -20,7 +20,6 @@ from i2vpp.memory.similarity import SimilarityTable
 from i2vpp.session import sam2_keys
 from i2vpp.session.frames import FrameStore
 from i2vpp.session.records import FrameRecord, RecordArchive
-from i2vpp.session.side_stream import SideStream
 from i2vpp.session.video import FrameSource
 from i2vpp.structures import FrameFeatures
 from i2vpp.utils.brief import brief
@@ -148,7 +147,6 @@ class InferenceState:
         self.lock = threading.RLock()
         self.tracks: dict[int, ObjectTrack] = {}
         self.features: OrderedDict[int, FrameFeatures] = OrderedDict()
-        self.side = SideStream()
         self.similarity = SimilarityTable(selector.window, forget=not source.seekable)
         self._archive = RecordArchive()
         self._closed = False
@@ -406,7 +404,6 @@ class InferenceState:
         self.tracks.clear()
         self._archive = RecordArchive()
         self.features.clear()
-        self.side.close()
         self.similarity = SimilarityTable(0)
         self.frames.close()
         self.source.close()
