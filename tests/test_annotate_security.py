@@ -107,7 +107,9 @@ def state_changing(url: str) -> list[tuple[str, str]]:
         ("POST", f"{url}/propagate"), ("POST", f"{url}/cancel"), ("POST", f"{url}/export"), ("POST", f"{url}/import"),
         ("POST", f"{url}/open"), ("POST", f"{url}/close"), ("POST", f"{url}/go-on"), ("PUT", f"{url}/objects/1/label"),
         ("POST", f"{url}/labels"), ("PATCH", f"{url}/labels/1"), ("DELETE", f"{url}/labels/1"),
-        ("PUT", "/api/uploads/a.json"),
+        ("PUT", "/api/uploads/a.json"), ("POST", f"{url}/objects/1/copy/0"), ("PUT", f"{url}/review"),
+        ("POST", f"{url}/propagate-missing"), ("POST", f"{url}/ranges/clear"), ("POST", f"{url}/ranges/absent"),
+        ("POST", f"{url}/objects/1/merge"), ("POST", f"{url}/objects/1/cut"), ("POST", f"{url}/objects/1/swap"),
     ]  # fmt: skip
 
 
@@ -139,7 +141,7 @@ def test_all_routes_that_change_something_are_among_those_that_are_attacked(work
     app = make_app(workspace, Guard())
     routes = {(m, r.path) for r in app._app.routes for m in r.methods - {"GET", "HEAD"}}
     attacked = {(m, re.sub(r"objects/1", "objects/{obj:int}", p.partition("?")[0])) for m, p in state_changing("X")}
-    attacked = {(m, p.replace("X", "/api/videos/{id}").replace("prompts/0", "prompts/{t:int}")) for m, p in attacked}
+    attacked = {(m, p.replace("X", "/api/videos/{id}").replace("/0", "/{t:int}")) for m, p in attacked}
     attacked = {(m, p.replace("labels/1", "labels/{label:int}").replace("a.json", "{name}")) for m, p in attacked}
     assert routes == attacked
 
