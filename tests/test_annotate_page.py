@@ -275,7 +275,8 @@ def test_a_narrow_window_shows_everything(browser: Any, url: str, scheme: str) -
         page.press("c")
         assert page.page.evaluate("document.documentElement.scrollWidth") == 900
         controls = page.page.locator("button:visible, input:visible")
-        sides = "nodes => nodes.map(node => [node.id, node.getBoundingClientRect()]).map(([id, x]) => [id, x.left, x.right])"
+        boxes = "nodes => nodes.map(node => [node.id, node.getBoundingClientRect()])"
+        sides = f"nodes => ({boxes})(nodes).map(([id, box]) => [id, box.left, box.right])"
         for name, left, right in controls.evaluate_all(sides):  # in one piece: panels may change meanwhile
             assert 0 <= left <= right <= 900, name
         background = page.page.locator("body").evaluate("node => getComputedStyle(node).backgroundColor")
