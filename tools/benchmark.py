@@ -116,7 +116,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--frames", metavar="N", type=integer(1), default=default.frames, help="frames to measure (%(default)s)")
     add("--warmup", metavar="N", type=integer(1), default=default.warmup,
         help="frames to track before; %(default)s (the default) give full memory")  # fmt: skip
-    add("--video", metavar="WxH", type=_size, default=(default.width, default.height),
+    add("--video", metavar="WxH", type=frame_size, default=(default.width, default.height),
         help=f"size of the synthetic video ({default.width}x{default.height})")  # fmt: skip
     add("--video-length", metavar="N", type=comma_list(integer(3)), action="extend",
         help="measure a live session instead, after so many frames (values with commas between them)")  # fmt: skip
@@ -126,7 +126,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _size(text: str) -> tuple[int, int]:
+def frame_size(text: str) -> tuple[int, int]:
     width, _, height = text.partition("x")
     if not (width.isdecimal() and height.isdecimal()) or any(int(s) < 16 or int(s) % 2 for s in (width, height)):
         raise argparse.ArgumentTypeError(f"must be WxH, even numbers of at least 16; got {text!r}")

@@ -3,10 +3,10 @@
 
     python tools/benchmark_annotator.py --checkpoint i2vpp-demo --json outputs/annotator.json
 
-Headless Chromium works on a real server over a synthetic video. The time of a click is that from letting the button go
-to the drawn mask, without the network's; a stroke's is all of it. Bytes are those that answers and events bring. A
-loaded machine is several times slower: its load is printed, and the time for which the page's main thread worked, which
-other programs do not add to.
+Headless Chromium works on a real server over a synthetic video. The time of a click runs from the release of the
+button until the mask is drawn, without the time of the network. The time of a stroke includes the network. Bytes are
+those of answers and events. On a loaded machine all times are several times longer, so its load is printed, and also
+the time for which the page's main thread worked, which other programs do not lengthen.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the i2vpp of 
 from i2vpp.errors import I2VPPError
 from i2vpp.model_choice import add_model_options, build_predictor, chosen_model
 from i2vpp.utils.parser import Parser, integer
-from tools.benchmark import _size as size
+from tools.benchmark import frame_size
 from tools.benchmarking.annotator import Case, measure
 from tools.benchmarking.report import about, write_report
 
 EXIT_FAILED = 1
 GOALS = {"click": 60, "stroke": 150, "bytes": 10_000, "requests": 4, "exports": 1.5, "tasks": 10}
-TASKS_SECONDS = 200  # for which there may be so many tasks
+TASKS_SECONDS = 200  # seconds of propagation in which at most GOALS["tasks"] tasks may last longer than 50 ms
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -96,7 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     default = Case()
     add = parser.add_argument
-    add("--video", metavar="WxH", type=size, default=(default.width, default.height),
+    add("--video", metavar="WxH", type=frame_size, default=(default.width, default.height),
         help=f"size of the synthetic video ({default.width}x{default.height})")  # fmt: skip
     for name, text in (
         ("frames", "frames of the video"),

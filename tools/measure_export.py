@@ -47,7 +47,7 @@ class Subject:
 
     Args:
         name: name in the tables.
-        start: opens a session; its `step` and `prompt` take a frame, and an object's number with its mask.
+        start: opens a new session, see Session.
     """
 
     name: str

@@ -236,7 +236,8 @@ class RunConfig:
             which is faster where many objects and corrections are decoded.
         compile: `torch.compile` the image encoder and the memory attention.
         recompute: whether each frame's activations are computed again in the backward pass instead of kept: `never`,
-            `always`, or `auto`, where a CUDA device has too little free memory to keep them, and on other devices.
+            `always` or `auto`. `auto` recomputes if a CUDA device has too little free memory to keep them, and always
+            on other kinds of devices.
         save_minutes: minutes between checkpoints; one is also written on SIGTERM and SIGUSR1, after a validation with
             the best score so far, and at the end.
         picture_every: steps between TensorBoard pictures, at most half of the run; 0: none.

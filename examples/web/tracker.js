@@ -180,7 +180,7 @@ export class Tracker {
   async embed() {
     if (!this.embedding) {
       const [t, frames, side] = [this.frame, this.frames, this.side];
-      // In place of frames before the first one, the current one is repeated.
+      // The clip of frame 0 is 0, 0, 0 and that of frame 1 is 0, 1, 1, as in training.
       const last = frames[frames.length - 1];
       const clip = { data: stackChannels(t >= 2 ? frames : [frames[0], last, last]), dims: [1, 3, 3, side, side] };
       this.embedding = (await this.run("encoder", { clip })).embedding;

@@ -224,7 +224,7 @@ class I2VPPOnnx:
         """Return the embedding of the current frame [1, D, h, w]; it is computed once."""
         if self._embedding is None:
             t, frames = self.frame_idx, self._frames
-            # In place of frames before the first one, the current one is repeated.
+            # The clip of frame 0 is 0, 0, 0 and that of frame 1 is 0, 1, 1, as in training.
             clip = frames if t >= 2 else [frames[0], frames[-1], frames[-1]]
             (self._embedding,) = self.session("encoder").run(None, {"clip": np.stack(clip, axis=1)[None]})
             values = self._embedding.ravel()

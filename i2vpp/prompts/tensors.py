@@ -1,4 +1,4 @@
-"""From what users pass as prompts to tensors; `prompts` has the checks."""
+"""Turn the prompts that users pass into tensors; `i2vpp.prompts.checks` has the checks."""
 
 from __future__ import annotations
 

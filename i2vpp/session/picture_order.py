@@ -61,8 +61,8 @@ class PictureOrder:
         extradata: parameters of the stream from the container; empty if they are in the packets.
 
     Attributes:
-        contradicts_times: the number of the last picture has another place among those of the pictures before than its
-            time: the times are wrong.
+        contradicts_times: sorted by picture order count, the last pictures are not in the order of their presentation
+            times, so the times are wrong.
     """
 
     def __init__(self, extradata: bytes) -> None:

@@ -19,17 +19,17 @@ between tensors, and bytes for gradients, the optimiser's moments and buffers.""
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
-    """MiB that the backward pass needs at 1024 x 1024 pixels of what the forward pass has made.
+    """Memory in MiB that the backward pass needs of what the forward pass computes, at 1024 x 1024 pixels.
 
     `tests/pretended_training.py` counts them again. Attention counts as fused: it keeps its inputs and its result.
 
     Args:
-        encode: of a frame of a clip.
-        read: of memory, by an object on a frame.
-        auxiliary: of the losses of the auxiliary masks, each time that memory is read.
-        decode: of a decoding step of an object.
-        loss: of the losses of a decoding step.
-        memory: of encoding an object's memory of a frame.
+        encode: for encoding one frame of a clip.
+        read: for the memory attention of one object on one frame.
+        auxiliary: for the losses of the auxiliary masks of one object on one frame.
+        decode: for one decoding step of one object.
+        loss: for the losses of one decoding step.
+        memory: for encoding the memory of one object on one frame.
     """
 
     encode: float
@@ -53,6 +53,9 @@ def kept_bytes(config: TrainConfig, *, encoder_learns: bool = True) -> int:
     Args:
         config: the recipe.
         encoder_learns: the image encoder has parameters that learn; otherwise none of its activations is kept.
+
+    Returns:
+        The estimate in bytes.
     """
     kept, pixels = KEPT[config.run.precision], config.loss.scale**2
     kept = replace(kept, loss=pixels * kept.loss, auxiliary=pixels * kept.auxiliary)
@@ -75,7 +78,7 @@ class RecomputeChoice:
     """Whether activations are recomputed, and why.
 
     Args:
-        recompute: they are.
+        recompute: True if activations are recomputed in the backward pass.
         reason: numbers that the choice rests on; empty where the recipe says it.
     """
 
@@ -92,6 +95,9 @@ def choose_recompute(config: TrainConfig, model: I2VPP, device: torch.device) ->
         config: the recipe.
         model: the network on its device, frozen parts marked.
         device: device of the process.
+
+    Returns:
+        The choice; its `reason` is set only where `auto` has compared the two numbers.
     """
     if config.run.recompute != "auto" or device.type != "cuda":
         return RecomputeChoice(recompute=config.run.recompute != "never")

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from i2vpp.annotate.tracking.doubt import next_doubtful
 
 UNTOUCHED, IN_WORK, DOUBTFUL, ACCEPTED = VIDEO_STATES = ("untouched", "in work", "doubtful", "accepted")
-"""How far the work on a video is: it has no objects; it has; there are doubtful frames, too; all is accepted."""
+"""States of a video: it has no objects; it has objects; a frame of one is doubtful; all objects are accepted on all
+frames."""
 
 _QUERY = """
 SELECT object, frame, m.area, m.score, m.iou, p.object IS NOT NULL, r.object IS NOT NULL, t.reverse,

@@ -15,7 +15,8 @@ def dependent_frames(corrected: int, tracked: Mapping[int, bool | None], prompte
     Args:
         corrected: the frame whose prompts were set, changed or deleted.
         tracked: frames with a tracked mask of the object, and whether it was tracked towards frame 0. Where that is
-            not known (None) it was if no other prompted frame lies before.
+            not known (None), a frame counts as tracked towards frame 0 if there are prompted frames other than the
+            corrected one and all of them lie after it.
         prompted: frames with prompts of the object now.
 
     Returns:

@@ -122,13 +122,17 @@ class ModelTracks:
         return _found(result, obj_id)
 
     def propagate(self, plan: Plan, *, stopping: Callable[[], bool]) -> Generator[TrackedFrame, None, None]:
-        """Track objects as planned; yields each frame with its objects but those prompted there.
+        """Track objects as planned.
 
-        Where a leg does not begin at a prompt, the object's stored mask before it is remembered, too.
+        Where a leg does not begin at a frame that the network knows, the latest visible stored mask before it is first
+        added to the network's memory.
 
         Args:
             plan: objects and frames.
             stopping: is asked while memory is brought to what is stored: after a restart, that may take long.
+
+        Yields:
+            Each frame, with the objects that were tracked there; those with prompts on it are left out.
         """
         self._sync(plan.obj_ids, stopping=stopping)
         if stopping():

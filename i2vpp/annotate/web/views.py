@@ -21,7 +21,8 @@ from i2vpp.annotate.tracking.doubt import is_doubtful
 from i2vpp.annotate.tracking.plans import Plan
 
 ABSENT, PRESENT, DOUBTFUL, NO_MASK = 0, 1, 2, 3
-"""Kinds of masks in timelines: an empty one, one, one that a person should look at, and none (of an accepted frame)."""
+"""Kinds of masks in timelines: empty, not empty, doubtful (a person should look at it), and no mask, on a frame that is
+accepted."""
 
 STALE, ACCEPTED = 4, 8
 """Added to the kind: a correction has made the mask stale; a person has accepted the object on the frame."""
