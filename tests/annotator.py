@@ -18,6 +18,7 @@ from i2vpp.annotate.frames import JpegCache
 from i2vpp.annotate.library import open_library
 from i2vpp.annotate.problems import Problems
 from i2vpp.annotate.session import ServerContext, VideoSession
+from i2vpp.annotate.storage.store import Annotation
 from i2vpp.annotate.tracking.model import Model
 from i2vpp.annotate.web.server import Address, Server
 from i2vpp.annotate.workspace import Workspace
@@ -27,6 +28,15 @@ from media import moving_disc
 HEIGHT, WIDTH = 48, 64
 JSON = {"content-type": "application/json"}
 PATIENCE = 60.0
+
+
+def timeline(store: Annotation) -> dict[int, dict[int, tuple[int, float, float]]]:
+    """Area, score and predicted IoU of all masks, by object and frame."""
+    found: dict[int, dict[int, tuple[int, float, float]]] = {}
+    for cell in store.cells():
+        if cell.area is not None:
+            found.setdefault(cell.obj_id, {})[cell.frame] = (cell.area, cell.score, cell.iou)
+    return found
 
 
 def write_frames(folder: Path, num_frames: int = 6) -> Path:

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from annotator import JSON, Gate, Opened, as_version, encode_once, make_workspace, opened, until, write_frames
+from annotator import JSON, Gate, Opened, as_version, encode_once, make_workspace, opened, timeline, until, write_frames
 from i2vpp.annotate import workspace as workspace_module
 from i2vpp.annotate.exchange.exports import export
 from i2vpp.annotate.exchange.formats.base import Footage
@@ -29,9 +29,9 @@ from i2vpp.annotate.storage.files import VERSION
 from i2vpp.annotate.storage.masks import Stroke
 from i2vpp.annotate.storage.store import Annotation, summarize
 from i2vpp.annotate.storage.values import Prompts, StoredMask, Touched
+from i2vpp.annotate.views import PRESENT, runs
 from i2vpp.annotate.web.app import make_app
 from i2vpp.annotate.web.security import Guard, bad_token
-from i2vpp.annotate.web.views import PRESENT, runs
 from i2vpp.commands import annotate as command
 from i2vpp.data.masks import read_object
 from i2vpp.errors import I2VPPError
@@ -271,12 +271,12 @@ def test_a_propagation_that_broke_off_is_told_and_gone_on_with(
     with opened(video, tmp_path / "out", lambda: predictor) as session:
         broken = session.state()["broken"]
         assert (broken["label"], broken["frame"] > 2) == ("Propagate Object 1", True)
-        done = len(session.store.timeline()[1])
+        done = len(timeline(session.store)[1])
         assert broken["left"] == (4 if direction == "forward" else FRAMES) - done
         session.go_on(session.store.revision)
         until(lambda: not session.jobs.busy)
         assert session.jobs.to_json()["state"] == "done"  # type: ignore[index]
-        assert sorted(session.store.timeline()[1]) == list(range(2 if direction == "forward" else 0, FRAMES))
+        assert sorted(timeline(session.store)[1]) == list(range(2 if direction == "forward" else 0, FRAMES))
         assert session.state()["broken"] is None
 
 

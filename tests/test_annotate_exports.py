@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
+from annotator import timeline
 from i2vpp.annotate.errors import CancelledError, DiskFullError, MaskFolderError, StaleRevisionError
 from i2vpp.annotate.exchange.exports import KINDS, export
 from i2vpp.annotate.exchange.formats.base import Footage
@@ -181,8 +182,8 @@ def test_masks_are_named_like_the_frames(annotation: Annotation, tmp_path: Path)
     assert (folder / "003" / "img_4.png").exists()
     with make(tmp_path, "other") as other:
         import_masks(other, folder, frame_names=names)
-        assert other.timeline().keys() == {1, 3}
-        assert list(other.timeline()[3]) == [2, 3, 4, 5]
+        assert timeline(other).keys() == {1, 3}
+        assert list(timeline(other)[3]) == [2, 3, 4, 5]
     with pytest.raises(MaskFolderError, match="two frames are called 'a'"):
         Footage(frames=2, read_frame=FOOTAGE.read_frame, frame_names=["a", "a"])
 
@@ -327,7 +328,7 @@ def test_chosen_frames_become_prompts(annotation: Annotation, tmp_path: Path) ->
     imported = import_masks(annotation, tmp_path / "masks", prompts=[2, 4, 6])
     assert [(info.id, info.name) for info in imported.objects] == [(4, "Object 1")]  # 1 is in use, 2 was
     assert annotation.prompts() == {4: {4: Prompts(imported=True)}}
-    assert [mask[0] > 0 for mask in annotation.timeline()[4].values()] == [True, False, True]
+    assert [mask[0] > 0 for mask in timeline(annotation)[4].values()] == [True, False, True]
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P"])

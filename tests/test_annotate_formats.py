@@ -13,6 +13,7 @@ import pytest
 import yaml
 from PIL import Image, ImageDraw
 
+from annotator import timeline
 from i2vpp.annotate.errors import MaskFolderError
 from i2vpp.annotate.exchange.exports import export
 from i2vpp.annotate.exchange.formats.base import Footage
@@ -238,7 +239,7 @@ def test_objects_without_an_id_are_followed_by_their_overlap(annotation: Annotat
     with make(tmp_path / "b") as other:
         import_masks(other, tmp_path / "plain.json", prompts="all")
         visible = {
-            obj_id: [t for t, (area, *_) in frames.items() if area] for obj_id, frames in other.timeline().items()
+            obj_id: [t for t, (area, *_) in frames.items() if area] for obj_id, frames in timeline(other).items()
         }
         assert sorted(visible.values()) == [[0, 1, 2, 3, 4], [1, 2], [4]]  # the ball is new where it comes back
 
@@ -316,7 +317,7 @@ def test_polygons_of_cvat_and_label_studio_are_drawn(tmp_path: Path) -> None:
     for name, frames in (("a.xml", [2, 4]), ("b.json", [2])):
         with make(tmp_path / f"{name}.store") as annotation:
             import_masks(annotation, tmp_path / name)
-            visible = {f: m for found in annotation.timeline().values() for f, m in found.items()}
+            visible = {f: m for found in timeline(annotation).values() for f, m in found.items()}
             assert sorted(visible) == frames
             (mask,) = annotation.masks(2).values()
             assert iou(mask.decode(HEIGHT, WIDTH), wanted) >= 0.98

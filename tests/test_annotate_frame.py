@@ -18,12 +18,12 @@ from starlette.testclient import TestClient
 from annotator import HEIGHT, JSON, WIDTH, Gate, encode_once, make_workspace, opened, until, write_frames
 from i2vpp.annotate.errors import StaleRevisionError
 from i2vpp.annotate.problems import NotFoundError
+from i2vpp.annotate.ranges import copy_mask
 from i2vpp.annotate.session import VideoSession
 from i2vpp.annotate.storage.masks import Stroke, paint
 from i2vpp.annotate.storage.values import Prompts
 from i2vpp.annotate.times import frame_durations
 from i2vpp.annotate.web.app import make_app
-from i2vpp.annotate.web.copying import copy_mask
 from i2vpp.annotate.web.security import Guard
 from i2vpp.errors import PromptError
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor

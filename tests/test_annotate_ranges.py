@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from annotator import HEIGHT, JSON, WIDTH, Gate, encode_once, make_workspace, opened, until, write_frames
+from annotator import HEIGHT, JSON, WIDTH, Gate, encode_once, make_workspace, opened, timeline, until, write_frames
 from i2vpp.annotate.errors import StaleRevisionError
 from i2vpp.annotate.problems import BusyError, NotFoundError
+from i2vpp.annotate.ranges import Span, accept, clear, cut, declare_absent, merge, swap
 from i2vpp.annotate.session import VideoSession
 from i2vpp.annotate.storage.masks import Stroke
-from i2vpp.annotate.storage.ranges import Span, accept, clear, cut, declare_absent, merge, swap
 from i2vpp.annotate.storage.store import Annotation
 from i2vpp.annotate.storage.values import Prompts, StoredMask
 from i2vpp.annotate.web.app import make_app
@@ -315,7 +315,7 @@ def test_propagation_passes_over_where_an_object_is_declared_absent(
         session.start_propagation(session.store.revision, start=0, direction="forward", stop=None, obj_ids=None)
         until(lambda: not session.jobs.busy)
         assert session.jobs.to_json()["done"] == 4  # type: ignore[index]
-        assert sorted(session.store.timeline()[1]) == list(range(FRAMES))
+        assert sorted(timeline(session.store)[1]) == list(range(FRAMES))
         assert session.store.mask(1, 2) == session.store.mask(1, 3) == NOTHING
         with session.store.edit("See it") as edit:
             edit.track(1, 1, block(1, 1), reverse=False)

@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from annotator import HEIGHT, WIDTH, Gate, Opened, as_version, encode_once, opened, until, write_frames
+from annotator import HEIGHT, WIDTH, Gate, Opened, as_version, encode_once, opened, timeline, until, write_frames
 from i2vpp.annotate.problems import BusyError, NotFoundError
+from i2vpp.annotate.ranges import Span, accept
 from i2vpp.annotate.session import VideoSession
 from i2vpp.annotate.storage.cells import ACCEPTED as DONE
 from i2vpp.annotate.storage.cells import DOUBTFUL as LEFT
 from i2vpp.annotate.storage.cells import IN_WORK, UNTOUCHED, Cell
 from i2vpp.annotate.storage.masks import Stroke
-from i2vpp.annotate.storage.ranges import Span, accept
 from i2vpp.annotate.storage.staleness import dependent_frames
 from i2vpp.annotate.storage.store import Annotation, summarize
 from i2vpp.annotate.storage.values import NAN, Prompts, StoredMask, Touched
 from i2vpp.annotate.tracking.plans import Leg, Plan, legs_of_missing, make_legs
-from i2vpp.annotate.web.views import ABSENT, ACCEPTED, DOUBTFUL, NO_MASK, PRESENT, STALE, kind_of, news
+from i2vpp.annotate.views import ABSENT, ACCEPTED, DOUBTFUL, NO_MASK, PRESENT, STALE, kind_of, news
 from i2vpp.errors import PromptError
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from models import make_predictor
@@ -436,10 +436,10 @@ def test_a_propagation_of_what_is_missing_is_gone_on_with(
     with opened(video, tmp_path / "out", lambda: predictor) as session:
         broken = session.state()["broken"]
         assert broken["label"] == "Propagate what is missing of Object 1"
-        assert broken["left"] == FRAMES - len(session.store.timeline()[1])
+        assert broken["left"] == FRAMES - len(timeline(session.store)[1])
         session.go_on(session.store.revision)
         assert ended(session)["state"] == "done"
-        assert sorted(session.store.timeline()[1]) == list(range(FRAMES))
+        assert sorted(timeline(session.store)[1]) == list(range(FRAMES))
 
 
 def test_marks_over_many_frames_are_told_in_few_runs(tmp_path: Path) -> None:

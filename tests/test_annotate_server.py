@@ -36,12 +36,12 @@ from annotator import (
 )
 from i2vpp import cli
 from i2vpp.annotate import library as library_module
+from i2vpp.annotate.events import Events
 from i2vpp.annotate.frames import JpegCache
 from i2vpp.annotate.library import open_library
+from i2vpp.annotate.views import PRESENT
 from i2vpp.annotate.web.app import make_app
-from i2vpp.annotate.web.events import Events
 from i2vpp.annotate.web.security import Guard
-from i2vpp.annotate.web.views import PRESENT
 from i2vpp.annotate.workspace import Workspace
 from i2vpp.errors import CheckpointError, VideoError
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor

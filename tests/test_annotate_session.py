@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from annotator import HEIGHT, PATIENCE, WIDTH, Gate, Opened, encode_once, opened, until, write_frames
+from annotator import HEIGHT, PATIENCE, WIDTH, Gate, Opened, encode_once, opened, timeline, until, write_frames
 from i2vpp.annotate.errors import StaleRevisionError
 from i2vpp.annotate.frames import FrameReader, JpegCache
 from i2vpp.annotate.jobs import EXPORT, PROPAGATE, Job
@@ -300,7 +300,7 @@ def test_propagation_is_the_predictors_own(session, predictor, direct, start, di
     assert (job["state"], job["done"], job["total"], job["result"]) == (
         "done", len(frames), len(frames), {"frames": len(frames)}
     )  # fmt: skip
-    assert sorted(session.store.timeline()[1]) == sorted({2, *frames})
+    assert sorted(timeline(session.store)[1]) == sorted({2, *frames})
     assert all((mask(session, t) == expected[t]).all() for t in frames)
 
 
@@ -328,8 +328,8 @@ def test_only_the_chosen_objects_are_propagated(session, predictor, direct):
     prompt(session, CLICK, obj_id=1)
     prompt(session, BOX, obj_id=2)
     propagate(session, obj_ids=[2])
-    assert sorted(session.store.timeline()[1]) == [0]
-    assert sorted(session.store.timeline()[2]) == list(range(FRAMES))
+    assert sorted(timeline(session.store)[1]) == [0]
+    assert sorted(timeline(session.store)[2]) == list(range(FRAMES))
     second = [mask(session, t, 2) for t in range(FRAMES)]
     propagate(session, obj_ids=[1])
     click(predictor, direct, CLICK)
@@ -350,10 +350,10 @@ def test_a_cancelled_propagation_keeps_what_is_done_and_is_one_step(session, pre
         gate.open()
     job = ended(session)
     assert (job["state"], job["done"], job["error"]) == ("cancelled", 4, None)
-    assert sorted(session.store.timeline()[1]) == [0, 1, 2, 3]
+    assert sorted(timeline(session.store)[1]) == [0, 1, 2, 3]
     assert session.store.undo_label == "Propagate Object 1"
     undo(session)
-    assert sorted(session.store.timeline()[1]) == [0]
+    assert sorted(timeline(session.store)[1]) == [0]
 
 
 def test_a_prompt_stops_a_propagation_and_comes_after_it(session, predictor):
@@ -371,7 +371,7 @@ def test_a_prompt_stops_a_propagation_and_comes_after_it(session, predictor):
         gate.open()
     answer.result(PATIENCE)
     assert session.jobs.to_json()["state"] == "cancelled"
-    assert sorted(session.store.timeline()[1]) == [0, 1, 2]
+    assert sorted(timeline(session.store)[1]) == [0, 1, 2]
     assert session.store.prompts()[1][0] == MORE
 
 
@@ -422,7 +422,7 @@ def test_a_frame_that_cannot_be_read_ends_a_propagation_in_words(session, video)
     assert "frame 4" in job["error"]
     assert "00004.png" in job["error"]
     assert str(video.parent) not in job["error"]
-    assert sorted(session.store.timeline()[1]) == [0, 1, 2, 3]
+    assert sorted(timeline(session.store)[1]) == [0, 1, 2, 3]
 
 
 def test_after_a_failure_of_the_network_one_can_go_on(session, predictor, direct, monkeypatch):
@@ -463,7 +463,7 @@ def test_undo_and_redo_bring_masks_back_and_the_network_follows(session, predict
     undo(session)
     undo(session)
     assert session.store.prompts() == {}
-    assert session.store.timeline() == {}
+    assert timeline(session.store) == {}
     session.model_worker.submit(session.travel, "redo", session.store.revision).result(PATIENCE)
     assert (mask(session) == first).all()
 
@@ -519,7 +519,7 @@ def test_deleted_objects_are_gone_and_others_stay(session, predictor):
     propagate(session)
     kept = [mask(session, t, 2) for t in range(FRAMES)]
     session.model_worker.submit(session.delete_object, 1, session.store.revision).result(PATIENCE)
-    assert list(session.store.timeline()) == [2]
+    assert list(timeline(session.store)) == [2]
     assert all((mask(session, t, 2) == kept[t]).all() for t in range(FRAMES))
     assert propagate(session)["state"] == "done"
 
@@ -551,7 +551,7 @@ def test_closing_stops_a_propagation_and_keeps_its_frames(video, tmp_path, predi
         gate.open()
     closed.result(PATIENCE)
     with opened(video, tmp_path / "out", no_model) as session:
-        assert sorted(session.store.timeline()[1]) == [0, 1, 2]
+        assert sorted(timeline(session.store)[1]) == [0, 1, 2]
 
 
 def test_frames_that_cannot_be_decoded_leave_the_others(

@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from annotator import timeline
 from i2vpp.annotate.errors import AnnotationError, DiskFullError, StaleRevisionError
 from i2vpp.annotate.storage import files, history
+from i2vpp.annotate.storage.doubt import REACH, next_doubtful
 from i2vpp.annotate.storage.edit import Edit
 from i2vpp.annotate.storage.masks import THINNEST, Stroke, covered, decode_runs, encode_runs, paint, runs_area
 from i2vpp.annotate.storage.store import Annotation, summarize
 from i2vpp.annotate.storage.values import ObjectInfo, Prompts, StoredMask
-from i2vpp.annotate.tracking.doubt import REACH, next_doubtful
 from i2vpp.errors import I2VPPError, PromptError
 
 HEIGHT, WIDTH, FRAMES = 24, 32, 40
@@ -240,7 +241,7 @@ def test_values_come_back_also_from_the_disk(path: Path) -> None:
         assert math.isnan(unknown.score)
         assert math.isnan(unknown.iou)
         assert unknown.decode(HEIGHT, WIDTH).sum() == 16
-        area, score, iou = annotation.timeline()[2][3]
+        area, score, iou = timeline(annotation)[2][3]
         assert (area, score, iou) == (25, -1.5, 0.25)
         assert (annotation.revision, annotation.undo_label, annotation.redo_label) == (1, "Add", None)
         assert (annotation.summary().objects, annotation.summary().annotated) == (2, 1)
@@ -479,7 +480,7 @@ def test_history_is_bounded_by_steps(annotation: Annotation, monkeypatch: pytest
     while change := annotation.undo():
         labels.append(change.label)
     assert labels == ["mask 4", "mask 3", "mask 2"]
-    assert list(annotation.timeline()[1]) == [0, 1]
+    assert list(timeline(annotation)[1]) == [0, 1]
 
 
 def test_history_is_bounded_by_what_it_keeps(annotation: Annotation, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -520,7 +521,7 @@ def test_threads_share_a_file(annotation: Annotation) -> None:
         thread.join()
     assert not failures
     assert annotation.revision == 81
-    assert {obj_id: len(frames) for obj_id, frames in annotation.timeline().items()} == dict.fromkeys(range(1, 5), 20)
+    assert {obj_id: len(frames) for obj_id, frames in timeline(annotation).items()} == dict.fromkeys(range(1, 5), 20)
 
 
 def test_edits_do_not_nest(annotation: Annotation) -> None:
@@ -569,14 +570,14 @@ def test_a_killed_process_loses_nothing_that_was_committed(path: Path, monkeypat
     told += [int(line) for line in child.stdout.read().splitlines()]
     child.wait()
     with Annotation(path, height=HEIGHT, width=WIDTH, video="clip.mp4") as annotation:
-        timeline = annotation.timeline()
-        assert set(timeline) == {1, 2}
-        assert timeline[1].keys() == timeline[2].keys()  # a frame is there as a whole or not at all
-        assert set(range(told[-1] + 1)) <= set(timeline[1]) <= set(range(told[-1] + 2))
-        assert all(annotation.mask(1, f).area == 1 + f % 700 for f in timeline[1])  # type: ignore[union-attr]
+        known = timeline(annotation)
+        assert set(known) == {1, 2}
+        assert known[1].keys() == known[2].keys()  # a frame is there as a whole or not at all
+        assert set(range(told[-1] + 1)) <= set(known[1]) <= set(range(told[-1] + 2))
+        assert all(annotation.mask(1, f).area == 1 + f % 700 for f in known[1])  # type: ignore[union-attr]
         change = annotation.undo()
         assert change is not None
-        assert change.masks == {(obj_id, f) for obj_id in (1, 2) for f in timeline[1]}
+        assert change.masks == {(obj_id, f) for obj_id in (1, 2) for f in known[1]}
         assert annotation.undo_label == "Add"
 
 
@@ -738,7 +739,7 @@ def test_a_full_disk_is_one_error_and_the_store_stays_usable(annotation: Annotat
     annotation._connection.execute("PRAGMA max_page_count = 100000")
     with annotation.edit("much") as edit:
         much(edit)
-    assert len(annotation.timeline()[1]) == FRAMES
+    assert len(timeline(annotation)[1]) == FRAMES
     annotation.undo()
     assert content(annotation) == before[0]
 

@@ -27,11 +27,12 @@ def without_card(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--opset", "9"], "opset must be one of 18, 19, 20, 21, 22, 23; got 9"),
+        (["--opset", "9"], "--opset must be one of 18, 19, 20, 21, 22, 23; got 9"),
         (["--image-size", "100"], "model.image_size must be an integer, a multiple of 16, from 64 to 4096; got 100"),
         (["--calibration", "x.mp4"], "--calibration is for --precision int8 only"),
         (["--calibration", "x.mp4", "--precision", "int8"], "--calibration x.mp4 does not exist: name a video or"),
         (["--format", "torch-export", "--precision", "fp16"], "--precision fp16 is of ONNX only"),
+        (["--format", "torch-export", "--opset", "21"], "--opset 21 is of ONNX only"),
     ],
 )
 def test_what_cannot_be_exported_is_refused(
@@ -70,6 +71,20 @@ def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path, capsys: pyt
     (tmp_path / "i2vpp.json").write_text("{}")
     assert main(["export", DEMO, "-o", str(tmp_path)]) == 1
     assert "holds an export already: choose another folder, or pass --overwrite" in capsys.readouterr().err
+
+
+def test_an_export_that_broke_off_is_made_again(tmp_path: Path) -> None:
+    for name in ("encoder.onnx", "mask.pt2", "i2vpp_onnx.py"):
+        (tmp_path / name).write_bytes(b"half")
+    folder.check_folder(tmp_path, overwrite=False)
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(folder.ExportError, match="is not empty and holds no export"):
+        folder.check_folder(tmp_path, overwrite=True)
+
+
+def test_a_choice_that_does_not_exist_is_refused_in_python_too() -> None:
+    with pytest.raises(folder.ExportError, match="--precision must be one of fp32, fp16, int8; got fp8"):
+        folder.ExportChoice(precision="fp8")
 
 
 def test_a_mode_that_the_runtime_lacks_is_refused() -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from exported import CLIP, REPO, SIDE, Step, assert_equal_masks, clip_frames, demo_predictor, export_demo, session
 from i2vpp.cli import main
-from i2vpp.export import onnx_passes, quantisation, writer
+from i2vpp.export import folder, onnx_passes, writer
 from i2vpp.export.graphs import GRAPHS, Graph, example
 from i2vpp.export.i2vpp_onnx import I2VPPOnnx
 from i2vpp.utils.files import file_sha256
@@ -143,13 +143,19 @@ def test_float16_weights_halve_the_files(exported: Path, graphs: Graphs) -> None
 
 
 def test_eight_bits_find_nearly_the_same_masks(exported: Path, tmp_path: Path) -> None:
-    frames = clip_frames(6)
-    quantised = quantisation.quantise_folder(exported, frames[:4])
-    assert set(quantised) == {"encoder", "track"}
-    assert len(quantised["encoder"]) < 0.4 * (exported / "encoder.onnx").stat().st_size
-    for file in exported.iterdir():
-        (tmp_path / file.name).write_bytes(quantised.get(file.stem) or file.read_bytes())
-    trackers = I2VPPOnnx(exported, threads=1), I2VPPOnnx(tmp_path, threads=1)
+    frames, calibration, small = clip_frames(6), tmp_path / "frames", tmp_path / "int8"
+    calibration.mkdir()
+    for i, frame in enumerate(frames[:4]):
+        Image.fromarray(frame).save(calibration / f"{i}.png")
+    options = ["--image-size", str(SIDE), "--precision", "int8", "--calibration", str(calibration)]
+    with pytest.MonkeyPatch.context() as patch:  # the graphs in float32 are those that there are
+        patch.setattr(folder, "_content", lambda graph, _: (exported / f"{graph.name}.onnx").read_bytes())
+        assert main(["export", str(DEMO), "-o", str(small), *options]) == 0
+    sizes = {file.stem: file.stat().st_size / (exported / file.name).stat().st_size for file in small.glob("*.onnx")}
+    assert sizes["encoder"] < 0.4
+    assert {name for name, share in sizes.items() if share < 1} == {"encoder", "track"}
+    assert json.loads((small / "i2vpp.json").read_text(encoding="utf-8"))["precision"] == "int8"
+    trackers = I2VPPOnnx(exported, threads=1), I2VPPOnnx(small, threads=1)
     for i, frame in enumerate(frames):
         for tracker in trackers:
             tracker.step(frame)

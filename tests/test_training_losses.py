@@ -202,12 +202,12 @@ def test_unlabelled_pixels_shrink_with_the_mask() -> None:
     assert floats(half) == pytest.approx(floats(whole))
 
 
-def test_an_object_too_small_for_the_smaller_mask_is_still_present() -> None:
+def test_an_object_too_small_for_the_smaller_mask_fills_a_cell_of_it() -> None:
     large = torch.zeros(1, 4, 4, dtype=torch.bool)
     large[:, 0, 0] = True
-    present, absent = (clip_loss([[step(GOOD)]], truth[:, None], scale=0.5) for truth in (large, ~large & large))
-    assert present.presence < absent.presence
-    assert present.mask > 0
+    cell = torch.tensor([[[1, 0], [0, 0]]], dtype=torch.bool)
+    half = clip_loss([[step(GOOD)]], large[:, None], scale=0.5)
+    assert floats(half) == pytest.approx(floats(step_loss(step(GOOD), cell)))
 
 
 @pytest.mark.parametrize("truth", [TRUTH, NOTHING], ids=["present", "absent"])

@@ -127,6 +127,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def frame_size(text: str) -> tuple[int, int]:
+    """Parse `WxH` into width and height in pixels, even numbers of at least 16."""
     width, _, height = text.partition("x")
     if not (width.isdecimal() and height.isdecimal()) or any(int(s) < 16 or int(s) % 2 for s in (width, height)):
         raise argparse.ArgumentTypeError(f"must be WxH, even numbers of at least 16; got {text!r}")

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from i2vpp.structures import MaskPrediction
+from i2vpp.utils.masks import HALF, raise_small_parts
 from training.config import LossConfig
 
 TERMS = ("mask", "auxiliary", "iou", "presence")
@@ -174,21 +175,21 @@ class _Target:
 
 
 def _target(truth: Tensor, ignored: Tensor | None, scale: float) -> _Target:
-    mask = _shrunk(truth, scale)
+    mask = _coverage(truth, scale)
+    if scale != 1:
+        mask = (raise_small_parts(mask) >= HALF).float()  # no part is lost, as where masks become memory
     weights, known = boundary_weights(mask), torch.ones_like(mask)
     if ignored is not None:
-        known = _shrunk(~ignored | truth, scale)
+        known = torch.maximum((_coverage(~ignored, scale) >= HALF).float(), mask)
         weights = weights * known
     return _Target(truth=mask, known=known, weights=weights, present=truth.flatten(1).any(dim=1).float())
 
 
-def _shrunk(mask: Tensor, scale: float) -> Tensor:
-    """Turn bool [B, S, S] into float [B, 1, s, s] of 0 and 1, s = scale x S: 1 where most of a cell is True."""
+def _coverage(mask: Tensor, scale: float) -> Tensor:
+    """Return the share of each cell that bool [B, S, S] covers: float [B, 1, s, s], s = scale x S."""
     whole = mask[:, None].float()
-    if scale == 1:
-        return whole
     side = max(1, round(scale * mask.shape[-1]))
-    return (F.interpolate(whole, (side, side), mode="area") >= 0.5).float()
+    return whole if scale == 1 else F.interpolate(whole, (side, side), mode="area")
 
 
 def _step_loss(step: StepOutput, target: _Target) -> LossTerms:

@@ -160,7 +160,9 @@ async function frameDuration(video) {
  */
 function happened(video, event) {
   return new Promise((resolve, reject) => {
-    video.addEventListener(event, resolve, { once: true });
-    video.addEventListener("error", () => reject(video.error), { once: true });
+    const done = new AbortController(); // takes both listeners away: there is one call for each frame
+    const listen = (name, then) => video.addEventListener(name, () => [done.abort(), then()], { signal: done.signal });
+    listen(event, resolve);
+    listen("error", () => reject(video.error));
   });
 }

@@ -22,7 +22,7 @@ from i2vpp.annotate.tracking.model import Model
 from i2vpp.annotate.tracking.plans import Leg, Plan, legs_of_missing, ways
 from i2vpp.annotate.tracking.prompting import Prompter
 from i2vpp.annotate.tracking.tracks import ModelTracks
-from i2vpp.annotate.web.views import masks, news, state
+from i2vpp.annotate.views import masks, news, state
 from i2vpp.annotate.workers import Workers
 from i2vpp.errors import PromptError
 from i2vpp.session.video import FrameSource
@@ -225,8 +225,7 @@ class VideoSession:
         """
         info = self.info(obj_id)
         self.check_frame(frame)
-        if info.locked:
-            raise PromptError(f"{info.name} is locked; unlock it first")
+        refuse_locked([info])
         self.store.check_revision(revision)  # before the network runs, which takes long
         prompts = prompts.inside(self.height, self.width)
         old = self.store.prompts_on(obj_id, frame)
@@ -360,8 +359,7 @@ class VideoSession:
     def _propagated(self, obj_ids: Sequence[int] | None) -> list[ObjectInfo]:
         """Return the objects that are to be propagated; the prompted ones of those that are not locked."""
         prompted = self.store.prompts()
-        named = self.store.objects() if obj_ids is None else [self.info(i) for i in dict.fromkeys(obj_ids)]
-        chosen = [info for info in named if not info.locked and info.id in prompted]
+        chosen = [info for info in self.infos(obj_ids) if not info.locked and info.id in prompted]
         if not chosen:
             raise PromptError("nothing to propagate: none of the objects has a prompt and is unlocked")
         return chosen
@@ -374,6 +372,10 @@ class VideoSession:
             if info.id == obj_id:
                 return info
         raise NotFoundError(f"there is no object {obj_id}")
+
+    def infos(self, obj_ids: Sequence[int] | None) -> list[ObjectInfo]:
+        """Return objects by their ids, None for all; raise NotFoundError if one is missing."""
+        return self.store.objects() if obj_ids is None else [self.info(i) for i in dict.fromkeys(obj_ids)]
 
     def _ready_tracks(self) -> ModelTracks:
         if self._tracks is None:
@@ -414,3 +416,10 @@ def _prompt_label(info: ObjectInfo, frame: int, old: Prompts, new: Prompts) -> s
     else:
         what = "Points"
     return f"{what}: {info.name}, frame {frame}"
+
+
+def refuse_locked(infos: Sequence[ObjectInfo]) -> None:
+    """Raise PromptError if one of the objects is locked."""
+    for info in infos:
+        if info.locked:
+            raise PromptError(f"{info.name} is locked; unlock it first")

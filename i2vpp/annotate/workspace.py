@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from i2vpp.annotate.errors import AnnotationError
+from i2vpp.annotate.events import Events
 from i2vpp.annotate.frames import FrameReader, JpegCache
 from i2vpp.annotate.library import Library, Video
 from i2vpp.annotate.problems import BusyError, NotFoundError, Problems
@@ -22,7 +23,6 @@ from i2vpp.annotate.storage.labels import LabelChoice
 from i2vpp.annotate.storage.store import summarize
 from i2vpp.annotate.storage.values import Summary
 from i2vpp.annotate.tracking.model import Model
-from i2vpp.annotate.web.events import Events
 from i2vpp.annotate.workers import Workers
 from i2vpp.errors import I2VPPError
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from i2vpp.export.choices import FORMATS, OPSETS, PRECISIONS
 from i2vpp.utils.parser import integer
 
 TEXT = """\
@@ -27,11 +28,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export in DIR")
     parser.add_argument("--image-size", metavar="N", type=integer(1),
                         help="side of the network's input in pixels (that of the training)")  # fmt: skip
-    parser.add_argument("--precision", choices=("fp32", "fp16", "int8"), default="fp32",
+    parser.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0],
                         help="of the weights in the files; int8 also computes with 8 bits (%(default)s)")  # fmt: skip
-    parser.add_argument("--opset", metavar="N", type=integer(1), default=18,
-                        help="version of ONNX's operators, 18 to 23 (%(default)s)")  # fmt: skip
-    parser.add_argument("--format", choices=("onnx", "torch-export"), default="onnx",
+    parser.add_argument("--opset", metavar="N", type=integer(1), default=OPSETS[0],
+                        help=f"version of ONNX's operators, {OPSETS[0]} to {OPSETS[-1]} (%(default)s)")  # fmt: skip
+    parser.add_argument("--format", choices=FORMATS, default=FORMATS[0],
                         help="torch-export: programs for AOTInductor and ExecuTorch (%(default)s)")  # fmt: skip
     parser.add_argument("--calibration", metavar="VIDEO", type=Path,
                         help="frames that the ranges of int8 are taken from (the bundled clip)")  # fmt: skip

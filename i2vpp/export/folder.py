@@ -18,13 +18,12 @@ from i2vpp.checkpoint import CheckpointInfo, inspect_checkpoint
 from i2vpp.config import ModelConfig
 from i2vpp.errors import CheckpointError, ExportError
 from i2vpp.export import manifest, onnx_passes, quantisation, writer
+from i2vpp.export.choices import FORMATS, OPSETS, PRECISIONS
 from i2vpp.export.graphs import GRAPHS, Graph
 from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.session.video import FrameSource, open_source
 from i2vpp.utils.files import atomic_write
 
-FORMATS = ("onnx", "torch-export")
-PRECISIONS = ("fp32", "fp16", "int8")
 RUNTIME = "i2vpp_onnx.py"
 SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2"}
 
@@ -39,15 +38,24 @@ class ExportChoice:
         opset: version of ONNX's standard operators.
         calibration: video or folder of frames that the ranges of 8-bit numbers are taken from; None for the bundled
             clip.
+
+    Raises:
+        ExportError: a value is none of those, or does not go with the others, or a package is missing.
     """
 
     file_format: str = "onnx"
     precision: str = "fp32"
-    opset: int = writer.OPSETS[0]
+    opset: int = OPSETS[0]
     calibration: Path | None = None
 
     def __post_init__(self) -> None:
-        writer.check_opset(self.opset)
+        for name, value, known in (
+            ("--format", self.file_format, FORMATS),
+            ("--precision", self.precision, PRECISIONS),
+            ("--opset", self.opset, OPSETS),
+        ):
+            if value not in known:
+                raise ExportError(f"{name} must be one of {', '.join(map(str, known))}; got {value}")
         if self.calibration is not None and self.precision != "int8":
             raise ExportError("--calibration is for --precision int8 only")
         if self.calibration is not None and not self.calibration.exists():
@@ -56,6 +64,8 @@ class ExportChoice:
             writer.check_packages()
         elif self.precision != "fp32":
             raise ExportError(f"--precision {self.precision} is of ONNX only: leave it out for {self.file_format}")
+        elif self.opset != OPSETS[0]:
+            raise ExportError(f"--opset {self.opset} is of ONNX only: leave it out for {self.file_format}")
 
 
 def check_folder(folder: Path, *, overwrite: bool) -> None:
@@ -66,11 +76,14 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
         overwrite: replace an earlier export.
 
     Raises:
-        ExportError: there is something in it.
+        ExportError: there is something in it. The files of an export that broke off may be replaced.
     """
     if not folder.is_dir() or not any(folder.iterdir()):
         return
+    ours = {manifest.NAME, RUNTIME, *(graph.name + suffix for graph in GRAPHS for suffix in SUFFIXES.values())}
     if not (folder / manifest.NAME).is_file():
+        if {path.name for path in folder.iterdir()} <= ours:
+            return
         raise ExportError(f"{folder} is not empty and holds no export: choose another folder")
     if not overwrite:
         raise ExportError(f"{folder} holds an export already: choose another folder, or pass --overwrite")
@@ -160,7 +173,8 @@ def _export_int8(model: I2VPP, folder: Path, choice: ExportChoice, checkpoint: M
     with tempfile.TemporaryDirectory() as temporary:
         whole = Path(temporary)
         files_of = {
-            path.name: path for path in export(model, whole, replace(choice, precision="fp32"), checkpoint=checkpoint)
+            path.name: path
+            for path in export(model, whole, replace(choice, precision="fp32", calibration=None), checkpoint=checkpoint)
         }
         with _calibration_clip(choice.calibration) as clip, closing(open_source(clip)) as source:
             count = quantisation.CALIBRATION_FRAMES

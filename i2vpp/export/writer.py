@@ -15,14 +15,12 @@ from torch.export import Dim, ExportedProgram
 
 from i2vpp.errors import ExportError
 from i2vpp.export import onnx_passes
+from i2vpp.export.choices import OPSETS
 from i2vpp.export.graphs import Graph, example
 from i2vpp.utils.suggest import how_to_install
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 """What writing ONNX needs beside PyTorch; the extra `export` brings it."""
-
-OPSETS = range(18, 24)
-"""Versions of ONNX's standard operators that the graphs can be written for; PyTorch writes the first of them."""
 
 EXAMPLE = {"objects": 2, "frames": 3, "pointers": 5, "clicks": 4}
 """Lengths that the graphs are traced with: all different and none of them 1, which PyTorch would treat as fixed."""
@@ -43,12 +41,6 @@ def check_packages() -> None:
             f"writing ONNX needs {' and '.join(missing)}, which {'are' if len(missing) > 1 else 'is'} not installed: "
             f"{how_to_install('export')}; --format torch-export does without"
         )
-
-
-def check_opset(opset: int) -> None:
-    """Check that graphs can be written for a version of the operators, or raise ExportError."""
-    if opset not in OPSETS:
-        raise ExportError(f"opset must be one of {', '.join(map(str, OPSETS))}; got {opset}")
 
 
 def to_program(graph: Graph) -> ExportedProgram:

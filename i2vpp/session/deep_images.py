@@ -70,6 +70,7 @@ class DeepScale:
         self._name = name
         self._samples = samples
         self._range: ValueRange | None = None
+        self._table = np.zeros(0, np.uint8)  # by values of 16 bits, so that they are not scaled anew in each image
         self._lock = threading.Lock()
 
     def to_uint8(self, values: NDArray[Any]) -> UInt8:
@@ -77,7 +78,8 @@ class DeepScale:
         with self._lock:
             if self._range is None:
                 self._range = self._choose(values)
-        return self._range.to_uint8(values)
+                self._table = self._range.to_uint8(np.arange(2**16))
+        return self._table[values] if values.dtype == np.uint16 else self._range.to_uint8(values)
 
     def _choose(self, values: NDArray[Any]) -> ValueRange:
         seen = list(_values_of(self._samples())) or [values]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from i2vpp.annotate.tracking.doubt import next_doubtful
+from i2vpp.annotate.storage.doubt import next_doubtful
 
 UNTOUCHED, IN_WORK, DOUBTFUL, ACCEPTED = VIDEO_STATES = ("untouched", "in work", "doubtful", "accepted")
 """States of a video: it has no objects; it has objects; a frame of one is doubtful; all objects are accepted on all

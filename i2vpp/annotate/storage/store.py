@@ -148,15 +148,6 @@ class Annotation:
         rows = self._rows(f"{_MASKS.format('masks')} WHERE frame = ? ORDER BY object", frame)
         return {obj_id: self._mask(*row) for obj_id, *row in rows}
 
-    def timeline(self) -> dict[int, dict[int, tuple[int, float, float]]]:
-        """Return area, score and predicted IoU (NaN: unknown) of all masks, by object and frame."""
-        found: dict[int, dict[int, tuple[int, float, float]]] = {}
-        for obj_id, frame, area, score, iou in self._rows(
-            "SELECT object, frame, area, score, iou FROM masks ORDER BY object, frame"
-        ):
-            found.setdefault(obj_id, {})[frame] = (area, _number(score), _number(iou))
-        return found
-
     def cells(self, obj_id: int | None = None, *, first: int = 0, last: int | None = None) -> list[Cell]:
         """Return what is known of objects on frames where they have a mask or are accepted, by objects and frames.
 

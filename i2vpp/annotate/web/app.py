@@ -38,7 +38,6 @@ from i2vpp.annotate.web.answers import (
     unless_gone,
     whole,
 )
-from i2vpp.annotate.web.copying import copy_routes
 from i2vpp.annotate.web.exchange_routes import exchange_routes
 from i2vpp.annotate.web.label_routes import label_routes
 from i2vpp.annotate.web.security import Gate, Guard, Refused
@@ -121,7 +120,6 @@ class Routes:
             Route(f"{obj}/prompts/{{t:int}}", self._with(self.set_prompts), methods=["PUT"]),
             *label_routes(self._with),
             *track_routes(self._with),
-            *copy_routes(self._with),
             *exchange_routes(self._workspace, self._with),
             Route(f"{video}/undo", self._with(partial(self.travel, "undo")), methods=["POST"]),
             Route(f"{video}/redo", self._with(partial(self.travel, "redo")), methods=["POST"]),

@@ -9,9 +9,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from i2vpp.annotate import ranges
+from i2vpp.annotate.jobs import PROPAGATE
 from i2vpp.annotate.problems import RequestError
 from i2vpp.annotate.session import VideoSession
-from i2vpp.annotate.storage import ranges
 from i2vpp.annotate.web.answers import WithSession, answer_state, read, revision, run
 from i2vpp.utils.json_values import json_flag, json_integer
 
@@ -31,6 +32,7 @@ def track_routes(with_session: WithSession) -> list[Route]:
             Route(f"{video}/ranges/{name}", with_session(partial(change_range, change)), methods=["POST"])
             for name, change in changes.items()
         ),
+        Route(f"{obj}/copy/{{t:int}}", with_session(copy), methods=["POST"]),
         Route(f"{obj}/merge", with_session(merge), methods=["POST"]),
         Route(f"{obj}/cut", with_session(cut), methods=["POST"]),
         Route(f"{obj}/swap", with_session(swap), methods=["POST"]),
@@ -73,6 +75,17 @@ async def change_range(change: Any, request: Request, session: VideoSession) -> 
     known, span, objects = revision(body), _span(body), listed_objects(body)
     session.jobs.check_idle()  # in the worker it would wait for the end of a propagation
     await run(session.model_worker, change, session, known, span, objects)
+    return await answer_state(request, session, known)
+
+
+async def copy(request: Request, session: VideoSession) -> Response:
+    """Copy an object's mask to the frame in the path from another one, `source`."""
+    body = await read(request, {"revision", "source"})
+    known = revision(body)
+    source = json_integer("source", body.get("source"))
+    session.jobs.stop(PROPAGATE)
+    where = request.path_params["obj"], request.path_params["t"]
+    await run(session.model_worker, ranges.copy_mask, session, *where, revision=known, source=source)
     return await answer_state(request, session, known)
 
 

@@ -1,6 +1,7 @@
-"""Changes of ranges of frames (clear, absent, accepted) and of whole tracks (merge, cut, swap); each one step to undo.
+"""Changes of ranges of frames (clear, absent, accepted), of whole tracks (merge, cut, swap), and copies of masks.
 
-All but `accept` are to be called in the session's `model_worker`, since the network has to forget what it knew.
+Each is one step to undo. All but `accept` are to be called in the session's `model_worker`, since the network has to
+forget what it knew.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from i2vpp.annotate.session import VideoSession
+from i2vpp.annotate.problems import NotFoundError
+from i2vpp.annotate.session import VideoSession, refuse_locked
 from i2vpp.annotate.storage.edit import Edit, TrackRows
 from i2vpp.annotate.storage.values import MAX_NAME, ObjectInfo, Prompts, StoredMask, joint_name
 from i2vpp.errors import PromptError
@@ -208,6 +210,40 @@ def swap(session: VideoSession, revision: int, obj_id: int, other_id: int, frame
             edit.put_track_rows(other_id, f, rows[obj_id].get(f, {}))
 
 
+def copy_mask(session: VideoSession, obj_id: int, frame: int, *, revision: int, source: int) -> None:
+    """Make an object's mask on one frame a prompt on another, in place of its prompts there; in `model_worker`.
+
+    Args:
+        session: the video.
+        obj_id: the object.
+        frame: the frame that gets the mask.
+        revision: revision of the store that the wish was made in view of.
+        source: the frame that has it.
+
+    Raises:
+        NotFoundError: there is no such object or frame, or no mask to copy.
+        PromptError: the object is locked.
+        StaleRevisionError: the store was changed since that revision.
+    """
+    session.check_frame(frame)
+    session.check_frame(source)
+    store = session.store
+    info = session.info(obj_id)
+    refuse_locked([info])
+    mask = store.mask(obj_id, source)
+    if mask is None:
+        raise NotFoundError(f"{info.name} has no mask on frame {source} to copy")
+    before = store.mask(obj_id, frame)
+    prompted = bool(store.prompts_on(obj_id, frame))
+    with store.edit(f"Copy: {info.name}, frame {source} to {frame}", expected=revision) as edit:
+        edit.set_prompts(obj_id, frame, Prompts(imported=True))
+        edit.set_mask(obj_id, frame, mask)
+        if not prompted:
+            edit.set_tracked(obj_id, frame, before)  # comes back without prompts
+        edit.mark_stale(obj_id, frame)
+    session.tell()
+
+
 @contextmanager
 def _step(session: VideoSession, revision: int, label: str, infos: Sequence[ObjectInfo]) -> Iterator[Edit]:
     """Change tracks in one step; the network forgets the objects after it."""
@@ -219,7 +255,7 @@ def _step(session: VideoSession, revision: int, label: str, infos: Sequence[Obje
 
 
 def _objects(session: VideoSession, obj_ids: Sequence[int] | None) -> list[ObjectInfo]:
-    infos = session.store.objects() if obj_ids is None else [session.info(i) for i in dict.fromkeys(obj_ids)]
+    infos = session.infos(obj_ids)
     if not infos:
         raise PromptError("there is no object to change")
     return infos
@@ -230,7 +266,7 @@ def _changed(session: VideoSession, span: Span, obj_ids: Sequence[int] | None) -
     span.check(session)
     infos = _objects(session, obj_ids)
     if obj_ids is not None:
-        _refuse_locked(infos)
+        refuse_locked(infos)
     free = [info for info in infos if not info.locked]
     if not free:
         raise PromptError("all objects are locked; unlock one first")
@@ -241,14 +277,8 @@ def _pair(session: VideoSession, obj_id: int, other_id: int) -> tuple[ObjectInfo
     if obj_id == other_id:
         raise PromptError("choose two different objects")
     infos = session.info(obj_id), session.info(other_id)
-    _refuse_locked(infos)
+    refuse_locked(infos)
     return infos
-
-
-def _refuse_locked(infos: Sequence[ObjectInfo]) -> None:
-    for info in infos:
-        if info.locked:
-            raise PromptError(f"{info.name} is locked; unlock it first")
 
 
 def _second_name(name: str, used: set[str]) -> str:

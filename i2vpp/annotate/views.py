@@ -15,9 +15,9 @@ from typing import Any, Protocol, TypeAlias
 from i2vpp.annotate.jobs import PROPAGATE, JobRunner
 from i2vpp.annotate.library import Video
 from i2vpp.annotate.storage.cells import Cell
+from i2vpp.annotate.storage.doubt import is_doubtful
 from i2vpp.annotate.storage.store import Annotation
 from i2vpp.annotate.storage.values import Prompts, Touched
-from i2vpp.annotate.tracking.doubt import is_doubtful
 from i2vpp.annotate.tracking.plans import Plan
 
 ABSENT, PRESENT, DOUBTFUL, NO_MASK = 0, 1, 2, 3
