@@ -13,7 +13,7 @@ from torch import Tensor
 
 from i2vpp.execution.runner import ObjectOutput, Runner, encode_output
 from i2vpp.memory.selection import FrameTime, Selection, Similarity
-from i2vpp.modeling.i2vpp import I2VPP, MEMORY_MASK_BIAS, MEMORY_MASK_SCALE
+from i2vpp.modeling.i2vpp import I2VPP, MEMORY_MASK_BIAS, MEMORY_MASK_SCALE, mask_logits
 from i2vpp.modeling.inference import precision
 from i2vpp.session.records import DrawnMask
 from i2vpp.session.state import Clicks, FrameRecord, InferenceState, ObjectTrack
@@ -286,7 +286,7 @@ def with_small_parts(prediction: MaskPrediction) -> MaskPrediction:
     """Return the prediction of a given mask with logits that keep parts which are too small or thin for the grid."""
     coverage = (prediction.logits - MEMORY_MASK_BIAS) / MEMORY_MASK_SCALE  # of each cell: see `use_mask_as_output`
     kept = raise_small_parts(coverage)
-    logits = torch.where(kept == coverage, prediction.logits, kept * MEMORY_MASK_SCALE + MEMORY_MASK_BIAS)
+    logits = torch.where(kept == coverage, prediction.logits, mask_logits(kept))
     return replace(prediction, logits=logits, candidates=logits)
 
 

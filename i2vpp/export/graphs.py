@@ -14,8 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from i2vpp.modeling.i2vpp import I2VPP, MEMORY_MASK_BIAS, MEMORY_MASK_SCALE, MEMORY_WIDTH, WIDTH, StackedMemories
-from i2vpp.modeling.layers import to_map
+from i2vpp.modeling.i2vpp import I2VPP, MEMORY_WIDTH, WIDTH, StackedMemories, mask_logits
 from i2vpp.modeling.position_encoding import sine_map
 from i2vpp.modeling.sam.mask_decoder import replace_unstable
 from i2vpp.modeling.sam.prompt_encoder import PADDING_LABEL
@@ -235,14 +234,11 @@ class PromptGraph(ObjectGraph):
     def _decode(self, conditioned: Conditioned, sparse: Tensor, dense: Tensor, multimask: Tensor) -> MaskPrediction:
         """Compute `I2VPP.decode`, the number of masks chosen by `multimask` [B]."""
         model, decoder = self.model, self.model.sam_mask_decoder
-        own = torch.cat([decoder.obj_score_token.weight, decoder.iou_token.weight, decoder.mask_tokens.weight])
         prompts = torch.cat([sparse, conditioned.memory_prompts], dim=1)
-        prompts = torch.cat([own.expand(prompts.shape[0], -1, -1), prompts], dim=1)
-        grid = conditioned.embedding.shape[-2:]
-        position = model.sam_prompt_encoder.grid_position(grid)
-        tokens, cells = decoder.transformer(conditioned.embedding + dense, position, prompts)
-        mask_tokens = tokens[:, 2 : len(own)]
-        logits = decoder._masks(mask_tokens, to_map(cells, grid), slice(None))
+        position = model.sam_prompt_encoder.grid_position(conditioned.embedding.shape[-2:])
+        tokens, image = decoder.attend(conditioned.embedding + dense, position, prompts)
+        mask_tokens = tokens[:, 2:]
+        logits = decoder.masks(mask_tokens, image)
         ious = decoder.iou_prediction_head(tokens[:, 1])
         score = decoder.pred_obj_score_head(tokens[:, 0])[:, 0]
         return self._choose(logits, ious, mask_tokens, score, multimask)
@@ -294,25 +290,9 @@ class MaskGraph(ObjectGraph):
         Returns:
             See `ObjectGraph`.
         """
-        features, model = self._features(embedding), self.model
-        batch = drawn.shape[0]
-        shrink = cast("Tensor", self.shrink)
-        logits = shrink @ (drawn * MEMORY_MASK_SCALE + MEMORY_MASK_BIAS) @ shrink.T
-        plain = Conditioned(
-            embedding=features.embedding.expand(batch, -1, -1, -1),
-            memory_prompts=model.memory_prompt_generator.without_memory(batch),
-        )
-        pointer = model.decode(plain, Prompt(mask=model.mask_downsample(drawn)), multimask=False).pointer
-        visible = (drawn > 0.5).flatten(1).any(dim=1)
-        iou = torch.ones_like(pointer[:, 0])
-        given = MaskPrediction(
-            logits=logits,
-            iou=iou,
-            object_score=torch.where(visible, iou, -iou) * -MEMORY_MASK_BIAS,
-            pointer=torch.where(visible[:, None], pointer, model.no_obj_ptr),
-            candidates=logits,
-            candidate_ious=iou[:, None],
-        )
+        features, shrink = self._features(embedding), cast("Tensor", self.shrink)
+        logits = shrink @ mask_logits(drawn) @ shrink.T
+        given = self.model.use_mask_as_output(features, drawn, logits=logits)
         return self._encoded(features, with_small_parts(given), conditioning=True)
 
 

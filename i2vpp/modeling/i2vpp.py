@@ -263,20 +263,23 @@ class I2VPP(nn.Module):
             candidate_ious=masks.ious,
         )
 
-    def use_mask_as_output(self, features: FrameFeatures, mask: Tensor) -> MaskPrediction:
+    def use_mask_as_output(
+        self, features: FrameFeatures, mask: Tensor, *, logits: Tensor | None = None
+    ) -> MaskPrediction:
         """Use the user's masks as the output; only the object pointers are computed.
 
         Args:
             features: of the frame, B = 1 or one per object.
             mask: float32 [B, 1, H, W] of 0 and 1 at the network's input size; an empty mask declares the object absent.
+            logits: the masks as logits of a quarter of that size, where they were shrunk already.
 
         Returns:
             The masks as a prediction.
         """
         batch = mask.shape[0]
-        drawn = mask * MEMORY_MASK_SCALE + MEMORY_MASK_BIAS
-        size = [side // 4 for side in mask.shape[-2:]]
-        logits = F.interpolate(drawn, size, mode="bilinear", align_corners=False, antialias=True)
+        if logits is None:
+            size = [side // 4 for side in mask.shape[-2:]]
+            logits = F.interpolate(mask_logits(mask), size, mode="bilinear", align_corners=False, antialias=True)
         plain = Conditioned(
             embedding=features.embedding.expand(batch, -1, -1, -1),
             memory_prompts=self.memory_prompt_generator.without_memory(batch),
@@ -318,12 +321,17 @@ class I2VPP(nn.Module):
         )
         binary = conditioning and self.config.binarize_mask_from_pts_for_mem_enc
         mask = (logits > 0).float() if binary else logits.sigmoid()
-        scaled = (mask * MEMORY_MASK_SCALE + MEMORY_MASK_BIAS).to(self.no_mem_embed.dtype)
+        scaled = mask_logits(mask).to(self.no_mem_embed.dtype)
         values = self.memory_encoder(features.embedding, scaled)
         absent = (prediction.object_score <= 0)[:, None, None, None]
         values = values + torch.where(absent, self.no_obj_embed_spatial[..., None, None], 0.0)
         share = F.interpolate(stored.sigmoid(), grid, mode="bilinear", align_corners=False)
         return FrameMemory(values=values.to(torch.bfloat16), foreground=share[:, 0] >= 0.5, pointer=prediction.pointer)
+
+
+def mask_logits(mask: Tensor) -> Tensor:
+    """Logits that stand for a mask of 0 to 1, as memory encoder and decoder take it."""
+    return mask * MEMORY_MASK_SCALE + MEMORY_MASK_BIAS
 
 
 def _stack(rows: list[list[Tensor]]) -> Tensor:

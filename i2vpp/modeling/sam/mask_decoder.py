@@ -73,13 +73,11 @@ class MaskDecoder(nn.Module):
         Returns:
             3 masks, or 1; the token of a single mask is always that of the first mask token.
         """
-        own = torch.cat([self.obj_score_token.weight, self.iou_token.weight, self.mask_tokens.weight])
-        prompts = torch.cat([own.expand(prompts.shape[0], -1, -1), prompts], dim=1)
-        tokens, cells = self.transformer(image, position, prompts)
+        tokens, attended = self.attend(image, position, prompts)
         replaceable = not multimask and self.stability_fallback and not self.training
         wanted = slice(1, None) if multimask else slice(0, None if replaceable else 1)
-        mask_tokens = tokens[:, 2 : len(own)][:, wanted]
-        logits = self._masks(mask_tokens, to_map(cells, image.shape[-2:]), wanted)
+        mask_tokens = tokens[:, 2:][:, wanted]
+        logits = self.masks(mask_tokens, attended, wanted)
         ious = self.iou_prediction_head(tokens[:, 1]).float()[:, wanted]
         if replaceable:
             mask_tokens = mask_tokens[:, :1]
@@ -87,8 +85,29 @@ class MaskDecoder(nn.Module):
         score = self.pred_obj_score_head(tokens[:, 0])[:, 0].float()
         return DecodedMasks(logits=logits, ious=ious, tokens=mask_tokens, object_score=score)
 
-    def _masks(self, tokens: Tensor, image: Tensor, wanted: slice) -> Tensor:
-        """Mask logits [B, K, 4h, 4w] of the wanted mask tokens [B, K, D] over an image [B, D, h, w]."""
+    def attend(self, image: Tensor, position: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
+        """Let the decoder's own tokens, the prompts and the image attend to each other; see `forward`.
+
+        Returns:
+            Tokens [B, 2 + num_masks, D], of the object score, of the predicted IoUs and of each mask, and the image
+            [B, D, h, w].
+        """
+        own = torch.cat([self.obj_score_token.weight, self.iou_token.weight, self.mask_tokens.weight])
+        prompts = torch.cat([own.expand(prompts.shape[0], -1, -1), prompts], dim=1)
+        tokens, cells = self.transformer(image, position, prompts)
+        return tokens[:, : len(own)], to_map(cells, image.shape[-2:])
+
+    def masks(self, tokens: Tensor, image: Tensor, wanted: slice = slice(None)) -> Tensor:
+        """Compute mask logits.
+
+        Args:
+            tokens: the wanted ones of the mask tokens [B, K, D] that `attend` gives.
+            image: as `attend` gives it [B, D, h, w].
+            wanted: which of the mask tokens these are.
+
+        Returns:
+            [B, K, 4h, 4w].
+        """
         upscaled = self.output_upscaling(image)
         mlps = cast("list[MLP]", list(self.output_hypernetworks_mlps)[wanted])
         if fewer_kernels(tokens):
