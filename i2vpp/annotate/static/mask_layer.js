@@ -16,10 +16,9 @@ function numberOf(runs) {
 const isNew = changeOf();
 
 /**
- * Have masks drawn, unless they are what was asked for last.
- * `shown` is {frame, bitmap, masks}, which the layer belongs to; `place` is {size, view, ratio}: device pixels of the
- * stage, screen pixels = video pixels * scale + offset, device pixels per screen pixel; `objects` of {runs, color, outlined, chosen} are
- * drawn one over the other, and the outlines of `onion`, {runs, color, step}, on top.
+ * Have masks drawn, unless just these were asked for last: `objects`, {runs, color, outlined, chosen}, one over the other,
+ * and on top the outlines of `onion`, {runs, color, step}. `shown`, {frame, bitmap, masks}, is kept with the layer.
+ * The place is the size of the stage in device pixels, its `view` (see stage.js), and the device pixels per screen pixel.
  */
 export function wantLayer(shown, { size, view, ratio }, { objects, onion }) {
   const masks = [...objects, ...onion].flatMap(Object.values);
