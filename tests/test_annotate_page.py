@@ -23,12 +23,16 @@ REPO = Path(__file__).resolve().parent.parent
 FRAMES = 6
 ATTACK = "<img src=x onerror=\"document.title='broken'\">"
 DRAWN = """async () => {
-  const { MaskPicture, masksOf } = await import('/static/masks.js');
-  const canvas = new MaskPicture().draw(masksOf(0), 64, 48);
+  const { drawnObjects, masksOf } = await import('/static/masks.js');
+  const { MaskPicture } = await import('/static/mask_picture.js');
+  const { app } = await import('/static/state.js');
+  const drawn = drawnObjects(masksOf(0)).map(({ id, color }) => ({ number: id, runs: masksOf(0).get(id), color }));
+  const canvas = new MaskPicture().draw(drawn, { width: 64, height: 48 }, app.stripes);
   return [...canvas.getContext('2d').getImageData(0, 0, 64, 48).data].filter((_, i) => i % 4 < 3);
 }"""  # red, green, blue of the picture of all masks
 EDGES = """async () => {
-  const { masksOf, outlineOf } = await import('/static/masks.js');
+  const { masksOf } = await import('/static/masks.js');
+  const { outlineOf } = await import('/static/outlines.js');
   const outline = outlineOf(masksOf(0).get(1), 64, 48);
   const context = document.createElement('canvas').getContext('2d');
   context.lineWidth = 0.2;

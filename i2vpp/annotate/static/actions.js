@@ -100,7 +100,7 @@ function apply(message) {
     app.timeline = { ...app.timeline };
     for (const [id, runs] of Object.entries(timeline)) app.timeline[id] = runs.reduce(withRun, app.timeline[id] ?? []);
     for (const frame of masks) masksChanged(frame);
-    if (masks.includes(app.frame)) emit("pixels");
+    if (masks.includes(app.frame)) emit("pixels", app.frame);
   }
   if (message.objects) forgetDeleted();
   if (offer && app.video.revision !== offer.revision) offer.close();

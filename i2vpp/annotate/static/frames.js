@@ -1,10 +1,12 @@
-// Frames as bitmaps of about the size shown, loaded around the playhead.
+// Frames as bitmaps of the size shown, loaded around the playhead.
 
 import { request, videoPath } from "./api.js";
 import { Loader } from "./loader.js";
 import { app, emit } from "./state.js";
 
-const WIDTHS = [480, 960, 1440, 1920]; // few sizes, so that the server's and the browser's caches help
+const WIDTHS = [480, 960, 1440, 1920]; // of a zoomed frame: few, so that the server's and the browser's caches help
+const LEAST_WIDTH = 16; // that the server takes
+const MOST_WIDTHS = 8;
 const CACHE_BYTES = 256e6;
 const AHEAD = 14;
 const BEHIND = 4;
@@ -24,26 +26,31 @@ export const frames = new Loader({
   dispose: (bitmap) => bitmap.close(),
   limit: CACHE_BYTES,
   slots: 2,
-  ready: () => emit("pixels"),
+  ready: (key) => emit("pixels", Number(key.split("/")[1])),
 });
 
-/** The width to ask for when `pixels` device pixels are covered by the whole frame. */
-function widthFor(pixels) {
-  return Math.min(WIDTHS.find((width) => width >= pixels * 0.9) ?? app.video.width, app.video.width);
+/**
+ * The width to ask for when a frame covers `pixels` device pixels. A fitted frame comes in just this width: it is drawn
+ * without scaling, which takes longer than everything else that is drawn.
+ */
+export function widthFor(pixels, fitted) {
+  const width = fitted ? Math.round(pixels) : (WIDTHS.find((known) => known >= pixels * 0.9) ?? app.video.width);
+  return Math.max(Math.min(width, app.video.width), LEAST_WIDTH);
 }
 
-/** The best bitmap that is here for a frame, or undefined. */
-export function bitmapOf(frame, pixels) {
-  const exact = frames.get(keyOf(frame, widthFor(pixels)));
-  if (exact) return exact;
-  for (const width of [app.video.width, ...WIDTHS.toReversed()]) {
-    const other = frames.get(keyOf(frame, width));
-    if (other) return other;
+let widths = []; // that were asked for, the latest first
+
+/** The bitmap of a frame in a width or, where that is not here, the widest one of another width; undefined if there is none. */
+export function bitmapOf(frame, width) {
+  const others = widths.filter((other) => other !== width).sort((a, b) => b - a);
+  for (const known of [width, ...others]) {
+    const bitmap = frames.get(keyOf(frame, known));
+    if (bitmap) return bitmap;
   }
   return undefined;
 }
 
-export const failureOf = (frame, pixels) => frames.failures.get(keyOf(frame, widthFor(pixels)));
+export const failureOf = (frame, width) => frames.failures.get(keyOf(frame, width));
 
 let previous = 0;
 let direction = 1;
@@ -60,9 +67,10 @@ export function nearby(frame) {
 }
 
 /** Load this frame, then its neighbours. While the person scrubs, small pictures and no neighbours. */
-export function wantFrames(frame, pixels, scrubbing) {
+export function wantFrames(frame, width, scrubbing) {
   if (frame !== previous) direction = frame >= previous ? 1 : -1;
   previous = frame;
-  if (scrubbing) frames.want([keyOf(frame, Math.min(PREVIEW_WIDTH, widthFor(pixels)))]);
-  else frames.want(nearby(frame).map((other) => keyOf(other, widthFor(pixels))));
+  const asked = scrubbing ? Math.min(PREVIEW_WIDTH, width) : width;
+  widths = [asked, ...widths.filter((other) => other !== asked)].slice(0, MOST_WIDTHS);
+  frames.want((scrubbing ? [frame] : nearby(frame)).map((other) => keyOf(other, asked)));
 }

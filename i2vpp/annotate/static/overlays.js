@@ -1,51 +1,33 @@
 // What may be drawn over the masks: names of objects, and the frames before and after as an onion skin.
 
-import { masksOf, outlineOf } from "./masks.js";
+import { drawnObjects, masksOf } from "./masks.js";
 import { app, objects } from "./state.js";
 
 const IMAGE_OPACITY = 0.4;
 const FONT = "600 12px system-ui, sans-serif";
 const [HEIGHT, PADDING, SWATCH] = [18, 6, 8]; // of a name, screen pixels
-const DASHES = { "-1": [7, 4], 1: [2, 3] };
 
 /** The neighbouring frames that are to be seen through the current one, as steps from it. */
 const steps = () => ({ previous: [-1], next: [1], both: [-1, 1] })[app.onion] ?? [];
 const neighbours = () => steps().filter((step) => app.frame + step >= 0 && app.frame + step < app.video.frames);
 
-/** What the onion skin is drawn of, to tell whether anything changed. */
-export const onionParts = (bitmapOf) => [app.onion, app.onionShows, ...neighbours().flatMap((step) => [masksOf(app.frame + step), bitmapOf(app.frame + step)])];
+/** What is here of the neighbouring frames' pictures, if they are to be seen. */
+export const onionImages = (bitmapOf) => (app.onionShows === "image" ? neighbours().map((step) => bitmapOf(app.frame + step)).filter((bitmap) => bitmap?.width) : []);
 
-/** Draw the neighbouring frames over the current one; `bitmapOf(frame)` gives what is here of them. */
-export function drawOnionImages(context, view, bitmapOf) {
-  if (app.onionShows !== "image") return;
-  context.globalAlpha = IMAGE_OPACITY;
-  for (const step of neighbours()) {
-    const bitmap = bitmapOf(app.frame + step);
-    if (bitmap?.width) context.drawImage(bitmap, 0, 0, app.video.width * view.scale, app.video.height * view.scale);
-  }
-  context.globalAlpha = 1;
+/** The masks of the neighbouring frames whose outlines are to be seen, {runs, color, step}. */
+export function onionOutlines() {
+  if (app.onionShows !== "outline") return [];
+  return neighbours().flatMap((step) => {
+    const masks = masksOf(app.frame + step);
+    return drawnObjects(masks).map(({ id, color }) => ({ runs: masks.get(id), color, step }));
+  });
 }
 
-/** Draw the outlines of the neighbouring frames' masks: dashes for the frame before, dots for the one after. */
-export function drawOnionOutlines(context, view) {
-  if (app.onionShows !== "outline") return;
-  const { width, height } = app.video;
-  context.save();
-  context.scale(view.scale, view.scale);
-  for (const step of neighbours()) {
-    const masks = masksOf(app.frame + step);
-    for (const object of objects()) {
-      if (object.hidden || !masks?.has(object.id)) continue;
-      const path = outlineOf(masks.get(object.id), width, height);
-      for (const [color, pixels] of [["rgb(0 0 0 / 0.5)", 3], [object.color, 1.5]]) {
-        context.strokeStyle = color;
-        context.lineWidth = pixels / view.scale;
-        context.setLineDash(DASHES[step].map((length) => length / view.scale));
-        context.stroke(path);
-      }
-    }
-  }
-  context.restore();
+/** Draw the neighbouring frames' pictures over the current one, each by `draw(bitmap)`. */
+export function drawOnionImages(context, bitmaps, draw) {
+  context.globalAlpha = IMAGE_OPACITY;
+  bitmaps.forEach(draw);
+  context.globalAlpha = 1;
 }
 
 const LONGEST = 130; // of a name, screen pixels

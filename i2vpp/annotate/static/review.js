@@ -12,20 +12,18 @@ export const scope = { which: kept("range.which", "selected") };
 /** The ids of the objects that the tools act on; null for all. */
 export const scopeIds = () => (scope.which === ALL_OBJECTS ? null : app.selected === null ? [] : [app.selected]);
 
-/** Draw a row's review over its bars with `bar(first, last, top, height, fill)`; the row lies at {top, height}. */
-export function drawReview(context, object, bar, { top, height }) {
-  const style = getComputedStyle(document.documentElement);
-  const ink = (name) => style.getPropertyValue(`--${name}`).trim();
+/** Draw a row's review over its bars with `bar(first, last, top, height, fill)`; the row lies at {top, height}, colours are in `ink`. */
+export function drawReview(context, object, bar, { top, height, ink }) {
   const inset = 3; // of the lane in its row
   for (const [first, last, value] of app.timeline[object.id] ?? []) {
-    if (isStale(value)) bar(first, last, top + inset + 2, height - 2 * inset - 4, hatching(context, ink("lane")));
-    if (isAccepted(value)) bar(first, last, top + inset - LINE, LINE, ink("good"));
+    if (isStale(value)) bar(first, last, top + inset + 2, height - 2 * inset - 4, hatching(context, ink.lane));
+    if (isAccepted(value)) bar(first, last, top + inset - LINE, LINE, ink.good);
   }
   const inScope = scopeIds()?.includes(object.id) ?? true;
   if (app.range && inScope) {
     const alpha = context.globalAlpha;
     context.globalAlpha = 0.28;
-    bar(app.range.first, app.range.last, top + 1, height - 2, ink("accent"));
+    bar(app.range.first, app.range.last, top + 1, height - 2, ink.accent);
     context.globalAlpha = alpha;
   }
 }

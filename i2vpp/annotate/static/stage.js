@@ -1,11 +1,12 @@
-// The frame on its canvas: zoom and pan, masks, outlines, prompts.
+// The frame on its canvas: zoom and pan; below, masks, names, prompts, drafts.
 
-import { byId, clamp } from "./dom.js";
-import { bitmapOf, failureOf, nearby, wantFrames } from "./frames.js";
+import { byId, clamp, debounce } from "./dom.js";
+import { bitmapOf, failureOf, nearby, wantFrames, widthFor } from "./frames.js";
 import { drawDraft, drawPrompts } from "./markers.js";
-import { MaskPicture, masksOf, masksWaiting, outlineOf, wantMasks } from "./masks.js";
+import { layer, layerWaiting, wantLayer } from "./mask_layer.js";
+import { drawnObjects, masksOf, masksWaiting, wantMasks } from "./masks.js";
 import { lightFilter } from "./display.js";
-import { drawNames, drawOnionImages, drawOnionOutlines, onionParts } from "./overlays.js";
+import { drawNames, drawOnionImages, onionImages, onionOutlines } from "./overlays.js";
 import { app, changeOf, emit, on, objects } from "./state.js";
 
 const MARGIN = 16;
@@ -14,15 +15,15 @@ const MASK_PATIENCE_MS = 250; // a frame waits this long for its masks, so that 
 const MASKS_NEARBY = 16;
 const MOST_OUTLINES_IN_MOTION = 6; // with more objects, only the selected one's while frames rush by
 const SHARP_PIXELS = 4; // from this zoom on pixels of the frame are shown as squares
+const RESIZE_WAIT_MS = 150; // while the window is dragged larger or smaller, frames of the former size are shown
 
 export const canvas = byId("stage");
 const context = canvas.getContext("2d");
-const picture = new MaskPicture();
 
 /** Screen (CSS pixels in the canvas) = video * scale + offset. */
 export const view = { scale: 1, x: 0, y: 0, fitted: true, scrubbing: false };
 
-let shown = null; // {frame, bitmap, masks}: what is on the canvas
+let shown = null; // {frame, bitmap, masks}: what is on the canvas, see mask_layer.js
 let asked = 0; // when the current frame was asked for
 let scheduled = false;
 
@@ -49,10 +50,19 @@ const fitScale = () => Math.max(Math.min((canvas.clientWidth - 2 * MARGIN) / app
 
 export function fit() {
   if (!app.video) return;
-  const scale = fitScale();
-  Object.assign(view, { scale, x: (canvas.clientWidth - app.video.width * scale) / 2, y: (canvas.clientHeight - app.video.height * scale) / 2, fitted: true });
-  emit("zoom");
+  placeWhole();
   request();
+}
+
+/** Place the whole frame in the middle, its corner and its width on whole device pixels. */
+function placeWhole() {
+  const ratio = devicePixelRatio;
+  const whole = (pixels) => Math.round(pixels * ratio) / ratio;
+  const scale = Math.max(Math.floor(fitScale() * app.video.width * ratio), 1) / (app.video.width * ratio);
+  const [x, y] = [canvas.clientWidth - app.video.width * scale, canvas.clientHeight - app.video.height * scale].map((free) => whole(free / 2));
+  Object.assign(view, { scale, x, y, fitted: true });
+  emit("zoom");
+  redraw();
 }
 
 /** Zoom by a factor and keep the point at (x, y) of the canvas where it is; without a point, the middle. */
@@ -79,106 +89,109 @@ function keepInSight() {
   view.y = clamp(view.y, Math.min(80, canvas.clientHeight / 2) - height, canvas.clientHeight - Math.min(80, canvas.clientHeight / 2));
 }
 
-const wantedPixels = () => app.video.width * view.scale * devicePixelRatio;
+const wantedWidth = () => widthFor(app.video.width * view.scale * devicePixelRatio, view.fitted);
 
 /** Ask for what the current frame and its neighbours need, and draw. */
 function request() {
   if (app.video) {
-    wantFrames(app.frame, wantedPixels(), view.scrubbing);
+    wantFrames(app.frame, wantedWidth(), view.scrubbing);
     wantMasks(view.scrubbing ? [app.frame] : nearby(app.frame).slice(0, MASKS_NEARBY));
   }
   redraw();
 }
 
-/** Whether the next frame could be shown now: playing waits for it. */
-export const isReady = (frame) => bitmapOf(frame, wantedPixels()) !== undefined && !masksWaiting(frame);
+/** Whether a frame could be shown now, since all that is shown is drawn: playing waits for it. */
+export const isReady = (frame) => bitmapOf(frame, wantedWidth()) !== undefined && !masksWaiting(frame) && !layerWaiting();
 
-function takeOver() {
-  const bitmap = bitmapOf(app.frame, wantedPixels());
+const isMoving = () => app.playing || view.scrubbing;
+
+/** What of the current frame could be shown now; what is shown already where that is too little. */
+function available() {
+  const bitmap = bitmapOf(app.frame, wantedWidth());
   const masks = masksOf(app.frame);
   const patient = performance.now() - asked < MASK_PATIENCE_MS;
-  if (!bitmap) return;
+  if (!bitmap) return shown;
   if (masksWaiting(app.frame) && patient && shown?.frame !== app.frame) {
     setTimeout(redraw, MASK_PATIENCE_MS);
-    return;
+    return shown;
   }
-  shown = { frame: app.frame, bitmap, masks };
+  return { frame: app.frame, bitmap, masks };
+}
+
+/** Have the masks of what is available drawn, and show that together with them; until then, what the latest layer belongs to. */
+function takeOver(place) {
+  const next = available();
+  if (!next) return;
+  const { masks } = next;
+  const still = next.frame === app.frame && !isMoving();
+  const outlined = isMoving() && drawnObjects(masks).length > MOST_OUTLINES_IN_MOTION ? [app.selected] : objects().map(({ id }) => id);
+  const looks = ({ id, color }) => ({ runs: masks.get(id), color, outlined: outlined.includes(id), chosen: id === app.selected });
+  wantLayer(next, place, { objects: app.masksShown ? drawnObjects(masks).map(looks) : [], onion: still ? onionOutlines() : [] });
+  const drawn = layer()?.shown;
+  if (drawn?.masks === masks) shown = next;
+  else if (drawn) shown = drawn.frame === next.frame ? { ...next, masks: drawn.masks } : drawn;
 }
 
 function draw() {
   const ratio = devicePixelRatio;
-  const [width, height] = [Math.round(canvas.clientWidth * ratio), Math.round(canvas.clientHeight * ratio)];
-  if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+  const size = { width: Math.round(canvas.clientWidth * ratio), height: Math.round(canvas.clientHeight * ratio) };
+  if (canvas.width !== size.width || canvas.height !== size.height) Object.assign(canvas, size);
   context.setTransform(1, 0, 0, 1, 0, 0);
-  context.clearRect(0, 0, width, height);
+  context.clearRect(0, 0, size.width, size.height);
   if (!app.video) return;
-  takeOver();
+  takeOver({ size, view, ratio });
   showTrouble();
   if (!shown || shown.bitmap.width === 0) return;
-  drawBelow(width, height, ratio);
+  drawBelow(size, ratio);
   context.drawImage(below.canvas, 0, 0);
+  drawLayer(ratio);
   context.setTransform(ratio, 0, 0, ratio, ratio * view.x, ratio * view.y);
+  if (shown.masks && app.names) drawNames(context, view, shown.masks, { width: canvas.clientWidth, height: canvas.clientHeight });
   if (isCurrent()) drawPrompts(context, view);
   drawDraft(context, view);
   canvas.dataset.frame = shown.frame;
   canvas.ariaBusy = String(!isCurrent() || !isReady(app.frame) || app.busy > 0);
 }
 
-const below = document.createElement("canvas").getContext("2d"); // what lies below prompts and drafts: it changes less often
+const below = document.createElement("canvas").getContext("2d"); // the frame, which changes less often than what is over it
 const belowChanged = changeOf();
 
-function drawBelow(width, height, ratio) {
-  const still = isCurrent() && !app.playing && !view.scrubbing;
-  const here = (frame) => bitmapOf(frame, wantedPixels());
-  const { opacity, stripes, masksShown, names, brightness, contrast, selected } = app;
-  const looks = [opacity, stripes, masksShown, names, brightness, contrast, selected, still, ...(still ? onionParts(here) : [])];
-  if (!belowChanged(width, height, ratio, view.scale, view.x, view.y, shown.bitmap, shown.masks, app.video.id, objects(), ...looks)) return;
-  if (below.canvas.width !== width || below.canvas.height !== height) Object.assign(below.canvas, { width, height });
-  below.setTransform(1, 0, 0, 1, 0, 0);
-  below.clearRect(0, 0, width, height);
+function drawBelow(size, ratio) {
+  const onion = isCurrent() && !isMoving() ? onionImages((frame) => bitmapOf(frame, wantedWidth())) : [];
+  if (!belowChanged(size.width, size.height, ratio, view.scale, view.x, view.y, lightFilter(), app.video.id, shown.bitmap, ...onion)) return;
+  Object.assign(below.canvas, size); // which clears it
   below.setTransform(ratio, 0, 0, ratio, ratio * view.x, ratio * view.y);
-  below.imageSmoothingEnabled = view.scale < SHARP_PIXELS;
-  below.imageSmoothingQuality = "high";
   below.filter = lightFilter() ?? "none";
-  below.drawImage(shown.bitmap, 0, 0, app.video.width * view.scale, app.video.height * view.scale);
-  if (still) drawOnionImages(below, view, here);
-  below.filter = "none";
-  if (shown.masks && masksShown) drawMasks(below, shown.masks);
-  if (still) drawOnionOutlines(below, view);
-  if (shown.masks && names) drawNames(below, view, shown.masks, { width: width / ratio, height: height / ratio });
+  drawFrame(shown.bitmap, ratio);
+  drawOnionImages(below, onion, (bitmap) => drawFrame(bitmap, ratio));
 }
 
-function drawMasks(context, masks) {
-  const { width, height } = app.video;
-  context.globalAlpha = app.opacity;
-  context.imageSmoothingEnabled = view.scale < 1;
-  context.imageSmoothingQuality = view.scale < 0.5 ? "medium" : "low"; // edges are drawn apart; "high" takes longer
-  context.drawImage(picture.draw(masks, width, height), 0, 0, width * view.scale, height * view.scale);
-  context.globalAlpha = 1;
-  context.save();
-  context.scale(view.scale, view.scale);
-  const outlined = objects().filter((object) => !object.hidden && masks.has(object.id));
-  const inMotion = (app.playing || view.scrubbing) && outlined.length > MOST_OUTLINES_IN_MOTION;
-  for (const object of outlined) {
-    if (inMotion && object.id !== app.selected) continue;
-    const path = outlineOf(masks.get(object.id), width, height);
-    const chosen = object.id === app.selected;
-    context.lineCap = "butt"; // quicker, and the corners lie below those of the line itself
-    stroke(context, path, "rgb(0 0 0 / 0.4)", chosen ? 4 : 2.5);
-    context.lineCap = "square";
-    stroke(context, path, object.color, chosen ? 2 : 1.25);
+/** Draw a frame's picture: as it is if it has the size that is covered, otherwise scaled, which takes far longer. */
+function drawFrame(bitmap, ratio) {
+  const [width, height] = [app.video.width * view.scale, app.video.height * view.scale];
+  below.save();
+  if (Math.abs(width * ratio - bitmap.width) < 1 && Math.abs(height * ratio - bitmap.height) < 1) {
+    below.setTransform(1, 0, 0, 1, Math.round(view.x * ratio), Math.round(view.y * ratio));
+    below.drawImage(bitmap, 0, 0);
+  } else {
+    below.imageSmoothingEnabled = view.scale < SHARP_PIXELS;
+    below.imageSmoothingQuality = "high";
+    below.drawImage(bitmap, 0, 0, width, height);
   }
-  context.restore();
+  below.restore();
 }
 
-function stroke(context, path, color, pixels) {
-  context.strokeStyle = color;
-  context.lineWidth = pixels / view.scale;
-  context.stroke(path);
+/** Draw the masks; where the frame was zoomed or moved since the layer was asked for, until a new one is here, along with it. */
+function drawLayer(ratio) {
+  const { bitmap, order } = layer() ?? {};
+  if (!bitmap) return;
+  const zoom = view.scale / order.view.scale;
+  context.setTransform(zoom, 0, 0, zoom, ratio * (view.x - order.view.x * zoom), ratio * (view.y - order.view.y * zoom));
+  context.drawImage(bitmap, 0, 0);
 }
 
 function showTrouble() {
-  const failure = failureOf(app.frame, wantedPixels());
+  const failure = failureOf(app.frame, wantedWidth());
   const note = byId("stage-note");
   note.hidden = !failure;
   if (failure) {
@@ -188,7 +201,12 @@ function showTrouble() {
 }
 
 export function startStage() {
-  new ResizeObserver(() => (view.fitted ? fit() : redraw())).observe(canvas);
+  const loadSoon = debounce(request, RESIZE_WAIT_MS);
+  new ResizeObserver(() => {
+    if (!app.video || !view.fitted) return redraw();
+    placeWhole();
+    loadSoon();
+  }).observe(canvas);
   on("video", () => {
     shown = null;
     asked = performance.now();
@@ -200,8 +218,11 @@ export function startStage() {
     request();
   });
   for (const name of ["state", "selection", "view", "draft", "link"]) on(name, redraw);
-  on("pixels", redraw);
+  on("pixels", (frame) => {
+    if (Math.abs(frame - app.frame) <= 1) redraw(); // neighbours are in the onion skin; those farther on are loaded ahead
+  });
   on("play", redraw);
+  on("layer", redraw);
   on("scrub", (scrubbing) => {
     view.scrubbing = scrubbing;
     request();

@@ -4,7 +4,7 @@ import { clamp } from "./dom.js";
 
 const bus = new EventTarget();
 
-/** Listen to: library, video (another one), state (its annotations), frame, selection, view, job, masks, timeline, timescale, link. */
+/** Listen to: library, video (another one), state (its annotations), frame, selection, view, job, pixels (of a frame: its picture or masks), timeline, timescale, link. */
 export const on = (name, listener) => bus.addEventListener(name, (event) => listener(event.detail));
 export const emit = (name, detail) => bus.dispatchEvent(new CustomEvent(name, { detail }));
 

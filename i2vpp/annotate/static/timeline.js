@@ -37,7 +37,7 @@ function prepare(canvas, height) {
 
 const inks = () => {
   const style = getComputedStyle(document.documentElement);
-  return Object.fromEntries(["text", "muted", "line", "doubt", "lane", "panel"].map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
+  return Object.fromEntries(["text", "muted", "line", "doubt", "lane", "panel", "good", "accent"].map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
 };
 
 /** A round number of frames between labels that lie at least `pixels` apart. */
@@ -140,7 +140,7 @@ function drawPresence(context, object, y, ink) {
     if (kind > 0) bar(first, last, y + 5, LANE - 10, object.color);
     if (kind > 1) bar(first, last, y + LANE - 6, 3, ink.doubt);
   }
-  drawReview(context, object, bar, { top: y, height: LANE });
+  drawReview(context, object, bar, { top: y, height: LANE, ink });
 }
 
 const framesOf = new WeakMap(); // prompts of an object by frames -> these frames

@@ -1,0 +1,70 @@
+"""What the page draws while frames of a propagation arrive, by counts, which no other program changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from annotate_page import Annotator, annotator, chromium
+from annotator import encode_once, make_workspace, serving
+from media import moving_disc
+from models import make_predictor
+
+FRAMES = 6
+COUNT = """
+  window.work = { frames: 0, scaled: 0, layers: 0, pixels: 0, paths: 0 };
+  const page = CanvasRenderingContext2D.prototype;
+  const { drawImage, putImageData, stroke } = page;
+  page.drawImage = function (image, ...place) {
+    if (image instanceof ImageBitmap && this.canvas.isConnected) window.work.layers += 1;
+    else if (image instanceof ImageBitmap) window.work[place.length > 2 ? 'scaled' : 'frames'] += 1;
+    return drawImage.call(this, image, ...place);
+  };
+  page.putImageData = function (...pixels) {
+    window.work.pixels += 1;
+    return putImageData.apply(this, pixels);
+  };
+  page.stroke = function (...path) {
+    window.work.paths += path.length;
+    return stroke.apply(this, path);
+  };
+"""  # frames are drawn on a canvas beside the page, layers of masks on the one that is seen
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Iterator[Annotator]:
+    """A page with a video that is larger than the stage, its drawing counted in `window.work`."""
+    clip = tmp_path / "clip"
+    clip.mkdir()
+    for i, frame in enumerate(moving_disc(FRAMES, 720, 1280)[0]):
+        Image.fromarray(frame).save(clip / f"{i:05d}.jpg")
+    predictor = encode_once(make_predictor())
+    with (
+        serving(make_workspace(clip, tmp_path / "out", lambda: predictor)) as server,
+        chromium() as browser,
+        annotator(browser, server.url) as opened,
+    ):
+        opened.page.add_init_script(COUNT)
+        yield opened.open().frame(0).settled()
+
+
+def test_a_frame_that_arrives_is_drawn_once_as_it_is_and_its_masks_elsewhere(page: Annotator) -> None:
+    page.click(640, 360).settled()
+    before: dict[str, Any] = page.page.evaluate("window.work")
+    page.press("p")
+    page.notice(f"Propagated over {FRAMES} frames.")
+    page.frame(FRAMES - 1).settled()
+    work = {name: count - before[name] for name, count in page.page.evaluate("window.work").items()}
+    assert all(page.masks(frame) for frame in range(FRAMES))
+    assert 1 <= work["frames"] <= FRAMES, "a frame is drawn once, whatever else changes meanwhile"
+    assert work["layers"] >= 1, "the masks that a worker has drawn"
+    assert (work["scaled"], work["pixels"], work["paths"]) == (0, 0, 0), "what takes long is not done in the page"
+
+    page.press("+").settled()
+    zoomed = page.page.evaluate("window.work")
+    assert zoomed["scaled"] > before["scaled"], "a zoomed frame is scaled"
+    assert (zoomed["pixels"], zoomed["paths"]) == (0, 0)
