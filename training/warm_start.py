@@ -15,14 +15,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
 
 from i2vpp.checkpoint import import_image_model, save_checkpoint
 from i2vpp.config import ModelConfig
-from i2vpp.data.files import list_images, read_image
+from i2vpp.data.files import list_images
 from i2vpp.errors import I2VPPError, NoDataError
 from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.session.frames import normalise
@@ -31,6 +28,7 @@ from training.model.initialise import initialise
 from training.model.matching import begin_as_matching
 from training.model.pass_through import begin_as_image_model
 from training.utils.disk import writing
+from training.utils.network_input import read_frame
 
 MOST_IMAGES = 24
 
@@ -62,16 +60,10 @@ def warm_start(image_model: Path, images: Path, *, image_size: int, seed: int = 
         initialise(model, seed=seed)
         import_image_model(model, image_model)
         begin_as_image_model(model)
-        embeddings = [model.encode(_still(path, image_size)).embedding for path in paths]
+        stills = (normalise(read_frame(path, image_size).float())[None, :, None] for path in paths)
+        embeddings = [model.encode(still.expand(-1, -1, 3, -1, -1)).embedding for still in stills]
         begin_as_matching(model, torch.cat(embeddings))
     return model
-
-
-def _still(path: Path, side: int) -> Tensor:
-    """A photo as a clip [1, 3, 3 (time), side, side] in which nothing moves."""
-    square = Image.fromarray(read_image(path)).resize((side, side), Image.Resampling.BICUBIC)
-    frame = normalise(torch.from_numpy(np.array(square)).movedim(-1, 0).float())
-    return frame[None, :, None].expand(-1, -1, 3, -1, -1)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
