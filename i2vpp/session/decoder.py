@@ -20,7 +20,7 @@ from i2vpp.errors import FrameDecodeError, VideoError
 from i2vpp.session.decoding import DECODE_ERRORS, open_decoder, until_it_breaks
 from i2vpp.session.decoding import decode as _decode
 from i2vpp.session.orientation import display_matrix, is_turned, upright
-from i2vpp.session.packets import Announced, Packet, PacketReader, announced, avi_numbers, count_lost
+from i2vpp.session.packets import Announced, AviIndex, Packet, PacketReader, announced, avi_index, count_lost, data_start
 from i2vpp.session.sources import FrameSource
 from i2vpp.session.timeline import PATIENCE, Timeline
 from i2vpp.utils.notices import warn_user
@@ -79,11 +79,16 @@ class VideoFile(FrameSource):
         self._warned_of_start = False
         self._lost: dict[int, int] = {}  # packets of an AVI file without index, by the position of the next one
         self._next = 0  # smallest index that the next decoded frame can have
+        self._index = AviIndex()
+        self._data_start: int | None = None  # where the packets begin in the file
         self._matrix: tuple[int, ...] | None = None
         self._container: Any = None
         self._stream: Any = None
         self._decoder: Any = None
         self._open()
+        if self.countable:
+            self._data_start = data_start(self._container, self._video)
+            self._index = avi_index(self._container, self._stream, self._video, self._data_start)
         self._timeline = self._new_timeline()
         self._reader = self._frames()
 
@@ -286,7 +291,6 @@ class VideoFile(FrameSource):
         rates = (stream.average_rate, stream.guessed_rate)
         self.fps = next((float(rate) for rate in rates if rate and rate <= FASTEST), None)
         self._time_base = stream.time_base or Fraction(1)
-        self._numbers = avi_numbers(self._container, stream)
         self._decoder = open_decoder(stream, is_strict=self._is_strict)
         self._next = 0
 
@@ -296,7 +300,7 @@ class VideoFile(FrameSource):
         self._reader = self._frames()
 
     def _frames(self) -> Iterator[tuple[int, av.VideoFrame]]:
-        return _decode(self._packets(), self._decoder, self._timeline)
+        return _decode(self._packets(from_start=True), self._decoder, self._timeline)
 
     def _new_timeline(self, *, is_timed: bool = True) -> Timeline:
         """Return an empty timeline of the opened file; of one without times, all frames have to be decoded."""
@@ -311,9 +315,14 @@ class VideoFile(FrameSource):
         timeline.timed = is_timed and not ("avi" in formats and self._stream.codec_context.has_b_frames)
         return timeline
 
-    def _packets(self) -> Iterator[Packet]:
+    def _packets(self, *, from_start: bool = False) -> Iterator[Packet]:
         reader = PacketReader(
-            self._container, self._stream, self._numbers, self._lost, checks_numbers=self._checks_numbers
+            self._container,
+            self._stream,
+            self._index,
+            self._lost,
+            data_start=self._data_start if from_start else None,
+            checks_numbers=self._checks_numbers,
         )
         return until_it_breaks(reader, self._timeline)
 
@@ -345,7 +354,7 @@ class VideoFile(FrameSource):
         if self._timeline.numbers_wrongly:
             self._checks_numbers = False
             gaps = self._list_packets()
-        if gaps and "avi" in self._container.format.name and not self._numbers:
+        if gaps and "avi" in self._container.format.name and not self._index.numbers:
             self._lost = count_lost(gaps, self._stream.frames - self._timeline.num_packets)
             self._list_packets()
         timeline = self._timeline
@@ -356,7 +365,7 @@ class VideoFile(FrameSource):
             if timeline.origin is None:
                 self._rewind()
                 next(self._reader, None)
-            timeline.fill()
+            timeline.fill(self._first_time() if timeline.lacks_first else None)
         else:
             if timeline.contradicted and "mov" in self._container.format.name:
                 self._open_options = {"ignore_editlist": "1"}  # it cuts off frames by their times, which are wrong
@@ -374,11 +383,23 @@ class VideoFile(FrameSource):
         self._timeline = self._new_timeline()
         self._open()
         gaps = {}
-        for packet in self._packets():
+        for packet in self._packets(from_start=True):
             self._timeline.add(packet)
             if packet.lost_bytes and packet.position is not None:
                 gaps[packet.position] = packet.lost_bytes
         return gaps
+
+    def _first_time(self) -> int:
+        """Return when the first frame is shown in a file whose first packets are lost: 0, unless the index tells more.
+
+        Only when told to seek, FFmpeg reads the index of a Matroska file.
+        """
+        self._open()
+        known = len(getattr(self._stream, "index_entries", ()))
+        with contextlib.suppress(av.error.FFmpegError):
+            self._container.seek(0, stream=self._stream)
+        entries = getattr(self._stream, "index_entries", ())
+        return min(entry.timestamp for entry in entries) if len(entries) > known else 0
 
     def _warn_if_cut(self) -> None:
         """Warn, once each, if the file ends before what its header announces, and if its first frames are lost."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from itertools import pairwise
+from math import inf
 from statistics import median
 from typing import NamedTuple
 
@@ -31,14 +32,16 @@ class _Window(NamedTuple):
     """An interval in which frames may be missing.
 
     Args:
-        start: decoding time of the packet before it.
-        end: decoding time of the packet after it.
+        start: decoding time of the packet before it, or a bound below that.
+        end: decoding time of the packet after it, or a bound above that.
+        resumed: decoding time of the packet after it; None if there is none, or that is unknown.
         is_certain: frames are missing, or damaged, or their numbers are.
         position: position of the packet after it in the file; None if there is none, or that is unknown.
     """
 
-    start: int
+    start: float
     end: int
+    resumed: int | None
     is_certain: bool
     position: int | None
 
@@ -77,6 +80,7 @@ class Timeline:
         self.counted = 0  # number of frames of an untimed stream
         self.complete = False
         self.suspects_loss = False
+        self.lacks_first = False  # bytes before the first packet belong to no packet: others may be lost there
         self.contradicted = False  # numbers of pictures show that the times are wrong
         self.broken_by: str | None = None  # what ended reading before the end of the file
         self.end = 0  # when the last frame ends
@@ -98,7 +102,7 @@ class Timeline:
         """Add the next packet, in the order of the file."""
         if packet.raw is None:
             if self.is_cut and self._is_listable and self._last is not None and self._last.dts is not None:
-                self._windows.append(_Window(self._last.dts, self._last.dts + 1, is_certain=True, position=None))
+                self._windows.append(_Window(self._last.dts, self._last.dts + 1, None, is_certain=True, position=None))
                 self.suspects_loss = True
             return
         time, dts, last = packet.time, packet.dts, self._last
@@ -141,16 +145,25 @@ class Timeline:
 
     def _look_for_loss(self, packet: Packet) -> None:
         """Remember where frames may be missing before a packet."""
-        last = self._last
-        if packet.dts is None or packet.time is None:
+        last, time, dts = self._last, packet.time, packet.dts
+        if time is None:
             return
-        self._delay = max(self._delay, packet.time - packet.dts)
-        if last is None or last.dts is None:
-            return
-        is_certain = packet.lost_bytes > 0 or packet.skips is not False or packet.is_damaged or last.is_damaged
-        is_hole = self._has_durations and 0 < 3 * packet.duration <= 2 * (packet.dts - last.dts)
+        if dts is not None:
+            self._delay = max(self._delay, time - dts)
+        is_certain = packet.lost_bytes > 0 or packet.skips is not False or packet.is_damaged
+        is_hole = False
+        if last is None or last.time is None:
+            self.lacks_first = packet.lost_bytes > 0
+            is_certain, start = self.lacks_first, -inf
+        else:
+            start = last.time - self._delay if last.dts is None else last.dts
+            is_certain = is_certain or last.is_damaged
+            if self._has_durations and dts is not None and last.dts is not None:
+                is_hole = 0 < 3 * packet.duration <= 2 * (dts - last.dts)
         if (is_certain or is_hole) and self._is_listable:
-            self._windows.append(_Window(last.dts, packet.dts, is_certain=is_certain, position=packet.position))
+            # A frame is not shown before it is decoded.
+            end = time if dts is None else dts
+            self._windows.append(_Window(start, end, dts, is_certain=is_certain, position=packet.position))
             self.suspects_loss = True
 
     @property
@@ -165,8 +178,12 @@ class Timeline:
         """Whether so many frame numbers are left out that the encoder does not keep to the standard."""
         return self.num_skips > max(MOST_SKIPS, self.num_packets // 8)
 
-    def fill(self) -> None:
-        """Give the frames that are missing their places; to be called once all packets are known."""
+    def fill(self, first_time: int | None = None) -> None:
+        """Give the frames that are missing their places; to be called once all packets are known.
+
+        Args:
+            first_time: time of frame 0 where packets before the first one may be lost; None if there are none.
+        """
         self.suspects_loss = False
         if not (self._windows or self._numbered) or len(self.times) < 3:
             return
@@ -174,7 +191,8 @@ class Timeline:
         step = max(round(median(steps)), 1)
         slack = max(1, step // 8)
         is_steady = sum(abs(s - step) <= slack for s in steps) >= STEADY * len(steps)
-        for before, after in pairwise(list(self.times)):
+        known = [self.times[0] if first_time is None else first_time - step, *self.times]
+        for before, after in pairwise(known):
             count = round((after - before) / step) - 1
             if count < 1:
                 continue
@@ -185,7 +203,7 @@ class Timeline:
             if certain or is_hole or (fits and self._numbered.get((before, after)) == count):
                 self.lost += [before + (after - before) * k // (count + 1) for k in range(1, count + 1)]
             if certain or is_hole:
-                self.resumed += [w.end for w in certain or windows]
+                self.resumed += [w.resumed for w in certain or windows if w.resumed is not None]
                 self.resumed_at.update(w.position for w in certain or windows)
         self.times = sorted({*self.times, *self.lost})
         self.lost.sort()
