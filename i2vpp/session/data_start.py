@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import BinaryIO
 
 EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
@@ -11,8 +12,16 @@ PRECEDING = frozenset(
 )
 """Elements of a Matroska segment that may precede its clusters: lists, information, tracks, chapters, padding."""
 
+INDEX = b"\x1c\x53\xbb\x6b"
+INDEX_PLACE = re.compile(rb"\x53\xab\x84" + INDEX + rb"\x53\xac([\x81-\x88])", re.DOTALL)
+"""The entry of a list of elements that tells where the index is, up to the length of its position."""
+
+FIRST_TIME = re.compile(rb"\xbb[^\0]\xb3([\x81-\x88])", re.DOTALL)
+"""The beginning of the first entry of an index, up to the length of its time."""
+
 LONGEST_HEADER = 12  # of an element, or of a list of an AVI file
 CHUNK_HEADER = 8
+LONGEST_ENTRY = 64
 MOST_ELEMENTS = 1000
 
 
@@ -21,7 +30,31 @@ def matroska_start(file: BinaryIO) -> int | None:
 
     None if the file does not begin as the format demands.
     """
-    at, is_within = 0, False
+    segment, start = _matroska(file)
+    return None if segment is None else start
+
+
+def first_matroska_time(file: BinaryIO) -> int:
+    """Return the time of the first keyframe in the index of a Matroska file; 0 if it has no index."""
+    segment, start = _matroska(file)
+    file.seek(0)
+    place = INDEX_PLACE.search(head := file.read(start))
+    if segment is None or place is None:
+        return 0
+    file.seek(segment + _number(head, place))
+    index = file.read(LONGEST_ENTRY)
+    entry = FIRST_TIME.search(index) if index.startswith(INDEX) else None
+    return 0 if entry is None else _number(index, entry)
+
+
+def _number(data: bytes, length: re.Match[bytes]) -> int:
+    """Return the number that follows its length."""
+    return int.from_bytes(data[length.end() : length.end() + length[1][0] % 16], "big")
+
+
+def _matroska(file: BinaryIO) -> tuple[int | None, int]:
+    """Return where the contents of a Matroska file begin, or None, and where the first cluster should."""
+    at, segment = 0, None
     for _ in range(MOST_ELEMENTS):
         head = _read(file, at)
         code = head[: _length(head)]
@@ -30,12 +63,12 @@ def matroska_start(file: BinaryIO) -> int | None:
         size = int.from_bytes(head[size_at : size_at + size_length], "big") & (1 << 7 * size_length) - 1
         body = at + size_at + size_length
         if code == SEGMENT:
-            at, is_within = body, True
-        elif code in PRECEDING if is_within else code == EBML:
+            at = segment = body
+        elif code == EBML if segment is None else code in PRECEDING:
             at = body + size
         else:
             break
-    return at if is_within else None
+    return segment, at
 
 
 def avi_start(file: BinaryIO) -> int | None:

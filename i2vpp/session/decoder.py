@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterator
 from fractions import Fraction
-from itertools import chain, count, islice
+from itertools import chain, count
 from typing import Any, BinaryIO
 
 import av
@@ -17,10 +16,20 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from i2vpp.errors import FrameDecodeError, VideoError
-from i2vpp.session.decoding import DECODE_ERRORS, open_decoder, until_it_breaks
+from i2vpp.session.decoding import DECODE_ERRORS, do_all_keys_fail, open_decoder, until_it_breaks
 from i2vpp.session.decoding import decode as _decode
 from i2vpp.session.orientation import display_matrix, is_turned, upright
-from i2vpp.session.packets import Announced, AviIndex, Packet, PacketReader, announced, avi_index, count_lost, data_start
+from i2vpp.session.packets import (
+    Announced,
+    AviIndex,
+    Packet,
+    PacketReader,
+    announced,
+    avi_index,
+    count_lost,
+    data_start,
+    first_time,
+)
 from i2vpp.session.sources import FrameSource
 from i2vpp.session.timeline import PATIENCE, Timeline
 from i2vpp.utils.notices import warn_user
@@ -37,9 +46,6 @@ FROM_THE_START = ("mov", "matroska", "avi")
 
 WITH_DURATIONS = ("mpegts", "mpeg")
 """Formats of broadcasts, whose packets tell when to decode their frames, and how long to show them whatever follows."""
-
-KEYS_TO_TRY = 4
-"""Keyframes that are decoded to find out whether a whole stream is not quite standard, or is damaged in places."""
 
 STREAMING = ("rtsp", "rtsps", "rtmp", "rtmps", "rtp", "srt", "udp", "tcp", "mms", "mmsh")
 
@@ -308,6 +314,7 @@ class VideoFile(FrameSource):
         timeline = Timeline(
             may_start_late=formats.isdisjoint(FROM_THE_START),
             has_durations=not formats.isdisjoint(WITH_DURATIONS),
+            guesses_times="mpeg" in formats,
             is_listable=self.countable and is_timed,
             announced=announced(self._container, self._stream, self._video) if self.countable else Announced(),
         )
@@ -365,7 +372,8 @@ class VideoFile(FrameSource):
             if timeline.origin is None:
                 self._rewind()
                 next(self._reader, None)
-            timeline.fill(self._first_time() if timeline.lacks_first else None)
+            lacks_first = timeline.may_lack_first
+            timeline.fill(first_time(self._container, self._video) if lacks_first else None)
         else:
             if timeline.contradicted and "mov" in self._container.format.name:
                 self._open_options = {"ignore_editlist": "1"}  # it cuts off frames by their times, which are wrong
@@ -388,18 +396,6 @@ class VideoFile(FrameSource):
             if packet.lost_bytes and packet.position is not None:
                 gaps[packet.position] = packet.lost_bytes
         return gaps
-
-    def _first_time(self) -> int:
-        """Return when the first frame is shown in a file whose first packets are lost: 0, unless the index tells more.
-
-        Only when told to seek, FFmpeg reads the index of a Matroska file.
-        """
-        self._open()
-        known = len(getattr(self._stream, "index_entries", ()))
-        with contextlib.suppress(av.error.FFmpegError):
-            self._container.seek(0, stream=self._stream)
-        entries = getattr(self._stream, "index_entries", ())
-        return min(entry.timestamp for entry in entries) if len(entries) > known else 0
 
     def _warn_if_cut(self) -> None:
         """Warn, once each, if the file ends before what its header announces, and if its first frames are lost."""
@@ -432,11 +428,11 @@ class VideoFile(FrameSource):
         if checks_numbers and not self._checks_numbers:
             return True
         self._knows_strictness = True
-        if not (self._timeline.starts_late or self._do_all_keys_fail()):
+        if not (self._timeline.starts_late or self._do_keys_fail()):
             self._rewind()
             return False
         self._is_strict = False
-        if self._do_all_keys_fail():
+        if self._do_keys_fail():
             self._is_strict = True
         else:
             self._forget_all()
@@ -444,18 +440,9 @@ class VideoFile(FrameSource):
         self._rewind()
         return not self._is_strict
 
-    def _do_all_keys_fail(self) -> bool:
-        """Tell whether none of the first keyframes can be decoded."""
+    def _do_keys_fail(self) -> bool:
         self._open()
-        keys = (packet for packet in self._packets() if packet.is_key)
-        failures = []
-        for packet in islice(keys, KEYS_TO_TRY):
-            failures.append(True)
-            with contextlib.suppress(*DECODE_ERRORS):
-                self._decoder.decode(packet.raw)
-                failures[-1] = False
-            self._decoder.flush_buffers()
-        return len(failures) > 1 and all(failures)
+        return do_all_keys_fail(self._packets(), self._decoder)
 
 
 def _num_bytes(frame: av.VideoFrame) -> int:

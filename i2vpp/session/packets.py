@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from i2vpp.session import jpeg
-from i2vpp.session.data_start import CHUNK_HEADER, avi_start, is_chunk, matroska_start
+from i2vpp.session.av1_numbers import Av1Numbers
+from i2vpp.session.data_start import CHUNK_HEADER, avi_start, first_matroska_time, is_chunk, matroska_start
 from i2vpp.session.frame_numbers import FrameNumbers
-from i2vpp.session.picture_order import Gap, PictureOrder
+from i2vpp.session.hevc_numbers import HevcNumbers
+from i2vpp.session.mpeg_numbers import MpegNumbers
+from i2vpp.session.picture_order import NO_EVIDENCE, Evidence, PictureOrder
 from i2vpp.session.program_stream import TAIL_BYTES, ends_within_packet
 
 OVERHEAD = 64
@@ -53,9 +56,7 @@ class Packet:
         position: place in the file, in bytes; None if that is unknown.
         lost_bytes: bytes before it that belong to no packet, where they tell of lost packets; else 0.
         lost: number of packets right before it that are known to be lost.
-        skips: its frame number shows that frames before it are lost; None if the times have to confirm that.
-        gaps: where its number, and those before, leave out frames; the times have to confirm that.
-        contradicts_times: its number shows that the times are wrong.
+        numbers: what its number, and those before, show.
         is_between: its frame is shown before that of an earlier packet, as far as FFmpeg can tell; of AVI files only.
     """
 
@@ -69,9 +70,7 @@ class Packet:
     position: int | None = None
     lost_bytes: int = 0
     lost: int = 0
-    skips: bool | None = False
-    gaps: Sequence[Gap] = ()
-    contradicts_times: bool = False
+    numbers: Evidence = NO_EVIDENCE
     is_between: bool = False
 
 
@@ -141,8 +140,7 @@ class PacketReader:
         self._codec: str = stream.codec_context.name
         extradata = bytes(stream.codec_context.extradata or b"")
         self._has_lengths = extradata[:1] == b"\1"  # instead of start codes
-        self._frame_numbers = FrameNumbers(extradata) if checks_numbers and self._codec == "h264" else None
-        self._picture_order = PictureOrder(extradata) if checks_numbers and self._codec == "hevc" else None
+        self._follower = number_follower(self._codec, extradata) if checks_numbers else None
         self._numbers = index.numbers
         self._sizes = index.sizes
         self._sorted_numbers = sorted(self._numbers.values())
@@ -168,11 +166,11 @@ class PacketReader:
                 break
             number = self._number(raw) if self._is_avi else None
             data = bytes(raw)
-            order = self._picture_order
-            gaps = order.gaps(data, raw.pts) if order else []
+            time = raw.pts if number is None else number
+            shown = None if self._is_avi and self._reorders else time  # AVI does not store when a frame is shown
             yield Packet(
                 raw=raw,
-                time=raw.pts if number is None else number,
+                time=time,
                 dts=raw.dts if number is None else number,
                 duration=raw.duration or 0,
                 is_key=raw.is_keyframe,
@@ -181,9 +179,7 @@ class PacketReader:
                 position=position,
                 lost_bytes=lost_bytes,
                 lost=self._lost_between(before, position) if before is not None or lost_bytes else 0,
-                skips=self._frame_numbers.skips(data) if self._frame_numbers else False,
-                gaps=gaps,
-                contradicts_times=order is not None and order.contradicts_times,
+                numbers=self._follower.follow(data, shown) if self._follower else NO_EVIDENCE,
                 is_between=self._is_avi and self._reorders and raw.pts is not None and raw.pts == raw.dts,
             )
             lost_bytes, before = 0, position
@@ -236,6 +232,24 @@ class PacketReader:
     def _rank(self, position: int) -> int:
         """Return how many packets come before the one at a position, by the index of an AVI file."""
         return bisect_left(self._sorted_numbers, self._numbers[position])
+
+
+def number_follower(codec: str, extradata: bytes) -> FrameNumbers | PictureOrder | None:
+    """Return what follows the numbers that encoders of a codec write into the packets; None if they write none.
+
+    Args:
+        codec: FFmpeg's name of the decoder.
+        extradata: parameters of the stream from the container; empty if they are in the packets.
+    """
+    if codec == "h264":
+        return FrameNumbers(extradata)
+    if codec == "hevc":
+        return PictureOrder(HevcNumbers(extradata), orders_output=True)
+    if codec in ("mpeg1video", "mpeg2video"):
+        return PictureOrder(MpegNumbers(extradata), orders_output=False)
+    if "av1" in codec or codec == "libdav1d":
+        return PictureOrder(Av1Numbers(extradata), orders_output=False)
+    return None
 
 
 def count_lost(gaps: Mapping[int, int], missing: int) -> dict[int, int]:
@@ -295,6 +309,19 @@ def data_start(container: Any, video: str | BinaryIO) -> int | None:
         return None
     with reading(video) as file:
         return find(file)
+
+
+def first_time(container: Any, video: str | BinaryIO) -> int:
+    """Return when frame 0 of a file is shown whose first packets are lost: 0, unless its index tells more.
+
+    Args:
+        container: the file.
+        video: its path, or the open file; its position is kept.
+    """
+    if "matroska" not in container.format.name.split(","):
+        return 0
+    with reading(video) as file:
+        return first_matroska_time(file)
 
 
 def announced(container: Any, stream: Any, video: str | BinaryIO) -> Announced:

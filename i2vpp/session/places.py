@@ -100,7 +100,7 @@ class Places:
             self._saw_problem_at(number)
         elif packet.time is not None:
             self._due[number] = sent
-        if (packet.is_damaged or packet.skips) and packet.time is None:
+        if (packet.is_damaged or packet.numbers.skips) and packet.time is None:
             if number == 0:
                 self._begins_damaged = True
             else:
