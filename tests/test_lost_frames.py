@@ -16,7 +16,8 @@ from i2vpp.errors import FrameDecodeError
 from i2vpp.session import jpeg
 from i2vpp.session.decoder import VideoFile
 from i2vpp.session.frame_numbers import FrameNumbers
-from i2vpp.session.picture_order import Gap, PictureOrder
+from i2vpp.session.packets import number_follower
+from i2vpp.session.picture_order import Gap
 from i2vpp.session.program_stream import ends_within_packet
 from i2vpp.session.video import open_source
 from media import numbered, write_video
@@ -35,7 +36,7 @@ def without_packets(folder: Path, data: bytes, numbers: set[int], suffix: str) -
     path = folder / f"copy.{suffix}"
     with av.open(io.BytesIO(data)) as source, av.open(str(path), "w") as target:
         stream = source.streams.video[0]
-        copy = target.add_stream_from_template(stream)
+        copy = target.add_stream_from_template(stream, opaque="av1" in stream.codec.canonical_name)
         for number, packet in enumerate(p for p in source.demux(stream) if p.size):
             if number not in numbers:
                 packet.stream = copy
@@ -93,14 +94,14 @@ def test_what_frame_numbers_tell(h264):
 
     def said(kept):
         numbers = FrameNumbers(extradata)
-        return [numbers.skips(packet) for packet in kept]
+        return [numbers.follow(packet, None).skips for packet in kept]
 
     assert said(packets) == [False] * LENGTH
     assert said(packets[:lost] + packets[lost + 1 :]).count(True) == 1
     assert said(packets[:lost] + [b"", b"\0" * 9, b"\0\0\0\5\x41"] + packets[lost + 1 :]).count(True) == 0
     assert None in said(packets[:12] + packets[13:])
-    assert not any(FrameNumbers(b"\1damaged").skips(packet) for packet in packets)
-    assert not any(FrameNumbers(b"").skips(packet) for packet in packets)
+    assert not any(FrameNumbers(b"\1damaged").follow(packet, None).skips for packet in packets)
+    assert not any(FrameNumbers(b"").follow(packet, None).skips for packet in packets)
 
 
 @needs_h264
@@ -148,7 +149,7 @@ def test_no_picture_order_is_left_out_at_a_variable_frame_rate(tmp_path):
     assert all(frame is not None for frame in read(source, range(len(pts))).values())
     assert len(source) == len(pts)
     assert isinstance(source, VideoFile)
-    assert not source._timeline._numbered
+    assert not source._timeline._gaps
 
 
 @needs_hevc
@@ -178,8 +179,8 @@ def test_what_picture_orders_tell(tmp_path):
     step = sorted(time for _, time in packets)[1] - min(time for _, time in packets)
 
     def said(kept, extradata=extradata):
-        order = PictureOrder(extradata)
-        return [gap for data, time in kept for gap in order.gaps(data, time)]
+        follower = number_follower("hevc", extradata)
+        return [gap for data, time in kept for gap in follower.follow(data, time).gaps]
 
     assert said(packets) == []
     for lost in range(1, 20):

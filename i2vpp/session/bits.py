@@ -1,4 +1,4 @@
-"""Reading the units that H.264 and HEVC streams consist of, and numbers from them."""
+"""Reading the units that H.264, HEVC and MPEG streams consist of, and numbers from them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,16 @@ ESCAPED = b"\0\0"
 
 
 class Bits:
-    """Reads bits from the front of a unit; raises IndexError at its end."""
+    """Reads bits from the front of a unit; raises IndexError at its end.
 
-    def __init__(self, data: bytes) -> None:
-        data = data.replace(ESCAPE, ESCAPED)
+    Args:
+        data: the unit.
+        is_escaped: the encoder has put bytes into it, so that it holds no start code.
+    """
+
+    def __init__(self, data: bytes, *, is_escaped: bool = True) -> None:
+        if is_escaped:
+            data = data.replace(ESCAPE, ESCAPED)
         self._value = int.from_bytes(data, "big")
         self._left = 8 * len(data)
 

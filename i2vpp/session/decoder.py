@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterator
 from fractions import Fraction
-from itertools import chain, count, islice
+from itertools import chain, count
 from typing import Any, BinaryIO
 
 import av
@@ -17,10 +16,20 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from i2vpp.errors import FrameDecodeError, VideoError
-from i2vpp.session.decoding import DECODE_ERRORS, open_decoder, until_it_breaks
+from i2vpp.session.decoding import DECODE_ERRORS, do_all_keys_fail, open_decoder, until_it_breaks
 from i2vpp.session.decoding import decode as _decode
 from i2vpp.session.orientation import display_matrix, is_turned, upright
-from i2vpp.session.packets import Announced, Packet, PacketReader, announced, avi_numbers, count_lost
+from i2vpp.session.packets import (
+    Announced,
+    AviIndex,
+    Packet,
+    PacketReader,
+    announced,
+    avi_index,
+    count_lost,
+    data_start,
+    first_time,
+)
 from i2vpp.session.sources import FrameSource
 from i2vpp.session.timeline import PATIENCE, Timeline
 from i2vpp.utils.notices import warn_user
@@ -37,9 +46,6 @@ FROM_THE_START = ("mov", "matroska", "avi")
 
 WITH_DURATIONS = ("mpegts", "mpeg")
 """Formats of broadcasts, whose packets tell when to decode their frames, and how long to show them whatever follows."""
-
-KEYS_TO_TRY = 4
-"""Keyframes that are decoded to find out whether a whole stream is not quite standard, or is damaged in places."""
 
 STREAMING = ("rtsp", "rtsps", "rtmp", "rtmps", "rtp", "srt", "udp", "tcp", "mms", "mmsh")
 
@@ -79,11 +85,16 @@ class VideoFile(FrameSource):
         self._warned_of_start = False
         self._lost: dict[int, int] = {}  # packets of an AVI file without index, by the position of the next one
         self._next = 0  # smallest index that the next decoded frame can have
+        self._index = AviIndex()
+        self._data_start: int | None = None  # where the packets begin in the file
         self._matrix: tuple[int, ...] | None = None
         self._container: Any = None
         self._stream: Any = None
         self._decoder: Any = None
         self._open()
+        if self.countable:
+            self._data_start = data_start(self._container, self._video)
+            self._index = avi_index(self._container, self._stream, self._video, self._data_start)
         self._timeline = self._new_timeline()
         self._reader = self._frames()
 
@@ -286,7 +297,6 @@ class VideoFile(FrameSource):
         rates = (stream.average_rate, stream.guessed_rate)
         self.fps = next((float(rate) for rate in rates if rate and rate <= FASTEST), None)
         self._time_base = stream.time_base or Fraction(1)
-        self._numbers = avi_numbers(self._container, stream)
         self._decoder = open_decoder(stream, is_strict=self._is_strict)
         self._next = 0
 
@@ -296,7 +306,7 @@ class VideoFile(FrameSource):
         self._reader = self._frames()
 
     def _frames(self) -> Iterator[tuple[int, av.VideoFrame]]:
-        return _decode(self._packets(), self._decoder, self._timeline)
+        return _decode(self._packets(from_start=True), self._decoder, self._timeline)
 
     def _new_timeline(self, *, is_timed: bool = True) -> Timeline:
         """Return an empty timeline of the opened file; of one without times, all frames have to be decoded."""
@@ -304,6 +314,7 @@ class VideoFile(FrameSource):
         timeline = Timeline(
             may_start_late=formats.isdisjoint(FROM_THE_START),
             has_durations=not formats.isdisjoint(WITH_DURATIONS),
+            guesses_times="mpeg" in formats,
             is_listable=self.countable and is_timed,
             announced=announced(self._container, self._stream, self._video) if self.countable else Announced(),
         )
@@ -311,9 +322,14 @@ class VideoFile(FrameSource):
         timeline.timed = is_timed and not ("avi" in formats and self._stream.codec_context.has_b_frames)
         return timeline
 
-    def _packets(self) -> Iterator[Packet]:
+    def _packets(self, *, from_start: bool = False) -> Iterator[Packet]:
         reader = PacketReader(
-            self._container, self._stream, self._numbers, self._lost, checks_numbers=self._checks_numbers
+            self._container,
+            self._stream,
+            self._index,
+            self._lost,
+            data_start=self._data_start if from_start else None,
+            checks_numbers=self._checks_numbers,
         )
         return until_it_breaks(reader, self._timeline)
 
@@ -345,7 +361,7 @@ class VideoFile(FrameSource):
         if self._timeline.numbers_wrongly:
             self._checks_numbers = False
             gaps = self._list_packets()
-        if gaps and "avi" in self._container.format.name and not self._numbers:
+        if gaps and "avi" in self._container.format.name and not self._index.numbers:
             self._lost = count_lost(gaps, self._stream.frames - self._timeline.num_packets)
             self._list_packets()
         timeline = self._timeline
@@ -356,7 +372,8 @@ class VideoFile(FrameSource):
             if timeline.origin is None:
                 self._rewind()
                 next(self._reader, None)
-            timeline.fill()
+            lacks_first = timeline.may_lack_first
+            timeline.fill(first_time(self._container, self._video) if lacks_first else None)
         else:
             if timeline.contradicted and "mov" in self._container.format.name:
                 self._open_options = {"ignore_editlist": "1"}  # it cuts off frames by their times, which are wrong
@@ -374,7 +391,7 @@ class VideoFile(FrameSource):
         self._timeline = self._new_timeline()
         self._open()
         gaps = {}
-        for packet in self._packets():
+        for packet in self._packets(from_start=True):
             self._timeline.add(packet)
             if packet.lost_bytes and packet.position is not None:
                 gaps[packet.position] = packet.lost_bytes
@@ -411,11 +428,11 @@ class VideoFile(FrameSource):
         if checks_numbers and not self._checks_numbers:
             return True
         self._knows_strictness = True
-        if not (self._timeline.starts_late or self._do_all_keys_fail()):
+        if not (self._timeline.starts_late or self._do_keys_fail()):
             self._rewind()
             return False
         self._is_strict = False
-        if self._do_all_keys_fail():
+        if self._do_keys_fail():
             self._is_strict = True
         else:
             self._forget_all()
@@ -423,18 +440,9 @@ class VideoFile(FrameSource):
         self._rewind()
         return not self._is_strict
 
-    def _do_all_keys_fail(self) -> bool:
-        """Tell whether none of the first keyframes can be decoded."""
+    def _do_keys_fail(self) -> bool:
         self._open()
-        keys = (packet for packet in self._packets() if packet.is_key)
-        failures = []
-        for packet in islice(keys, KEYS_TO_TRY):
-            failures.append(True)
-            with contextlib.suppress(*DECODE_ERRORS):
-                self._decoder.decode(packet.raw)
-                failures[-1] = False
-            self._decoder.flush_buffers()
-        return len(failures) > 1 and all(failures)
+        return do_all_keys_fail(self._packets(), self._decoder)
 
 
 def _num_bytes(frame: av.VideoFrame) -> int:

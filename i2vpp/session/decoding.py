@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 import av
@@ -10,6 +12,9 @@ import av
 from i2vpp.session.packets import Packet
 from i2vpp.session.places import Places, is_before
 from i2vpp.session.timeline import Timeline, Trust
+
+KEYS_TO_TRY = 4
+"""Keyframes that are decoded to find out whether a whole stream is not quite standard, or is damaged in places."""
 
 DECODE_ERRORS = (av.error.FFmpegError, ValueError, MemoryError)
 """What PyAV raises for data that it cannot decode; UnicodeError is a ValueError."""
@@ -159,3 +164,20 @@ def until_it_breaks(packets: Iterable[Packet], timeline: Timeline) -> Iterator[P
         if not timeline.complete:
             timeline.broken_by = f"the file breaks off here ({getattr(error, 'strerror', None) or error})"
         yield Packet()
+
+
+def do_all_keys_fail(packets: Iterable[Packet], decoder: Any) -> bool:
+    """Tell whether none of the first keyframes can be decoded.
+
+    Args:
+        packets: packets from the start of the file.
+        decoder: decoder of the stream, see `open_decoder`.
+    """
+    failures = []
+    for packet in islice((packet for packet in packets if packet.is_key), KEYS_TO_TRY):
+        failures.append(True)
+        with suppress(*DECODE_ERRORS):
+            decoder.decode(packet.raw)
+            failures[-1] = False
+        decoder.flush_buffers()
+    return len(failures) > 1 and all(failures)

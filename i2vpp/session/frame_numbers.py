@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from i2vpp.session.bits import Bits, units
+from i2vpp.session.picture_order import Evidence
 
 HEADER_BYTES = 32  # of a slice; longer than what is read of it
 SLICE, IDR_SLICE, SEQUENCE, PICTURE = 1, 5, 7, 8  # kinds of units
@@ -52,12 +53,16 @@ class FrameNumbers:
         else:
             self._read(extradata, is_configuration=True)
 
-    def skips(self, data: bytes) -> bool | None:
-        """Return whether frames are missing between the packet before and one with these data.
+    def follow(self, data: bytes, time: int | None) -> Evidence:
+        """Return whether frames are missing between the packet before and the next one.
 
-        None if that, or else a restart of the numbers, explains its number: the times have to decide.
+        Unknown if that, or else a restart of the numbers, explains its number: the times have to decide.
+
+        Args:
+            data: the next packet.
+            time: time at which its frame is shown; not looked at, because frames are numbered as they are decoded.
         """
-        return self._read(data, is_configuration=False)
+        return Evidence(skips=self._read(data, is_configuration=False))
 
     def _read_configuration(self, extradata: bytes) -> None:
         """Read the parameters in an `avcC` box: two lists of units, each with its length."""

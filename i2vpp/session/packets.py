@@ -5,21 +5,27 @@ from __future__ import annotations
 import os
 import re
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from i2vpp.session import jpeg
+from i2vpp.session.av1_numbers import Av1Numbers
+from i2vpp.session.data_start import CHUNK_HEADER, avi_start, first_matroska_time, is_chunk, matroska_start
 from i2vpp.session.frame_numbers import FrameNumbers
-from i2vpp.session.picture_order import Gap, PictureOrder
+from i2vpp.session.hevc_numbers import HevcNumbers
+from i2vpp.session.mpeg_numbers import MpegNumbers
+from i2vpp.session.picture_order import NO_EVIDENCE, Evidence, PictureOrder
 from i2vpp.session.program_stream import TAIL_BYTES, ends_within_packet
 
 OVERHEAD = 64
 """Bytes that a container may put between two packets. A larger gap means that packets are lost there."""
 
-ACCOUNTED = ("matroska", "avi")
+START_FINDERS = {"matroska": matroska_start, "avi": avi_start}
+ACCOUNTED = tuple(START_FINDERS)
 """Formats without gaps between packets, so that bytes which belong to no packet mean that packets are lost."""
 
 NEVER_ZERO = frozenset({"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vp8", "vp9"})
@@ -50,9 +56,8 @@ class Packet:
         position: place in the file, in bytes; None if that is unknown.
         lost_bytes: bytes before it that belong to no packet, where they tell of lost packets; else 0.
         lost: number of packets right before it that are known to be lost.
-        skips: its frame number shows that frames before it are lost; None if the times have to confirm that.
-        gaps: where its number, and those before, leave out frames; the times have to confirm that.
-        contradicts_times: its number shows that the times are wrong.
+        numbers: what its number, and those before, show.
+        is_between: its frame is shown before that of an earlier packet, as far as FFmpeg can tell; of AVI files only.
     """
 
     raw: Any = None
@@ -65,9 +70,8 @@ class Packet:
     position: int | None = None
     lost_bytes: int = 0
     lost: int = 0
-    skips: bool | None = False
-    gaps: Sequence[Gap] = ()
-    contradicts_times: bool = False
+    numbers: Evidence = NO_EVIDENCE
+    is_between: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +91,19 @@ class Announced:
     is_ragged: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class AviIndex:
+    """The video frames in the index of an AVI file, each by the position of its data in the file.
+
+    Args:
+        numbers: which frame it is.
+        sizes: number of bytes; empty where FFmpeg reads the index rightly, and so finds the frames where they are.
+    """
+
+    numbers: Mapping[int, int] = field(default_factory=dict)
+    sizes: Mapping[int, int] = field(default_factory=dict)
+
+
 class PacketReader:
     """Reads the packets of one stream from the current position of its container.
 
@@ -96,8 +113,9 @@ class PacketReader:
     Args:
         container: the opened file.
         stream: its video stream.
-        numbers: numbers of the frames of an AVI file, see `avi_numbers`.
+        index: index of an AVI file.
         lost: how many packets are missing before the one at a position in the file, where that is known.
+        data_start: where the packets begin in the file; None if that is unknown, or packets before are passed over.
         checks_numbers: whether frame numbers show losses; False for encoders that number wrongly.
     """
 
@@ -105,23 +123,26 @@ class PacketReader:
         self,
         container: Any,
         stream: Any,
-        numbers: Mapping[int, int],
+        index: AviIndex,
         lost: Mapping[int, int],
         *,
+        data_start: int | None = None,
         checks_numbers: bool = True,
     ) -> None:
         self._container = container
         self._stream = stream
         self._lost = lost
+        self._data_start = data_start
         formats = container.format.name.split(",")
         self._is_avi = "avi" in formats
         self._is_accounted = any(name in ACCOUNTED for name in formats)
+        self._reorders = stream.codec_context.has_b_frames
         self._codec: str = stream.codec_context.name
         extradata = bytes(stream.codec_context.extradata or b"")
         self._has_lengths = extradata[:1] == b"\1"  # instead of start codes
-        self._frame_numbers = FrameNumbers(extradata) if checks_numbers and self._codec == "h264" else None
-        self._picture_order = PictureOrder(extradata) if checks_numbers and self._codec == "hevc" else None
-        self._numbers = numbers
+        self._follower = number_follower(self._codec, extradata) if checks_numbers else None
+        self._numbers = index.numbers
+        self._sizes = index.sizes
         self._sorted_numbers = sorted(self._numbers.values())
 
     def __iter__(self) -> Iterator[Packet]:
@@ -130,7 +151,7 @@ class PacketReader:
         Raises:
             av.error.FFmpegError: the file breaks off.
         """
-        end: int | None = None  # where the packet before ends in the file
+        end = self._data_start  # where the packet before ends in the file
         lost_bytes = 0
         before: int | None = None  # position of the video packet before
         for raw in self._container.demux(*(() if self._is_accounted else (self._stream,))):
@@ -145,25 +166,29 @@ class PacketReader:
                 break
             number = self._number(raw) if self._is_avi else None
             data = bytes(raw)
-            order = self._picture_order
-            gaps = order.gaps(data, raw.pts) if order else []
+            time = raw.pts if number is None else number
+            shown = None if self._is_avi and self._reorders else time  # AVI does not store when a frame is shown
             yield Packet(
                 raw=raw,
-                time=raw.pts if number is None else number,
+                time=time,
                 dts=raw.dts if number is None else number,
                 duration=raw.duration or 0,
                 is_key=raw.is_keyframe,
                 is_shown=not raw.is_discard,
-                is_damaged=raw.is_corrupt or self._has_hole(data) or self._has_raw_hole(raw, data),
+                is_damaged=raw.is_corrupt or self._is_damaged(raw, data),
                 position=position,
                 lost_bytes=lost_bytes,
-                lost=self._lost_between(before, position),
-                skips=self._frame_numbers.skips(data) if self._frame_numbers else False,
-                gaps=gaps,
-                contradicts_times=order is not None and order.contradicts_times,
+                lost=self._lost_between(before, position) if before is not None or lost_bytes else 0,
+                numbers=self._follower.follow(data, shown) if self._follower else NO_EVIDENCE,
+                is_between=self._is_avi and self._reorders and raw.pts is not None and raw.pts == raw.dts,
             )
             lost_bytes, before = 0, position
         yield Packet()
+
+    def _is_damaged(self, raw: Any, data: bytes) -> bool:
+        """Whether a packet has a hole, or is not what the index of an AVI file says."""
+        is_misread = bool(self._sizes) and self._sizes.get(raw.pos) != raw.size
+        return is_misread or self._has_hole(data) or self._has_raw_hole(raw, data)
 
     def _has_hole(self, data: bytes) -> bool:
         """Whether a packet holds a run of zeros that no encoder writes."""
@@ -191,13 +216,40 @@ class PacketReader:
         return int(raw.dts) + sum(count for position, count in self._lost.items() if position <= raw.pos)
 
     def _lost_between(self, before: int | None, position: int | None) -> int:
-        """Return how many packets are known to be lost between two positions in the file."""
-        if before is None or position is None:
+        """Return how many packets are known to be lost between two positions in the file.
+
+        Args:
+            before: position of the packet before; None for the start of the file.
+            position: position of a packet.
+        """
+        if position is None:
             return 0
-        if before in self._numbers and position in self._numbers:
-            first, last = (bisect_left(self._sorted_numbers, self._numbers[p]) for p in (before, position))
-            return max(last - first - 1, 0)
+        if position in self._numbers and (before is None or before in self._numbers):
+            first = -1 if before is None else self._rank(before)
+            return max(self._rank(position) - first - 1, 0)
         return self._lost.get(position, 0)
+
+    def _rank(self, position: int) -> int:
+        """Return how many packets come before the one at a position, by the index of an AVI file."""
+        return bisect_left(self._sorted_numbers, self._numbers[position])
+
+
+def number_follower(codec: str, extradata: bytes) -> FrameNumbers | PictureOrder | None:
+    """Return what follows the numbers that encoders of a codec write into the packets; None if they write none.
+
+    Args:
+        codec: FFmpeg's name of the decoder.
+        extradata: parameters of the stream from the container; empty if they are in the packets.
+    """
+    if codec == "h264":
+        return FrameNumbers(extradata)
+    if codec == "hevc":
+        return PictureOrder(HevcNumbers(extradata), orders_output=True)
+    if codec in ("mpeg1video", "mpeg2video"):
+        return PictureOrder(MpegNumbers(extradata), orders_output=False)
+    if "av1" in codec or codec == "libdav1d":
+        return PictureOrder(Av1Numbers(extradata), orders_output=False)
+    return None
 
 
 def count_lost(gaps: Mapping[int, int], missing: int) -> dict[int, int]:
@@ -216,17 +268,60 @@ def count_lost(gaps: Mapping[int, int], missing: int) -> dict[int, int]:
     return lost
 
 
-def avi_numbers(container: Any, stream: Any) -> dict[int, int]:
-    """Return which frame of an AVI file lies where in the file, or nothing if there is no index.
+def avi_index(container: Any, stream: Any, video: str | BinaryIO, data_start: int | None) -> AviIndex:
+    """Return the index of an AVI file; an empty one of other files, or if there is none.
+
+    FFmpeg finds out what the positions in the index count from by where it finds the first chunk. If that is damaged,
+    all positions are wrong by the same number of bytes; those that are returned are right.
 
     Args:
         container: the file, just opened: once packets have been read, FFmpeg lists them as if they were an index.
         stream: its video stream.
+        video: its path, or the open file.
+        data_start: position of the first chunk; None if that is unknown.
     """
     if "avi" not in container.format.name.split(","):
-        return {}
-    entries = getattr(stream, "index_entries", ())
-    return {e.pos + 8: e.timestamp for e in entries if e.size} if len(entries) > 1 else {}
+        return AviIndex()
+    entries = [entry for entry in getattr(stream, "index_entries", ()) if entry.size]
+    if len(entries) < 2 or entries[-1].timestamp < stream.frames // 2:
+        return AviIndex()  # what there is are the packets that FFmpeg has looked at to open the file
+    first = min(entry.pos for other in container.streams for entry in getattr(other, "index_entries", ()))
+    shift, last = first - data_start if data_start else 0, entries[-1]
+    if shift:
+        with reading(video) as file:
+            shift = shift if is_chunk(file, last.pos - shift, last.size) else 0
+    places = [entry.pos - shift + CHUNK_HEADER for entry in entries]
+    return AviIndex(
+        numbers={place: entry.timestamp for place, entry in zip(places, entries, strict=True)},
+        sizes={place: entry.size for place, entry in zip(places, entries, strict=True)} if shift else {},
+    )
+
+
+def data_start(container: Any, video: str | BinaryIO) -> int | None:
+    """Return where the packets begin in a file without gaps between them; None of other files, or if it is unknown.
+
+    Args:
+        container: the file.
+        video: its path, or the open file; its position is kept.
+    """
+    find = next((find for name, find in START_FINDERS.items() if name in container.format.name.split(",")), None)
+    if find is None or (isinstance(video, str) and not Path(video).is_file()):
+        return None
+    with reading(video) as file:
+        return find(file)
+
+
+def first_time(container: Any, video: str | BinaryIO) -> int:
+    """Return when frame 0 of a file is shown whose first packets are lost: 0, unless its index tells more.
+
+    Args:
+        container: the file.
+        video: its path, or the open file; its position is kept.
+    """
+    if "matroska" not in container.format.name.split(","):
+        return 0
+    with reading(video) as file:
+        return first_matroska_time(file)
 
 
 def announced(container: Any, stream: Any, video: str | BinaryIO) -> Announced:
@@ -257,11 +352,24 @@ def announced(container: Any, stream: Any, video: str | BinaryIO) -> Announced:
 
 def _tail(video: str | BinaryIO) -> bytes:
     """Return the last bytes of a file."""
+    with reading(video) as file:
+        file.seek(max(file.seek(0, os.SEEK_END) - TAIL_BYTES, 0))
+        return file.read()
+
+
+@contextmanager
+def reading(video: str | BinaryIO) -> Iterator[BinaryIO]:
+    """Open a file, or keep the position of an open one.
+
+    Args:
+        video: its path, or the open file.
+    """
     if isinstance(video, str):
         with Path(video).open("rb") as file:
-            return _tail(file)
+            yield file
+        return
     position = video.tell()
-    video.seek(max(video.seek(0, os.SEEK_END) - TAIL_BYTES, 0))
-    data = video.read()
-    video.seek(position)
-    return data
+    try:
+        yield video
+    finally:
+        video.seek(position)

@@ -1,26 +1,17 @@
-"""The numbers in the order of display that an HEVC encoder gives to its pictures, which show that some are missing."""
+"""The numbers in the order of display that encoders give to their pictures, which show that some are missing."""
 
 from __future__ import annotations
 
 from bisect import insort
-from dataclasses import dataclass
-from math import gcd
-from typing import NamedTuple
+from collections.abc import Sequence
+from math import gcd, inf
+from typing import NamedTuple, Protocol
 
-from i2vpp.session.bits import Bits, units
-
-HEADER_BYTES = 32  # of a slice; longer than what is read of it
-LEADING = range(6, 10)  # kinds of units: pictures that are shown before the keyframe that precedes them
-LAST_SUBLAYER_KIND = 14  # up to it, pictures of even kinds are not predicted from
-FIRST_KEY, LAST_KEY = 16, 23
-RESTARTING = range(16, 21)  # keyframes whose number does not continue the ones before
-IDR = (19, 20)  # keyframes without a number
-LAST_SLICE = 31
-SEQUENCE, PICTURE = 33, 34
-CHROMA_444 = 3
-NUM_ARRAYS_AT = 22  # in a configuration record
 MOST_UNSURE = 8
 """Distances that are looked at before it is known whether an encoder counts in steps of more than one."""
+
+MOST_DECODED = 64
+"""Pictures that are remembered in the order of decoding."""
 
 
 class Gap(NamedTuple):
@@ -30,122 +21,143 @@ class Gap(NamedTuple):
         start: time at which the picture before them is shown.
         end: time at which the picture after them is shown.
         missing: how many are missing, by their numbers.
+        takes_time: there is time for them.
+        around: times of the last picture before them that others are predicted from, and of those after it, in the
+            order of decoding: they may be predicted from the missing ones, without the decoder noticing it. Empty if
+            the decoder notices.
     """
 
     start: int
     end: int
     missing: int
+    takes_time: bool = True
+    around: tuple[int, ...] = ()
+
+    @property
+    def is_in_order(self) -> bool:
+        """Whether the first picture of `around` is shown before the others, as their numbers say."""
+        return all(time > self.around[0] for time in self.around[1:])
 
 
-@dataclass(frozen=True)
-class _Sequence:
-    """What sequence parameters say.
+class Evidence(NamedTuple):
+    """What the number in a packet tells, together with those before.
 
     Args:
-        bits: bits of a number that are written.
-        has_planes: each slice tells which colour plane it is of.
-        reorder: at most so many pictures are decoded before a picture and shown after it.
+        skips: frames before it are lost; None if the times have to confirm that.
+        gaps: where numbers leave out frames; the times have to confirm that.
+        suspects_loss: numbers of packets to come may leave out frames before this one.
+        contradicts_times: the numbers show that the times are wrong.
     """
 
-    bits: int
-    has_planes: bool
+    skips: bool | None = False
+    gaps: Sequence[Gap] = ()
+    suspects_loss: bool = False
+    contradicts_times: bool = False
+
+
+NO_EVIDENCE = Evidence()
+
+
+class PictureNumber(NamedTuple):
+    """What a packet says of the place of its picture in the order of display.
+
+    Args:
+        written: the number, as far as it is written.
+        period: numbers that are written begin at 0 again after so many.
+        reorder: at most so many pictures are decoded before this one and shown after it.
+        restarts: the number does not continue those before.
+        is_key: the pictures after it are not shown among those before it.
+        is_base: others are predicted from it, and their numbers completed from its own.
+        follows_loss: something that it needs is missing. If nothing else is known of it, `written` is None.
+    """
+
+    written: int | None
+    period: int
     reorder: int
+    restarts: bool
+    is_key: bool
+    is_base: bool
+    follows_loss: bool = False
+
+
+class NumberReader(Protocol):
+    """Reads the numbers of the pictures of one codec."""
+
+    def read(self, data: bytes) -> PictureNumber | None:
+        """Return the number of the picture in a packet; None if it holds none.
+
+        Args:
+            data: the next packet, in the order of decoding.
+
+        Raises:
+            LookupError: the packet is damaged, or its parameters are unknown.
+        """
 
 
 class PictureOrder:
-    """Follows the numbers (picture order counts) of an HEVC stream.
+    """Follows the numbers of a stream.
 
-    The standard lets an encoder leave numbers out, so that a gap proves a loss only where the times leave out as many.
+    Encoders may leave numbers out, so that a gap proves a loss only where the times leave out as many.
 
     Args:
-        extradata: parameters of the stream from the container; empty if they are in the packets.
-
-    Attributes:
-        contradicts_times: sorted by picture order count, the last pictures are not in the order of their presentation
-            times, so the times are wrong.
+        reader: reads the numbers.
+        orders_output: the decoder shows the pictures in the order of their numbers, and notices where one is missing
+            that others are predicted from. Numbers that the decoder does not use cannot prove that the times are wrong.
     """
 
-    def __init__(self, extradata: bytes) -> None:
-        self._sequences: dict[int, _Sequence] = {}
-        self._pictures: dict[int, tuple[int, bool, int]] = {}  # sequence, whether slices tell of output, reserved bits
+    def __init__(self, reader: NumberReader, *, orders_output: bool) -> None:
+        self._reader = reader
+        self._orders_output = orders_output
         self._shown: list[tuple[int, int]] = []  # numbers and times of the last pictures
+        self._decoded: list[tuple[float, int, bool]] = []  # numbers, times and `is_base`, in the order of decoding
         self._base: int | None = None  # number that the written bits of the next one are completed from
         self._step = 0  # greatest common divisor of all distances of numbers; 0 before there is one
-        self._unsure: list[tuple[int, int, int]] = []  # times of the first pictures, and distances of their numbers
+        self._shortest = inf  # shortest time between two pictures
+        self._unsure: list[tuple[int, Gap]] = []  # distances of the numbers of the first pictures
         self._is_sure = False  # whether `_step` is known
-        self.contradicts_times = False
-        self._length_size = 0  # bytes that tell the length of a unit; 0 if start codes separate units
-        if extradata[:1] == b"\1" and len(extradata) > NUM_ARRAYS_AT:
-            self._length_size = extradata[NUM_ARRAYS_AT - 1] % 4 + 1
-            self._read_configuration(extradata)
-        else:
-            for start, end in units(extradata, 0, _is_slice):
-                self._read_parameters(extradata[start:end])
 
-    def gaps(self, data: bytes, time: int | None) -> list[Gap]:
-        """Return where pictures are missing, as far as the next packet shows that.
+    def follow(self, data: bytes, time: int | None) -> Evidence:
+        """Return what the next packet shows.
 
         Args:
             data: the packet.
             time: time at which its picture is shown.
         """
-        for start, end in units(data, self._length_size, _is_slice):
-            if _is_slice(data[start]):
-                return self._follow(data[start : min(end, start + HEADER_BYTES)], time)
-            self._read_parameters(data[start:end])
-        return []
-
-    def _read_configuration(self, extradata: bytes) -> None:
-        """Read the parameters in an `hvcC` box: lists of units, each unit with its length."""
-        at = NUM_ARRAYS_AT + 1
-        for _ in range(extradata[NUM_ARRAYS_AT]):
-            count, at = int.from_bytes(extradata[at + 1 : at + 3], "big"), at + 3
-            for _ in range(count):
-                end = at + 2 + int.from_bytes(extradata[at : at + 2], "big")
-                self._read_parameters(extradata[at + 2 : end])
-                at = end
-
-    def _read_parameters(self, unit: bytes) -> None:
-        kind = _kind(unit[0]) if unit else 0
-        bits = Bits(unit[2:])
         try:
-            if kind == SEQUENCE:
-                number, sequence = _sequence(bits)
-                self._sequences[number] = sequence
-            elif kind == PICTURE:
-                number, of = bits.golomb(), bits.golomb()
-                bits.take(1)
-                tells_output = bool(bits.take(1))
-                self._pictures[number] = of, tells_output, bits.take(3)
-        except IndexError:
-            return  # damaged, or of a kind that this module does not know
-
-    def _follow(self, unit: bytes, time: int | None) -> list[Gap]:
-        kind = _kind(unit[0])
-        self.contradicts_times = False
-        try:
-            sequence, written = self._read_number(unit, kind)
+            picture = self._reader.read(data)
         except LookupError:
-            self._shown, self._base = [], None
-            return []
+            self._shown, self._decoded, self._base = [], [], None
+            return NO_EVIDENCE
+        if picture is None:
+            return NO_EVIDENCE
+        if picture.written is None:
+            if time is not None:
+                self._decoded.append((inf, time, False))
+            return Evidence(suspects_loss=True)
         # What comes after a keyframe is not shown among the pictures before it.
-        found = self._settle(keep=1) if FIRST_KEY <= kind <= LAST_KEY else []
-        if kind in RESTARTING or self._base is None:
-            self._shown, number = [], written
+        found = self._settle(keep=1) if picture.is_key else []
+        if time is not None:
+            found = [gap._replace(around=(*gap.around, time)) if gap.around else gap for gap in found]
+        number = picture.written
+        if picture.restarts or self._base is None:
+            self._shown, self._decoded = [], []
         else:
-            half = 1 << sequence.bits - 1
-            number = self._base + (written - self._base + half) % (2 * half) - half
+            half = picture.period // 2
+            number = self._base + (number - self._base + half) % picture.period - half
             if self._has_restarted(number, time):
                 found += self._settle(keep=1)
-                self._shown, self._base, number = [(-self._step, self._shown[-1][1])], None, written
-        is_base = unit[1] % 8 == 1 and kind not in LEADING and (kind > LAST_SUBLAYER_KIND or kind % 2 == 1)
-        if is_base or self._base is None:
+                before, number = self._shown[-1][1], picture.written
+                self._shown, self._decoded, self._base = [(-self._step, before)], [(-self._step, before, True)], None
+        if picture.is_base or self._base is None:
             self._base = number
+        contradicts = False
         if time is not None:
             insort(self._shown, (number, time))
+            self._decoded = [*self._decoded[1 - MOST_DECODED :], (number, time, picture.is_base)]
             times = [shown for _, shown in self._shown]
-            self.contradicts_times = times != sorted(times)
-        return found + self._settle(keep=sequence.reorder + 1)
+            contradicts = self._orders_output and times != sorted(times)
+        found += self._settle(keep=picture.reorder + 1)
+        return Evidence(gaps=found, suspects_loss=picture.follows_loss, contradicts_times=contradicts)
 
     def _has_restarted(self, number: int, time: int | None) -> bool:
         """Whether the keyframe is lost at which the numbers began anew: a picture is shown last, but numbered lower."""
@@ -153,73 +165,34 @@ class PictureOrder:
             return False
         return time > max(shown for _, shown in self._shown) and number < self._shown[0][0]
 
-    def _read_number(self, unit: bytes, kind: int) -> tuple[_Sequence, int]:
-        """Return the parameters of a picture, and the bits of its number that are written.
-
-        Raises:
-            LookupError: the unit is damaged, its parameters are unknown, or it does not begin a picture.
-        """
-        bits = Bits(unit[2:])
-        if not bits.take(1):
-            raise LookupError
-        if FIRST_KEY <= kind <= LAST_KEY:
-            bits.take(1)
-        number, tells_output, reserved = self._pictures[bits.golomb()]
-        sequence = self._sequences[number]
-        if kind in IDR:
-            return sequence, 0
-        bits.take(reserved)
-        bits.golomb()  # kind of slice
-        bits.take(tells_output + 2 * sequence.has_planes)
-        return sequence, bits.take(sequence.bits)
-
     def _settle(self, *, keep: int) -> list[Gap]:
         """Return the gaps between the first pictures up to the last few, before which others may still come."""
-        found: list[Gap] = []
         while len(self._shown) > keep:
             (number, start), (following, end) = self._shown[:2]
             del self._shown[0]
-            self._step = gcd(self._step, following - number)
-            self._unsure.append((start, end, following - number))
+            distance = following - number
+            self._step = gcd(self._step, distance)
+            if end > start:
+                self._shortest = min(self._shortest, end - start)
+            if not self._is_sure or distance > self._step:
+                self._unsure.append((distance, Gap(start, end, 0, around=self._around(number))))
             self._is_sure = self._is_sure or self._step == 1 or len(self._unsure) >= MOST_UNSURE
-            if self._is_sure:
-                step = self._step
-                found += [Gap(a, b, distance // step - 1) for a, b, distance in self._unsure if distance > step]
-                self._unsure.clear()
-        return found
+        if not self._is_sure:
+            return []
+        step, unsure = self._step, self._unsure
+        self._unsure = []
+        return [
+            gap._replace(missing=distance // step - 1, takes_time=2 * (gap.end - gap.start) >= 3 * self._shortest)
+            for distance, gap in unsure
+            if distance > step
+        ]
 
-
-def _kind(first_byte: int) -> int:
-    return first_byte >> 1 & 63
-
-
-def _is_slice(first_byte: int) -> bool:
-    return _kind(first_byte) <= LAST_SLICE
-
-
-def _sequence(bits: Bits) -> tuple[int, _Sequence]:
-    """Read sequence parameters; return their number and what they say."""
-    bits.take(4)
-    sublayers = bits.take(3)
-    bits.take(1 + 88 + 8)
-    present = [(bits.take(1), bits.take(1)) for _ in range(sublayers)]
-    if sublayers:
-        bits.take(2 * (8 - sublayers))
-    for has_profile, has_level in present:
-        bits.take(88 * has_profile + 8 * has_level)
-    number = bits.golomb()
-    has_planes = bits.golomb() == CHROMA_444 and bool(bits.take(1))
-    bits.golomb()
-    bits.golomb()
-    if bits.take(1):
-        for _ in range(4):
-            bits.golomb()
-    bits.golomb()
-    bits.golomb()
-    size = bits.golomb() + 4
-    reorder = 0
-    for _ in range(sublayers + 1 if bits.take(1) else 1):
-        bits.golomb()
-        reorder = bits.golomb()
-        bits.golomb()
-    return number, _Sequence(bits=size, has_planes=has_planes, reorder=reorder)
+    def _around(self, before: int) -> tuple[int, ...]:
+        """Return `Gap.around` of pictures that are missing after a number."""
+        if self._orders_output:
+            return ()
+        base, first = before, 0
+        for i, (number, _, is_base) in enumerate(self._decoded):
+            if is_base and number <= before:
+                base, first = int(number), i
+        return tuple(time for number, time, _ in self._decoded[first:] if number >= base)

@@ -29,6 +29,7 @@ class _Sent:
         problem: why the frame is not what was written, or None.
         group: number, in the order of decoding, of the last keyframe up to it.
         builds_on: number of the first keyframe that the frame may build on.
+        is_between: the frame is shown before that of an earlier packet, so it comes at once if at all.
         frame: the decoded frame.
         is_early: the frame was drained from the decoder: frames that are shown before it may lie in later packets.
     """
@@ -39,6 +40,7 @@ class _Sent:
     problem: str | None
     group: int
     builds_on: int
+    is_between: bool
     frame: av.VideoFrame | None = None
     is_early: bool = False
 
@@ -91,13 +93,14 @@ class Places:
             problem=problem,
             group=trust.num_keys,
             builds_on=trust.num_keys - trust.is_leading(packet),
+            is_between=packet.is_between,
         )
         self._lost += packet.lost
         if problem:
             self._saw_problem_at(number)
         elif packet.time is not None:
             self._due[number] = sent
-        if (packet.is_damaged or packet.skips) and packet.time is None:
+        if (packet.is_damaged or packet.numbers.skips) and packet.time is None:
             if number == 0:
                 self._begins_damaged = True
             else:
@@ -122,9 +125,9 @@ class Places:
             is_drained: the decoder holds no more frames back.
         """
         for frame in frames:
-            number = frame.pts if frame.pts in self._waiting else next(iter(self._waiting), None)
-            if number is None:
-                continue
+            number = frame.pts if frame.pts is not None else next(iter(self._waiting), None)
+            if number not in self._waiting:
+                continue  # FFmpeg hands out a frame twice that has nothing to build on
             sent = self._waiting.pop(number)
             self._due.pop(number, None)
             if sent.time is not None:
@@ -207,7 +210,7 @@ class Places:
 
     def settle(self, before: int) -> None:
         """Count the frames of packets before a number that will not come any more."""
-        leftover = [number for number in self._waiting if number < before]
+        leftover = [number for number, sent in self._waiting.items() if number < before or sent.is_between]
         for number in leftover:
             del self._waiting[number]
         if self._begins_damaged:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from itertools import pairwise
+from math import inf
 from statistics import median
 from typing import NamedTuple
 
 from i2vpp.session.packets import Announced, Packet
+from i2vpp.session.picture_order import NO_EVIDENCE, Gap
 
 PATIENCE = 64
 """A jump ahead by at most this many frames decodes on, instead of listing all packets of the file."""
@@ -24,6 +26,9 @@ LONGEST_HOLE = 12
 MOST_SKIPS = 8
 """Losses that frame numbers may show in a short file before they are taken for wrong numbers."""
 
+SHORTEST_PACKET = 8
+"""Bytes that a frame and its header in the file take at least."""
+
 BUILDS_ON_DAMAGE = "frames before it are damaged"
 
 
@@ -31,14 +36,16 @@ class _Window(NamedTuple):
     """An interval in which frames may be missing.
 
     Args:
-        start: decoding time of the packet before it.
-        end: decoding time of the packet after it.
+        start: decoding time of the packet before it, or a bound below that.
+        end: decoding time of the packet after it, or a bound above that.
+        resumed: decoding time of the packet after it; None if there is none, or that is unknown.
         is_certain: frames are missing, or damaged, or their numbers are.
         position: position of the packet after it in the file; None if there is none, or that is unknown.
     """
 
-    start: int
+    start: float
     end: int
+    resumed: int | None
     is_certain: bool
     position: int | None
 
@@ -54,12 +61,19 @@ class Timeline:
         may_start_late: the format is one of broadcasts, which may be recorded from between two keyframes on. What comes
             before the first frame that can be decoded then belongs to no frame.
         has_durations: packets say how long their frames are shown, whatever comes next.
+        guesses_times: packets may lack times, which FFmpeg guesses from those around.
         is_listable: all packets of the file can be listed.
         announced: what the header says.
     """
 
     def __init__(
-        self, *, may_start_late: bool, has_durations: bool, is_listable: bool, announced: Announced | None = None
+        self,
+        *,
+        may_start_late: bool,
+        has_durations: bool,
+        guesses_times: bool,
+        is_listable: bool,
+        announced: Announced | None = None,
     ) -> None:
         self.may_start_late = may_start_late
         self.origin: int | None = None  # time of frame 0; earlier packets belong to pictures that no decoder can show
@@ -68,6 +82,8 @@ class Timeline:
         self.key_dts: dict[int, int] = {}
         self.lost: list[int] = []
         self.resumed: list[int] = []  # decoding times of the packets that follow a loss
+        self.resumed_times: set[int] = set()  # times of others of which their numbers tell that
+        self.uncertain_times: set[int] = set()  # times that FFmpeg guesses, beside lost packets
         self.resumed_at: set[int | None] = set()  # their positions; FFmpeg guesses decoding times after a jump
         self.bad: dict[int, str] = {}  # why frames are not what was written, by `key`
         self.starts_late = False  # the recording begins between two keyframes
@@ -77,16 +93,20 @@ class Timeline:
         self.counted = 0  # number of frames of an untimed stream
         self.complete = False
         self.suspects_loss = False
+        self.lost_before = 0  # bytes before the first packet that belong to no packet
+        self.begins_within = False  # the first packet is no keyframe, in a format of files that begin with one
         self.contradicted = False  # numbers of pictures show that the times are wrong
         self.broken_by: str | None = None  # what ended reading before the end of the file
         self.end = 0  # when the last frame ends
         self.num_packets = 0
         self.num_skips = 0  # packets whose frame numbers show that frames before them are lost
         self._has_durations = has_durations
+        self._guesses_times = guesses_times
         self._is_listable = is_listable
         self._announced = announced or Announced()
         self._windows: list[_Window] = []
-        self._numbered: dict[tuple[int, int], int] = {}  # frames that numbers leave out, by the times around them
+        self._has_numbers = True  # all packets have told their numbers
+        self._gaps: list[Gap] = []  # where numbers leave out frames
         self._delay = 0  # longest time from decoding a frame to showing it
         self._last: Packet | None = None
 
@@ -98,12 +118,14 @@ class Timeline:
         """Add the next packet, in the order of the file."""
         if packet.raw is None:
             if self.is_cut and self._is_listable and self._last is not None and self._last.dts is not None:
-                self._windows.append(_Window(self._last.dts, self._last.dts + 1, is_certain=True, position=None))
+                self._windows.append(_Window(self._last.dts, self._last.dts + 1, None, is_certain=True, position=None))
                 self.suspects_loss = True
             return
         time, dts, last = packet.time, packet.dts, self._last
         self.num_packets += 1
-        self.num_skips += bool(packet.skips) + len(packet.gaps)
+        gaps = [gap for gap in packet.numbers.gaps if gap.takes_time]
+        self.num_skips += bool(packet.numbers.skips) + len(gaps)
+        self._has_numbers = self._has_numbers and packet.numbers is not NO_EVIDENCE
         if time is None:
             self.timed = False
             return
@@ -116,8 +138,10 @@ class Timeline:
             insort(self.key_times, time)
             self.key_dts[time] = time if dts is None else dts
         self._look_for_loss(packet)
-        if packet.gaps and self._is_listable:
-            self._numbered.update({(gap.start, gap.end): gap.missing for gap in packet.gaps})
+        self._gaps += packet.numbers.gaps
+        # Times that are guessed may leave no time for what is missing.
+        has_gap = bool(packet.numbers.gaps if self._guesses_times else gaps)
+        if (has_gap or packet.numbers.suspects_loss) and self._is_listable:
             self.suspects_loss = True
         self._last = packet
         if not packet.is_shown or (self.origin is not None and time < self.origin):
@@ -125,13 +149,12 @@ class Timeline:
         jumps_back = dts is not None and last is not None and last.dts is not None and dts < last.dts
         # After damage, FFmpeg guesses decoding times wrongly, while frames are still shown in order.
         recent = self.times[-REORDERED:]
-        is_guessed = (
-            not packet.is_key and bool(recent) and time > (recent[0] if len(recent) == REORDERED else recent[-1])
-        )
-        is_joined = (jumps_back and not is_guessed) or time in self.times[-PATIENCE:]
-        if is_joined or packet.contradicts_times:
+        is_late = len(recent) < REORDERED or packet.is_key  # it has to be shown after all others
+        is_guessed = bool(recent) and time > recent[-1 if is_late else 0]
+        is_joined = (jumps_back and not is_guessed and bool(self.key_times)) or time in self.times[-PATIENCE:]
+        if is_joined or packet.numbers.contradicts_times:
             self.timed = False
-        if packet.contradicts_times and self._is_listable:
+        if packet.numbers.contradicts_times and self._is_listable:
             self.contradicted = self.suspects_loss = True  # all is read anew, without what the times cut off
         self.end = max(self.end, time + packet.duration)
         insort(self.times, time)
@@ -141,17 +164,33 @@ class Timeline:
 
     def _look_for_loss(self, packet: Packet) -> None:
         """Remember where frames may be missing before a packet."""
-        last = self._last
-        if packet.dts is None or packet.time is None:
+        last, time, dts = self._last, packet.time, packet.dts
+        if time is None:
             return
-        self._delay = max(self._delay, packet.time - packet.dts)
-        if last is None or last.dts is None:
-            return
-        is_certain = packet.lost_bytes > 0 or packet.skips is not False or packet.is_damaged or last.is_damaged
-        is_hole = self._has_durations and 0 < 3 * packet.duration <= 2 * (packet.dts - last.dts)
+        if dts is not None:
+            self._delay = max(self._delay, time - dts)
+        is_certain = packet.lost_bytes > 0 or packet.numbers.skips is not False or packet.is_damaged
+        is_hole = False
+        if last is None or last.time is None:
+            self.lost_before = packet.lost_bytes
+            # If it is decoded at 0, nothing is missing: an encoder may refresh pictures bit by bit, without keyframes.
+            self.begins_within = not (packet.is_key or self.may_start_late or (dts is not None and dts <= 0))
+            is_certain, start = self.may_lack_first, -inf
+        else:
+            start = last.time - self._delay if last.dts is None else last.dts
+            is_certain = is_certain or last.is_damaged
+            if self._has_durations and dts is not None and last.dts is not None:
+                is_hole = 0 < 3 * packet.duration <= 2 * (dts - last.dts)
         if (is_certain or is_hole) and self._is_listable:
-            self._windows.append(_Window(last.dts, packet.dts, is_certain=is_certain, position=packet.position))
+            # A frame is not shown before it is decoded.
+            end = time if dts is None else dts
+            self._windows.append(_Window(start, end, dts, is_certain=is_certain, position=packet.position))
             self.suspects_loss = True
+
+    @property
+    def may_lack_first(self) -> bool:
+        """Whether frames may be missing before the first packet."""
+        return self.lost_before > 0 or self.begins_within
 
     @property
     def is_cut(self) -> bool:
@@ -165,27 +204,56 @@ class Timeline:
         """Whether so many frame numbers are left out that the encoder does not keep to the standard."""
         return self.num_skips > max(MOST_SKIPS, self.num_packets // 8)
 
-    def fill(self) -> None:
-        """Give the frames that are missing their places; to be called once all packets are known."""
+    def fill(self, first_time: int | None = None) -> None:
+        """Give the frames that are missing their places; to be called once all packets are known.
+
+        Args:
+            first_time: time of frame 0 where packets before the first one may be lost; None if there are none.
+        """
         self.suspects_loss = False
-        if not (self._windows or self._numbered) or len(self.times) < 3:
+        if not (self._windows or self._gaps) or len(self.times) < 3:
             return
         steps = [after - before for before, after in pairwise(self.times)]
         step = max(round(median(steps)), 1)
         slack = max(1, step // 8)
         is_steady = sum(abs(s - step) <= slack for s in steps) >= STEADY * len(steps)
-        for before, after in pairwise(list(self.times)):
+        known = list(self.times)
+        # A time between two others is one that damage has changed, of a frame that is not missing.
+        is_even = all(s >= step - slack for s in steps[:LONGEST_HOLE])
+        most = self.lost_before // SHORTEST_PACKET or (LONGEST_HOLE if is_even else 0)
+        if first_time is not None:
+            start = first_time if first_time <= known[0] else 0  # the index may begin after it
+            if known[0] - start <= (most + 0.5) * step:
+                known.insert(0, start - step)
+        for before, after in pairwise(known):
             count = round((after - before) / step) - 1
             if count < 1:
                 continue
             windows = [w for w in self._windows if after > w.start and before < w.end + self._delay]
             certain = [w for w in windows if w.is_certain]
             fits = is_steady and abs(after - before - (count + 1) * step) <= slack
+            near = [gap for gap in self._gaps if gap.start <= after + self._delay and before - self._delay <= gap.end]
             is_hole = bool(windows) and fits and count <= LONGEST_HOLE
-            if certain or is_hole or (fits and self._numbered.get((before, after)) == count):
+            if self._guesses_times and self._has_numbers:
+                is_hole = is_hole and bool(near)  # else a guess was wrong
+            numbered = [
+                gap
+                for gap in self._gaps
+                if fits
+                and gap.start <= before
+                and after <= gap.end
+                # Between them may lie pictures whose own numbers are not known.
+                and round((gap.end - gap.start) / step) - 1 == gap.missing
+            ]
+            self.resumed_times.update(gap.around[1] for gap in numbered if len(gap.around) > 1)
+            if is_hole and self._guesses_times:
+                for gap in near:
+                    is_first_right = gap.is_in_order and gap.around[:1] != (after,)
+                    self.uncertain_times.update(gap.around[is_first_right:])
+            if certain or is_hole or numbered:
                 self.lost += [before + (after - before) * k // (count + 1) for k in range(1, count + 1)]
             if certain or is_hole:
-                self.resumed += [w.end for w in certain or windows]
+                self.resumed += [w.resumed for w in certain or windows if w.resumed is not None]
                 self.resumed_at.update(w.position for w in certain or windows)
         self.times = sorted({*self.times, *self.lost})
         self.lost.sort()
@@ -268,15 +336,22 @@ class Trust:
         self._last_dts = dts
         timeline = self._timeline
         is_next = dts is not None and last_dts is not None and _any_between(timeline.resumed, last_dts + 1, dts)
-        if is_next or packet.position in timeline.resumed_at or packet.lost or packet.skips:
+        if is_next or self._is_marked(packet) or packet.lost or packet.numbers.skips:
             self._reason = "frames before it are lost"
         if packet.is_key:
             self._reason_before_key, self._reason, self._key = self._reason, None, packet
             self.num_keys += 1
-        if packet.is_damaged or packet.position in self._timeline.undecodable:
+        if packet.time in timeline.uncertain_times:
+            self.fail(packet)
+            return "frames near it are lost, and its time is not known"
+        if packet.is_damaged or packet.position in timeline.undecodable:
             self.fail(packet)
             return "its data are damaged"
         return self._reason or (self._reason_before_key if self.is_leading(packet) else None)
+
+    def _is_marked(self, packet: Packet) -> bool:
+        """Whether a packet is known to follow a loss."""
+        return packet.position in self._timeline.resumed_at or packet.time in self._timeline.resumed_times
 
     def fail(self, packet: Packet) -> None:
         """Record that a packet cannot be decoded."""
