@@ -12,11 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
+from filelock import FileLock
+from torch.export import ExportedProgram
 
 from i2vpp.build_i2vpp import build_i2vpp_video_predictor
 from i2vpp.cli import main
-from i2vpp.export import manifest
+from i2vpp.export import manifest, writer
+from i2vpp.export.choices import FORMATS
 from i2vpp.export.graphs import GRAPHS, Graph
 from i2vpp.export.i2vpp_onnx import I2VPPOnnx
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
@@ -44,17 +48,41 @@ def demo_predictor(*overrides: str, side: int = SIDE) -> I2VPPVideoPredictor:
         )
 
 
-def export_demo(folder: Path, side: int) -> Path:
-    """Export the demonstration's weights into a folder and return it; that takes minutes.
+def export_demo(factory: pytest.TempPathFactory, side: int = SIDE, file_format: str = "onnx") -> Path:
+    """Export the demonstration's weights, once for all tests and test workers, and return the folder.
 
-    The environment variable I2VPP_EXPORTED_64 or I2VPP_EXPORTED_256 may name a folder of an earlier export of that
-    size, which is returned in its place.
+    That takes minutes, so all formats are written from graphs that are traced once. The environment variable
+    I2VPP_EXPORTED_64 or I2VPP_EXPORTED_256 may name a folder of an earlier ONNX export of that size, which is returned
+    in its place.
     """
-    if named := os.environ.get(f"I2VPP_EXPORTED_{side}"):
+    named = os.environ.get(f"I2VPP_EXPORTED_{side}")
+    if named and file_format == "onnx":
         return Path(named)
+    root = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # of the whole run; each worker has a folder in it
+    folder = root / f"export-{side}"
+    with FileLock(f"{folder}.lock"):
+        if not all((folder / name / manifest.NAME).is_file() for name in FORMATS):
+            _export_all_formats(folder, side)
+    return folder / file_format
+
+
+def _export_all_formats(folder: Path, side: int) -> None:
+    programs: dict[str, ExportedProgram] = {}
+    to_program = writer.to_program
+
+    def trace_once(graph: Graph) -> ExportedProgram:
+        if graph.name not in programs:
+            programs[graph.name] = to_program(graph)
+        return programs[graph.name]
+
     checkpoint = REPO / "checkpoints" / "i2vpp-demo.pt"
-    assert main(["export", str(checkpoint), "-o", str(folder), "--image-size", str(side)]) == 0
-    return folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writer, "to_program", trace_once)
+        for name in FORMATS:
+            options = ["-o", str(folder / name), "--image-size", str(side), "--format", name]
+            assert main(["export", str(checkpoint), *options]) == 0
 
 
 class TorchSession:

@@ -18,7 +18,7 @@ from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.session.bad_frames import ON_BAD_FRAME, tolerate
 from i2vpp.session.video import open_source
 from media import moving_disc, number_of, numbered
-from models import SIDE, make_predictor
+from models import SIDE, make_predictor, make_shallow
 
 FRAMES, _ = moving_disc(10)
 CLICK = {"points": [[12, 24]], "labels": [1]}
@@ -26,7 +26,7 @@ CLICK = {"points": [[12, 24]], "labels": [1]}
 
 @pytest.fixture(scope="module")
 def predictor() -> I2VPPVideoPredictor:
-    return make_predictor(dtype="float32")
+    return make_shallow(make_predictor(dtype="float32"))
 
 
 def folder(tmp_path: Path, *bad: int, frames: list[np.ndarray] = FRAMES) -> Path:

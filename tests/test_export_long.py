@@ -23,7 +23,7 @@ SEQUENCES = ("blackswan", "dog")
 @pytest.fixture(scope="module")
 def exported(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An export at 256 pixels, made only where there are validation sequences as well."""
-    return export_demo(tmp_path_factory.mktemp("export") / "out", SIDE)
+    return export_demo(tmp_path_factory, SIDE)
 
 
 def compare(exported: Path, frames: list[Any], steps: list[Step]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from importlib.metadata import distribution
 from itertools import product
 from pathlib import Path
@@ -18,7 +17,8 @@ from PIL import Image
 
 from exported import CLIP, REPO, SIDE, Step, assert_equal_masks, clip_frames, demo_predictor, export_demo, session
 from i2vpp.cli import main
-from i2vpp.export import folder, onnx_passes, writer
+from i2vpp.export import folder as export_folder
+from i2vpp.export import onnx_passes
 from i2vpp.export.graphs import GRAPHS, Graph, example
 from i2vpp.export.i2vpp_onnx import I2VPPOnnx
 from i2vpp.utils.files import file_sha256
@@ -46,16 +46,9 @@ def graphs() -> Graphs:
 
 
 @pytest.fixture(scope="module")
-def programs(graphs: Graphs) -> dict[str, Any]:
-    return {name: writer.to_program(graph) for name, graph in graphs.items()}
-
-
-@pytest.fixture(scope="module")
-def exported(programs: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder that the command writes, of graphs that are traced once for all tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writer, "to_program", lambda graph: programs[graph.name])
-        yield export_demo(tmp_path_factory.mktemp("export") / "out", SIDE)
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that the command writes."""
+    return export_demo(tmp_path_factory)
 
 
 def open_onnx(model: bytes | str) -> Any:
@@ -149,7 +142,7 @@ def test_eight_bits_find_nearly_the_same_masks(exported: Path, tmp_path: Path) -
         Image.fromarray(frame).save(calibration / f"{i}.png")
     options = ["--image-size", str(SIDE), "--precision", "int8", "--calibration", str(calibration)]
     with pytest.MonkeyPatch.context() as patch:  # the graphs in float32 are those that there are
-        patch.setattr(folder, "_content", lambda graph, _: (exported / f"{graph.name}.onnx").read_bytes())
+        patch.setattr(export_folder, "_content", lambda graph, _: (exported / f"{graph.name}.onnx").read_bytes())
         assert main(["export", str(DEMO), "-o", str(small), *options]) == 0
     sizes = {file.stem: file.stat().st_size / (exported / file.name).stat().st_size for file in small.glob("*.onnx")}
     assert sizes["encoder"] < 0.4
@@ -165,16 +158,13 @@ def test_eight_bits_find_nearly_the_same_masks(exported: Path, tmp_path: Path) -
     assert (a & b).sum() / (a | b).sum() > 0.8
 
 
-def test_programs_of_torch_export_agree_as_well(graphs: Graphs, programs: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writer, "to_program", lambda graph: programs[graph.name])
-        options = ["--image-size", str(SIDE), "--format", "torch-export"]
-        assert main(["export", str(DEMO), "-o", str(tmp_path), *options]) == 0
-    described = json.loads((tmp_path / "i2vpp.json").read_text(encoding="utf-8"))
+def test_programs_of_torch_export_agree_as_well(graphs: Graphs, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = export_demo(tmp_path_factory, file_format="torch-export")
+    described = json.loads((folder / "i2vpp.json").read_text(encoding="utf-8"))
     assert described["file_format"] == "torch-export"
-    assert not (tmp_path / "i2vpp_onnx.py").exists()
+    assert not (folder / "i2vpp_onnx.py").exists()
     for name, graph in graphs.items():
-        program = torch.export.load(tmp_path / described["graphs"][name]["file"]).module()
+        program = torch.export.load(folder / described["graphs"][name]["file"]).module()
         for lengths in (LENGTHS[0], LENGTHS[8]):
             inputs = example(graph.inputs(), lengths)
             with torch.no_grad():

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.modeling import inference
@@ -85,20 +87,52 @@ def conditioned(model: I2VPP, dtype: torch.dtype, memory: FrameMemory) -> tuple[
     return features.embedding, after.embedding, after.memory_prompts, new.values
 
 
-def test_weights_in_bfloat16_need_no_autocast() -> None:
-    """Without autocast, sums of residuals are rounded, too; that adds little to the errors."""
+def some_memory() -> FrameMemory:
     generator = torch.Generator().manual_seed(4)
     side = SIDE // 16
-    memory = FrameMemory(
+    return FrameMemory(
         values=torch.randn(1, 64, side, side, generator=generator).bfloat16(),
         foreground=torch.rand(1, side, side, generator=generator) > 0.5,
         pointer=torch.randn(1, 256, generator=generator),
     )
+
+
+def convert(model: I2VPP) -> None:
+    """Convert the weights as for CUDA."""
+    in_float32 = (model.sam_prompt_encoder, model.sam_mask_decoder, model.obj_ptr_proj, model.memory_prompt_generator)
+    convert_weights(model, torch.bfloat16, in_float32=in_float32)
+
+
+class KernelsToCopy(TorchDispatchMode):
+    """Counts convolutions over maps of one layout with kernels of another; cuDNN copies such kernels."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.convolution.default:
+            layout = torch.channels_last if args[1].dim() == 4 else torch.channels_last_3d
+            self.count += not args[1].is_contiguous(memory_format=layout)
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_kernel_of_a_convolution_is_copied() -> None:
+    model, memory = make_predictor(dtype="float32").model, some_memory()
+    with as_on_a_gpu(), KernelsToCopy() as before:
+        conditioned(model, torch.float32, memory)
+    convert(model)
+    with as_on_a_gpu(), KernelsToCopy() as after:
+        conditioned(model, torch.bfloat16, memory)
+    assert before.count > 30
+    assert after.count == 0
+
+
+def test_weights_in_bfloat16_need_no_autocast() -> None:
+    """Without autocast, sums of residuals are rounded, too; that adds little to the errors."""
+    memory = some_memory()
     model = make_predictor(dtype="float32").model
     exact = conditioned(model, torch.float32, memory)
     rounded = conditioned(make_predictor(dtype="bfloat16").model, torch.bfloat16, memory)
-    in_float32 = (model.sam_prompt_encoder, model.sam_mask_decoder, model.obj_ptr_proj, model.memory_prompt_generator)
-    convert_weights(model, torch.bfloat16, in_float32=in_float32)
+    convert(model)
     assert model.sam_mask_decoder.iou_token.weight.dtype == torch.float32
     ways = [conditioned(model, torch.bfloat16, memory)]
     with as_on_a_gpu():

@@ -12,7 +12,7 @@ import torch
 from i2vpp.errors import PromptError, SessionError, VideoError
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from media import moving_disc
-from models import make_predictor
+from models import make_predictor, make_shallow
 
 FRAMES, MASKS = moving_disc(24, seed=5)
 SHORT = ("model.selection.global_window=6", "model.selection.local_window=3")
@@ -91,7 +91,7 @@ def test_a_long_stream_grows_by_less_than_a_frame_per_frame() -> None:
     What the session itself keeps is counted exactly, with the published windows, in `test_efficiency.py`.
     """
     windows = ("model.selection.global_window=30", "model.selection.local_window=5")
-    predictor = make_predictor(*windows)
+    predictor = make_shallow(make_predictor(*windows))
     process = psutil.Process()
 
     def camera() -> Iterator[np.ndarray]:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 RABBIT, BOULDER = [59, 63, 131, 140], [15, 93, 60, 134]
 SIDE = 32
 SHORT = ("model.selection.global_window=5", "model.selection.local_window=3", "model.selection.num_global=2")
-PAGE_SIDE, PAGE_FRAMES = 256, 10
+PAGE_FRAMES = 10
 INSTALL_SECONDS = 300
 TRACK_MS = 600_000.0
 
@@ -302,7 +302,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
         pytest.skip(f"npm has not installed onnxruntime-web within {INSTALL_SECONDS} seconds")
     if done.returncode:
         pytest.skip(f"npm could not install onnxruntime-web: {done.stderr[-300:]}")
-    exported = export_demo(tmp_path_factory.mktemp("export"), PAGE_SIDE)
+    exported = export_demo(tmp_path_factory)
     (folder / "model").symlink_to(exported, target_is_directory=True)
     pictures = tmp_path_factory.mktemp("frames")
     paths = [pictures / f"{i:05}.png" for i in range(PAGE_FRAMES)]

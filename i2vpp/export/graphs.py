@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from i2vpp.modeling.i2vpp import I2VPP, MEMORY_WIDTH, WIDTH, StackedMemories, mask_logits
+from i2vpp.modeling.layers import take_entry
 from i2vpp.modeling.position_encoding import sine_map
 from i2vpp.modeling.sam.mask_decoder import replace_unstable
 from i2vpp.modeling.sam.prompt_encoder import PADDING_LABEL
@@ -237,11 +238,8 @@ class PromptGraph(ObjectGraph):
         prompts = torch.cat([sparse, conditioned.memory_prompts], dim=1)
         position = model.sam_prompt_encoder.grid_position(conditioned.embedding.shape[-2:])
         tokens, image = decoder.attend(conditioned.embedding + dense, position, prompts)
-        mask_tokens = tokens[:, 2:]
-        logits = decoder.masks(mask_tokens, image)
-        ious = decoder.iou_prediction_head(tokens[:, 1])
-        score = decoder.pred_obj_score_head(tokens[:, 0])[:, 0]
-        return self._choose(logits, ious, mask_tokens, score, multimask)
+        logits, ious, score = decoder.read_out(tokens, image, slice(None))
+        return self._choose(logits, ious, tokens[:, 2:], score, multimask)
 
     def _choose(self, logits: Tensor, ious: Tensor, tokens: Tensor, score: Tensor, multimask: Tensor) -> MaskPrediction:
         """Choose the best of three masks [B, 4, H, W], or the single one."""
@@ -249,9 +247,9 @@ class PromptGraph(ObjectGraph):
         single = logits[:, :1], ious[:, :1]
         if self.model.config.dynamic_multimask_via_stability:
             single = replace_unstable(logits, ious)
-        chosen = torch.where(_column(multimask, 4), _take(logits, best), single[0])
-        iou = torch.where(multimask[:, None], _take(ious, best), single[1])
-        token = torch.where(multimask[:, None], _take(tokens, best)[:, 0], tokens[:, 0])
+        chosen = torch.where(_column(multimask, 4), take_entry(logits, best), single[0])
+        iou = torch.where(multimask[:, None], take_entry(ious, best), single[1])
+        token = torch.where(multimask[:, None], take_entry(tokens, best)[:, 0], tokens[:, 0])
         visible = score > 0
         masks = torch.where(_column(visible, 4), chosen, ABSENT_LOGIT)
         return MaskPrediction(
@@ -336,11 +334,6 @@ def _column(flags: Tensor, rank: int) -> Tensor:
     """View flags [B] as bool [B, 1, ...] of a rank."""
     index = (slice(None), *(None,) * (rank - 1))
     return (flags > 0)[index]
-
-
-def _take(x: Tensor, index: Tensor) -> Tensor:
-    """Take entry `index` [B] of x [B, K, ...]: [B, 1, ...]."""
-    return x[torch.arange(x.shape[0]), index][:, None]
 
 
 def example(ports: Sequence[Port], lengths: dict[str, int], *, seed: int = 0) -> tuple[Tensor, ...]:

@@ -31,7 +31,7 @@ class _Comparison:
     Args:
         others: the other frames [n].
         rows: where among the products they are [n].
-        products: [m], m >= n.
+        products: [m], m >= n, times LARGEST_SUM.
     """
 
     others: np.ndarray
@@ -79,23 +79,23 @@ class SimilarityTable:
         """
         if frame_idx in self._rows:
             return
-        values = embedding.flatten().float()
+        values = embedding.to(torch.float32, memory_format=torch.contiguous_format).flatten()
         scale = torch.rsqrt(values.square().mean() + 1e-12)
         on_cpu = values.device.type == "cpu"
         part = -(-len(values) // CPU_PARTS) if on_cpu else GPU_PART
         key = values * scale
         if len(values) % part:
             key = F.pad(key, (0, -len(values) % part))
-        key = key.view(-1, part)
+        key = key.view(-1, part).to(torch.float32 if on_cpu else torch.float16)
         others = [f for f in self._rows if abs(f - frame_idx) <= self.window]
         if others and self._keys is not None:
-            query = (key * (LARGEST_SUM / len(values))).to(self._keys.dtype)
+            query = key * (LARGEST_SUM / len(values))
             self._pending[frame_idx] = _Comparison(
                 others=np.array(others),
                 rows=np.array([self._rows[f] for f in others]),
-                products=CpuCopy(_products(self._keys[:, : len(self._rows)], query) / LARGEST_SUM),
+                products=CpuCopy(_products(self._keys[:, : len(self._rows)], query)),
             )
-        self._hold(frame_idx, key if on_cpu else key.half())
+        self._hold(frame_idx, key)
         for f, comparison in list(self._pending.items()):
             if (products := comparison.products.arrived()) is not None:
                 self._settle(f, products)
@@ -150,7 +150,7 @@ class SimilarityTable:
     def _settle(self, frame_idx: int, products: Tensor) -> None:
         """Store the similarities of a frame, whose products have arrived."""
         comparison = self._pending.pop(frame_idx)
-        values = products.numpy()[comparison.rows]
+        values = products.numpy()[comparison.rows] / np.float32(LARGEST_SUM)
         older = comparison.others < frame_idx
         self._row(frame_idx)[frame_idx - comparison.others[older] - 1] = values[older]
         for other, value in zip(comparison.others[~older].tolist(), values[~older], strict=True):
@@ -179,4 +179,4 @@ class SimilarityTable:
 def _products(keys: Tensor, query: Tensor) -> Tensor:
     """Products [n], float32, of keys [parts, n, E] with a query [parts, E]."""
     with torch.autocast(keys.device.type, enabled=False):
-        return torch.bmm(query[:, None], keys.transpose(1, 2))[:, 0].float().sum(dim=0)
+        return torch.bmm(query[:, None], keys.transpose(1, 2))[:, 0].sum(dim=0, dtype=torch.float32)

@@ -18,7 +18,8 @@ from i2vpp.config import NON_CONDITIONING_SLOTS, ModelConfig
 from i2vpp.modeling.backbones.image_encoder import ImageEncoder
 from i2vpp.modeling.backbones.temporal_feature_integrator import TemporalFeatureIntegrator
 from i2vpp.modeling.backbones.tiny_vit import TinyViT
-from i2vpp.modeling.layers import MLP, to_tokens
+from i2vpp.modeling.inference import fewer_kernels
+from i2vpp.modeling.layers import MLP, take_entry, to_tokens
 from i2vpp.modeling.memory_attention import MemoryAttention
 from i2vpp.modeling.memory_encoder import MemoryEncoder
 from i2vpp.modeling.memory_prompt_generator import MemoryPromptGenerator
@@ -110,7 +111,8 @@ class I2VPP(nn.Module):
 
     def encode(self, clip: Tensor) -> FrameFeatures:
         """Encode the last frame of clips [B, 3, T, H, W]; the frames before it give context."""
-        clip = clip.to(self.no_mem_embed.dtype)
+        layout = torch.channels_last_3d if fewer_kernels(clip) else torch.preserve_format  # the trunks' own layout
+        clip = clip.to(self.no_mem_embed.dtype, memory_format=layout)
         features: FrameFeatures = self.image_encoder(clip[:, :, -1], clip)
         return features
 
@@ -128,9 +130,10 @@ class I2VPP(nn.Module):
         with torch.autocast(self.device.type, enabled=False):  # it cannot stack bfloat16 in a float16 region
             values = _stack([[e.memory.values for e in memory.spatial] for memory in selected])
             foreground = _stack([[e.memory.foreground for e in memory.spatial] for memory in selected])
-            pointers = values.new_zeros(len(values), 0, WIDTH, dtype=torch.float32)
             if selected[0].pointers:
                 pointers = _stack([[e.pointer for e in memory.pointers] for memory in selected])
+            else:
+                pointers = values.new_zeros(len(values), 0, WIDTH, dtype=torch.float32)
         slots, weights, offsets, pointer_weights = _numbers(
             [
                 [[e.slot for e in memory.spatial] for memory in selected],
@@ -237,28 +240,27 @@ class I2VPP(nn.Module):
             return self._decode(conditioned, prompt, multimask)
 
     def _decode(self, conditioned: Conditioned, prompt: Prompt, multimask: bool | None) -> MaskPrediction:
-        embedding = conditioned.embedding.float()
+        embedding = conditioned.embedding
         if multimask is None:
             multimask = prompt.num_points <= 1
         encoder = self.sam_prompt_encoder
         sparse = encoder.sparse(prompt, batch=embedding.shape[0], image_size=self.image_size)
         dense = encoder.dense(prompt, grid=embedding.shape[-2:])
         masks = self.sam_mask_decoder(
-            embedding + dense,
+            embedding + dense.float(),  # in float32, whatever the embedding is in
             encoder.grid_position(embedding.shape[-2:]),
             torch.cat([sparse, conditioned.memory_prompts.float()], dim=1),
             multimask=multimask,
         )
-        rows = torch.arange(embedding.shape[0], device=embedding.device)
-        best = masks.ious.argmax(dim=1)
-        visible = masks.object_score > 0
-        logits = torch.where(visible[:, None, None, None], masks.logits, ABSENT_LOGIT)
-        pointer = self.obj_ptr_proj(masks.tokens[rows, best]).float()
+        iou, best = masks.ious.max(dim=1)
+        absent = masks.object_score <= 0
+        logits = masks.logits.masked_fill(absent[:, None, None, None], ABSENT_LOGIT)
+        pointer = self.obj_ptr_proj(take_entry(masks.tokens, best)[:, 0]).float()
         return MaskPrediction(
-            logits=logits[rows, best][:, None],
-            iou=masks.ious[rows, best],
+            logits=take_entry(logits, best),
+            iou=iou,
             object_score=masks.object_score,
-            pointer=torch.where(visible[:, None], pointer, self.no_obj_ptr),
+            pointer=torch.where(absent[:, None], self.no_obj_ptr, pointer),
             candidates=logits,
             candidate_ious=masks.ious,
         )
@@ -324,7 +326,7 @@ class I2VPP(nn.Module):
         scaled = mask_logits(mask).to(self.no_mem_embed.dtype)
         values = self.memory_encoder(features.embedding, scaled)
         absent = (prediction.object_score <= 0)[:, None, None, None]
-        values = values + torch.where(absent, self.no_obj_embed_spatial[..., None, None], 0.0)
+        values = values + absent * self.no_obj_embed_spatial[..., None, None]
         share = F.interpolate(stored.sigmoid(), grid, mode="bilinear", align_corners=False)
         return FrameMemory(values=values.to(torch.bfloat16), foreground=share[:, 0] >= 0.5, pointer=prediction.pointer)
 

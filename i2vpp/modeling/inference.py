@@ -169,7 +169,8 @@ def convert_weights(model: nn.Module, dtype: torch.dtype, *, in_float32: Collect
     """Convert all weights to the data type of the arithmetic, so that the network runs without autocast.
 
     Autocast casts the input and output of every normalisation and every operand that is not in the data type: a fifth
-    of all kernels of a frame.
+    of all kernels of a frame. Kernels of convolutions get the memory layout of the maps, channels last; cuDNN would
+    copy those of 3 x 3 cells into it on every frame.
 
     Args:
         model: the network; changed in place.
@@ -180,9 +181,12 @@ def convert_weights(model: nn.Module, dtype: torch.dtype, *, in_float32: Collect
     # `FoldedNorm` scales these convolutions in float32 and rounds the result.
     folded = [layer for layer in model.modules() if "bn" in dict(layer.named_children())]
     kept |= {layer.get_submodule(name) for layer in folded for name in ("c", "bn")}
+    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
     for layer in model.modules():
         if layer not in kept:
             layer._apply(lambda weight: weight.to(dtype), recurse=False)
+        if isinstance(layer, (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)):
+            layer.to(memory_format=layouts[layer.weight.dim()])
 
 
 def precision(device: torch.device, dtype: torch.dtype, weights: Tensor) -> torch.autocast:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import cast
 
@@ -32,6 +32,11 @@ def to_map(tokens: Tensor, grid: Sequence[int]) -> Tensor:
 def to_tokens(x: Tensor) -> Tensor:
     """View a map [B, C, h, w] as tokens [B, h * w, C]."""
     return x.flatten(2).transpose(1, 2)
+
+
+def take_entry(x: Tensor, index: Tensor) -> Tensor:
+    """Take entry `index` [B], integers, of each row of x [B, K, ...]: [B, 1, ...]."""
+    return x.gather(1, index.view(-1, *(1,) * (x.dim() - 1)).expand_as(x[:, :1]))
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -85,10 +90,10 @@ class MLP(nn.Module):
 
 
 def apply_together(mlps: Sequence[MLP], x: Tensor, kept: FromWeights) -> Tensor:
-    """Apply K perceptrons of equal widths, without a sigmoid, each to its own input, layer by layer as one product.
+    """Apply K perceptrons, without a sigmoid, each to its own input, layer by layer as one product.
 
     Args:
-        mlps: the perceptrons.
+        mlps: the perceptrons, of equal input and hidden widths; 0 is added to the outputs of the narrower ones.
         x: [K, B, C].
         kept: keeps the stacked weights.
 
@@ -98,9 +103,14 @@ def apply_together(mlps: Sequence[MLP], x: Tensor, kept: FromWeights) -> Tensor:
     stages = [cast("list[nn.Linear]", list(stage)) for stage in zip(*(mlp.layers for mlp in mlps), strict=True)]
 
     def stack() -> tuple[Tensor, ...]:
-        weights = [torch.stack([layer.weight.T for layer in stage]) for stage in stages]
-        biases = [torch.stack([layer.bias[None] for layer in stage]) for stage in stages]
-        return (*weights, *biases)
+        def padded(of_layer: Callable[[nn.Linear], Tensor]) -> list[Tensor]:  # [K, ., widest output] of each stage
+            widest = (max(layer.out_features for layer in stage) for stage in stages)
+            return [
+                torch.stack([F.pad(of_layer(layer), (0, width - layer.out_features)) for layer in stage])
+                for stage, width in zip(stages, widest, strict=True)
+            ]
+
+        return (*padded(lambda layer: layer.weight.T), *padded(lambda layer: layer.bias[None]))
 
     parameters = [parameter for mlp in mlps for parameter in mlp.parameters()]
     stacked = kept(stack, *parameters)

@@ -254,7 +254,7 @@ class MemoryAttention(nn.Module):
         memory = pool_tokens(memory, grid, self.pooling)
         dtype = self.norm.weight.dtype
         keys = (memory.values + memory.position).to(dtype)
-        x = to_tokens((features.embedding + POSITION_WEIGHT * features.position).to(dtype))
+        x = to_tokens(torch.add(features.embedding, features.position, alpha=POSITION_WEIGHT).to(dtype))
         masks = []
         layers = cast("list[MemoryAttentionLayer]", list(self.layers))
         projected = self._project(layers, grid, memory, keys) if fewer_kernels(x) else [None] * len(layers)

@@ -88,7 +88,7 @@ class MemoryPromptGenerator(nn.Module):
         turned = keys.shape[1] - memory.num_pointer_tokens
         with torch.autocast(x.device.type, enabled=False):
             spatial = keys[:, :turned].float().unflatten(1, (-1, factors.shape[1]))  # [B, G, h * w, M]
-            pointers = keys[:, turned:].float() @ pointer_factors.T + pointer_shifts  # [B, P, Q]
+            pointers = F.linear(keys[:, turned:].float(), pointer_factors, pointer_shifts)  # [B, P, Q]
             if fewer_kernels(x):
                 by_cell = spatial.permute(2, 0, 1, 3).reshape(len(spatial[0, 0]), -1, spatial.shape[-1])
                 dots = torch.baddbmm(shifts.T[:, None], by_cell, factors.permute(1, 2, 0))  # [h * w, B * G, Q]
@@ -101,6 +101,7 @@ class MemoryPromptGenerator(nn.Module):
                 logits = logits + memory.log_weights[:, None]
             # An object without any foreground cell, and without pointers, attends to nothing: its mean is 0.
             seen = memory.foreground.any(dim=1, keepdim=True)  # [B, 1]
-            logits = logits.masked_fill((seen & ~memory.foreground)[:, None], float("-inf"))
+            hidden = seen != memory.foreground  # the background, but of no object that has no foreground
+            logits = logits.masked_fill(hidden[:, None], float("-inf"))
             means = (logits.softmax(-1) @ memory.values.float()).masked_fill(~seen[:, None], 0.0)
         return attention.out_proj(attention.v_proj(means))

@@ -33,7 +33,7 @@ def sine_map(channels: int, height: int, width: int, device: torch.device) -> Te
         device: device of the map.
 
     Returns:
-        [1, channels, height, width].
+        [1, channels, height, width], in channels-last memory as the maps that it is added to.
     """
     with torch.inference_mode(False):
         divisors = _frequencies(channels // 2, device)
@@ -45,7 +45,7 @@ def sine_map(channels: int, height: int, width: int, device: torch.device) -> Te
 
         y = encode(height)[:, None, :].expand(-1, width, -1)
         x = encode(width)[None, :, :].expand(height, -1, -1)
-        return torch.cat([y, x], dim=2).permute(2, 0, 1)[None].contiguous()
+        return torch.cat([y, x], dim=2)[None].permute(0, 3, 1, 2)
 
 
 def sine_vector(position: Tensor, channels: int) -> Tensor:

@@ -28,20 +28,19 @@ def fill_holes(logits: Tensor, max_area: int) -> Tensor:
     if max_area == 0:
         return logits
     background = logits <= 0
-    numbers = torch.arange(1, logits[0].numel() + 1, dtype=torch.float32, device=logits.device).view_as(logits[0])
-    labels = numbers * background
+    after_last = logits[0].numel() + 1
+    labels = torch.arange(1, after_last, dtype=torch.float32, device=logits.device).view_as(logits[0]) * background
     for _ in range(max_area - 1):
         labels = _highest_around(labels) * background
     # A pixel next to a background pixel with another number: its number belongs to no small component, and it counts
     # as so many pixels that none has that area.
-    highest = _highest_around(labels)
-    negative_lowest = _highest_around(torch.where(background, -labels, -torch.inf))
-    torn = highest != -negative_lowest
+    lowest = after_last - _highest_around((after_last - labels) * background)
+    torn = _highest_around(labels) != lowest
     index = labels.flatten(1).long()
-    count = torn.flatten(1).long() * max_area + 1
-    area = index.new_zeros(index.shape[0], logits[0].numel() + 1).scatter_add_(1, index, count)
+    count = torch.ones_like(index).masked_fill_(torn.flatten(1), max_area + 1)
+    area = index.new_zeros(index.shape[0], after_last).scatter_add_(1, index, count)
     hole = (area <= max_area).gather(1, index).view_as(background) & background
-    return torch.where(hole, FILLED_LOGIT, logits)
+    return logits.masked_fill(hole, FILLED_LOGIT)
 
 
 def raise_small_parts(coverage: Tensor) -> Tensor:

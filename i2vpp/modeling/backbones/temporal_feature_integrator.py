@@ -128,23 +128,15 @@ def _scaled_step(hidden: Tensor, spatial: nn.Conv3d, temporal: nn.Conv3d, kept: 
 
 
 class Fuse(nn.Module):
-    """GELU(LN(1x1 convolution of two stacked maps))."""
+    """GELU(LN(1x1 convolution))."""
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
         self.fuse = nn.Sequential(nn.Conv2d(c_in, c_out, 1), LayerNorm2d(c_out), GELU2d())
 
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Fuse two maps.
-
-        Args:
-            a: [B, c, h, w].
-            b: [B, c', h, w].
-
-        Returns:
-            [B, c_out, h, w].
-        """
-        return self.fuse(torch.cat([a, b], dim=1))
+    def forward(self, x: Tensor) -> Tensor:
+        """Map two maps that are stacked along the channels [B, c_in, h, w] to one [B, c_out, h, w]."""
+        return self.fuse(x)
 
 
 class Integrate(nn.Module):
@@ -199,16 +191,19 @@ class TemporalFeatureIntegrator(nn.Module):
             [B, width, h, w].
         """
         motion = self.temporal_stem(clip).contiguous(memory_format=torch.channels_last_3d)  # [B, C, T, h, w]
-        residual: Tensor | int = 0
+        residual: Tensor | None = None
         for level, features in enumerate(maps):
             last = level == len(maps) - 1
             motion = self.temporal_nets[level](motion, last_only=last)
             now = motion[:, :, -1]
-            mid = self.input_linears[level](features) + residual
-            merged = self.temporal2integration_nets[level](mid, now)
+            mid = self.input_linears[level](features)
+            if residual is not None:
+                mid = mid + residual
+            both = torch.cat([mid, now], dim=1)
+            merged = self.temporal2integration_nets[level](both)
             residual = self.integration_nets[level](merged)
             if not last:
-                updated = self.integration2temporal_nets[level](mid, now)
+                updated = self.integration2temporal_nets[level](both)
                 motion = torch.cat([motion[:, :, :-1], updated[:, :, None]], dim=2)
         return merged + residual
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from i2vpp.modeling.inference import FromWeights, fewer_kernels
-from i2vpp.modeling.layers import MLP, GELU2d, LayerNorm2d, apply_together, to_map
+from i2vpp.modeling.layers import MLP, GELU2d, LayerNorm2d, apply_together, take_entry, to_map
 from i2vpp.modeling.sam.transformer import TwoWayTransformer
 
 STABILITY_DELTA = 0.05
@@ -59,6 +59,7 @@ class MaskDecoder(nn.Module):
         self.output_hypernetworks_mlps = nn.ModuleList(MLP((width, width, width, width // 8)) for _ in range(num_masks))
         self.iou_prediction_head = MLP((width, width, width, num_masks), sigmoid_output=True)
         self.pred_obj_score_head = MLP((width, width, width, 1))
+        self._own_tokens = FromWeights(rounds=False)
         self._together = FromWeights()
 
     def forward(self, image: Tensor, position: Tensor, prompts: Tensor, *, multimask: bool) -> DecodedMasks:
@@ -76,13 +77,11 @@ class MaskDecoder(nn.Module):
         tokens, attended = self.attend(image, position, prompts)
         replaceable = not multimask and self.stability_fallback and not self.training
         wanted = slice(1, None) if multimask else slice(0, None if replaceable else 1)
+        logits, ious, score = self.read_out(tokens, attended, wanted)
         mask_tokens = tokens[:, 2:][:, wanted]
-        logits = self.masks(mask_tokens, attended, wanted)
-        ious = self.iou_prediction_head(tokens[:, 1]).float()[:, wanted]
         if replaceable:
             mask_tokens = mask_tokens[:, :1]
             logits, ious = replace_unstable(logits, ious)
-        score = self.pred_obj_score_head(tokens[:, 0])[:, 0].float()
         return DecodedMasks(logits=logits, ious=ious, tokens=mask_tokens, object_score=score)
 
     def attend(self, image: Tensor, position: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,29 +91,36 @@ class MaskDecoder(nn.Module):
             Tokens [B, 2 + num_masks, D], of the object score, of the predicted IoUs and of each mask, and the image
             [B, D, h, w].
         """
-        own = torch.cat([self.obj_score_token.weight, self.iou_token.weight, self.mask_tokens.weight])
+        learned = (self.obj_score_token.weight, self.iou_token.weight, self.mask_tokens.weight)
+        (own,) = self._own_tokens(lambda: (torch.cat(learned),), *learned)
         prompts = torch.cat([own.expand(prompts.shape[0], -1, -1), prompts], dim=1)
         tokens, cells = self.transformer(image, position, prompts)
         return tokens[:, : len(own)], to_map(cells, image.shape[-2:])
 
-    def masks(self, tokens: Tensor, image: Tensor, wanted: slice = slice(None)) -> Tensor:
-        """Compute mask logits.
+    def read_out(self, tokens: Tensor, image: Tensor, wanted: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute masks and scores from what `attend` gives.
 
         Args:
-            tokens: the wanted ones of the mask tokens [B, K, D] that `attend` gives.
-            image: as `attend` gives it [B, D, h, w].
-            wanted: which of the mask tokens these are.
+            tokens: output tokens of object score, IoU and all masks [B, 2 + num_masks, D].
+            image: [B, D, h, w].
+            wanted: the K masks that are asked for.
 
         Returns:
-            [B, K, 4h, 4w].
+            Mask logits [B, K, 4h, 4w], predicted IoUs [B, K] and object scores [B].
         """
-        upscaled = self.output_upscaling(image)
-        mlps = cast("list[MLP]", list(self.output_hypernetworks_mlps)[wanted])
+        masks = cast("list[MLP]", list(self.output_hypernetworks_mlps))
         if fewer_kernels(tokens):
-            weights = apply_together(mlps, tokens.transpose(0, 1), self._together).transpose(0, 1)
+            mlps = [self.pred_obj_score_head, self.iou_prediction_head, *masks]
+            out = apply_together(mlps, tokens.transpose(0, 1), self._together)  # [2 + num_masks, B, D / 8]
+            score, ious = out[0, :, 0], out[1, :, : len(masks)].sigmoid()
+            weights = out[2:].transpose(0, 1)[:, wanted]
         else:
-            weights = torch.stack([mlp(token) for mlp, token in zip(mlps, tokens.unbind(1), strict=True)], dim=1)
-        return (weights @ upscaled.flatten(2)).unflatten(2, upscaled.shape[-2:]).float()
+            score, ious = self.pred_obj_score_head(tokens[:, 0])[:, 0], self.iou_prediction_head(tokens[:, 1])
+            pairs = zip(masks[wanted], tokens[:, 2:][:, wanted].unbind(1), strict=True)
+            weights = torch.stack([mlp(token) for mlp, token in pairs], dim=1)
+        upscaled = self.output_upscaling(image)
+        logits = (weights @ upscaled.flatten(2)).unflatten(2, upscaled.shape[-2:])
+        return logits.float(), ious.float()[:, wanted], score.float()
 
 
 def replace_unstable(logits: Tensor, ious: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,5 +140,4 @@ def replace_unstable(logits: Tensor, ious: Tensor) -> tuple[Tensor, Tensor]:
     outer = (first > -STABILITY_DELTA).sum(1)
     stable = (outer == 0) | (inner >= STABILITY_THRESHOLD * outer.float())
     chosen = torch.where(stable, 0, 1 + ious[:, 1:].argmax(1))
-    rows = torch.arange(chosen.shape[0], device=chosen.device)
-    return logits[rows, chosen][:, None], ious[rows, chosen][:, None]
+    return take_entry(logits, chosen), take_entry(ious, chosen)

@@ -23,30 +23,28 @@ class TwoWayBlock(nn.Module):
         self.first = first
 
     def forward(
-        self, tokens: Tensor, image: Tensor, token_position: Tensor, image_position: Tensor
-    ) -> tuple[Tensor, Tensor]:
+        self, tokens: Tensor, placed: Tensor, image: Tensor, token_position: Tensor, image_position: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Let tokens and image cells attend to each other.
 
         Args:
             tokens: [B, T, D].
+            placed: the tokens with their positions added [B, T, D].
             image: image cells [B, h * w, D].
             token_position: the prompt tokens [B, T, D].
             image_position: positions of the grid [1, h * w, D].
 
         Returns:
-            Tokens [B, T, D] and image cells [B, h * w, D].
+            Tokens, the tokens with their positions added [B, T, D], and image cells [B, h * w, D].
         """
-        if self.first:  # the tokens equal their positions, which are therefore not added
-            tokens = self.self_attn(tokens, tokens, tokens)
-        else:
-            q = tokens + token_position
-            tokens = tokens + self.self_attn(q, q, tokens)
-        tokens = self.norm1(tokens)
+        attended = self.self_attn(placed, placed, tokens)
+        tokens = self.norm1(attended if self.first else tokens + attended)
         k = image + image_position
         tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + token_position, k, image))
         tokens = self.norm3(tokens + self.mlp(tokens))
-        image = self.norm4(image + self.cross_attn_image_to_token(k, tokens + token_position, tokens))
-        return tokens, image
+        placed = tokens + token_position
+        image = self.norm4(image + self.cross_attn_image_to_token(k, placed, tokens))
+        return tokens, placed, image
 
 
 class TwoWayTransformer(nn.Module):
@@ -70,8 +68,8 @@ class TwoWayTransformer(nn.Module):
             Tokens [B, T, D] and image cells [B, h * w, D].
         """
         cells, position = to_tokens(image), to_tokens(image_position)
-        tokens = prompts
+        tokens = placed = prompts  # the first block's tokens equal their positions, which are therefore not added
         for layer in self.layers:
-            tokens, cells = layer(tokens, cells, prompts, position)
-        attended = self.final_attn_token_to_image(tokens + prompts, cells + position, cells)
+            tokens, placed, cells = layer(tokens, placed, cells, prompts, position)
+        attended = self.final_attn_token_to_image(placed, cells + position, cells)
         return self.norm_final_attn(tokens + attended), cells
