@@ -2,31 +2,36 @@
 # Trains checkpoints/i2vpp-demo.pt from MobileSAM and small public data; see checkpoints/i2vpp-demo.md. Every part can be
 # interrupted: the same command goes on where it stopped.
 #
-#   I2VPP_DATA=<folder> IMAGE_MODEL=<mobile_sam.pt> sh checkpoints/train_demo.sh
+#   I2VPP_DATA=<folder> IMAGE_MODEL=<mobile_sam.pt> BEFORE=<i2vpp-demo.pt> sh checkpoints/train_demo.sh
 #
-# docs/training.md says what I2VPP_DATA holds and where the image model comes from. On a GPU: TRAIN="data.workers=12". On a
+# docs/training.md says what I2VPP_DATA holds and where the other two come from. On a GPU: TRAIN="data.workers=12". On a
 # CPU without instructions for bfloat16: TRAIN=run.precision=float32.
 set -eu
 cd "$(dirname "$0")/.."
 : "${I2VPP_DATA:?set it to the folder of the data}" "${IMAGE_MODEL:?set it to mobile_sam.pt or tinysam.pth}"
+: "${BEFORE:?set it to the version before: git show 52715ed:checkpoints/i2vpp-demo.pt}"
 PYTHON=${PYTHON:-python3}
 OUT=${OUT:-outputs/i2vpp-demo}
 PARTS=${PARTS:-}  # such as 15m: the weights also in parts of that size, for `cat i2vpp-demo.pt.* >i2vpp-demo.pt`
 export I2VPP_DATA
 davis=$I2VPP_DATA/davis16
 
-# 1. Begin as the image model, with memory parts that match what looks alike.
+# 1. Begin as the image model.
 [ -e "$OUT/start.pt" ] || $PYTHON -m training.warm_start "$IMAGE_MODEL" --images "$I2VPP_DATA/ecssd/images" -o "$OUT/start.pt"
 
-# 2. Boxes, clicks and corrections on photos; then the memory parts on clips; then both, all but the image trunk.
+# 2. Boxes, clicks and corrections on photos.
 # shellcheck disable=SC2086
 $PYTHON -m training.train -c i2vpp-demo-photos run.folder="$OUT/photos" start.checkpoint="$OUT/start.pt" ${TRAIN:-}
-# shellcheck disable=SC2086
-$PYTHON -m training.train -c i2vpp-demo-memory run.folder="$OUT/memory" start.checkpoint="$OUT/photos/checkpoint.pt" ${TRAIN:-}
-# shellcheck disable=SC2086
-$PYTHON -m training.train -c i2vpp-demo run.folder="$OUT/all" start.checkpoint="$OUT/memory/checkpoint.pt" ${TRAIN:-}
 
-# 3. Small weights, and their scores on sequences that none of this has seen.
+# 3. The version before it gets that trunk; then everything but the trunk learns on clips and photos.
+[ -e "$OUT/replaced.pt" ] || $PYTHON -m training.replace_trunk "$BEFORE" --trunk "$OUT/photos/checkpoint.pt" \
+    --images "$I2VPP_DATA/more/duts_tr500/images" "$I2VPP_DATA/more/bsds500_regions/images" \
+    --videos "$davis/JPEGImages/480p" --include "$davis/ImageSets/train.txt" \
+    --exclude training/txt/heldout_photos.txt training/txt/davis16_heldout.txt -o "$OUT/replaced.pt"
+# shellcheck disable=SC2086
+$PYTHON -m training.train -c i2vpp-demo run.folder="$OUT/all" start.checkpoint="$OUT/replaced.pt" ${TRAIN:-}
+
+# 4. Small weights, and their scores on sequences that none of this has seen.
 $PYTHON -m training.export "$OUT/all/checkpoint.pt" "$OUT/i2vpp-demo.pt" --dtype bfloat16 \
     --card licence="research and demonstration only, not commercial" model_card="checkpoints/i2vpp-demo.md"
 if [ -n "$PARTS" ]; then

@@ -44,7 +44,7 @@ def test_a_long_run_is_as_its_recipe_says() -> None:
     assert (length.accumulate, length.warmup_steps, length.validate_every) == (8, 100, 200)
     assert length.picture_every == config.run.picture_every
     assert not list(shortened(config, length))
-    for name in ("i2vpp-train", "i2vpp-smoke", "i2vpp-demo", "i2vpp-demo-memory"):
+    for name in ("i2vpp-train", "i2vpp-smoke", "i2vpp-demo"):
         recipe = load_recipe(name)
         whole = run_length(recipe, 2000)
         asked = (recipe.optimizer.accumulate, recipe.optimizer.warmup_steps, recipe.validation.every)

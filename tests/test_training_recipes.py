@@ -15,7 +15,7 @@ from i2vpp.errors import ConfigError
 from training.config import ClipConfig, OptimizerConfig, SourceConfig, TrainConfig, UserConfig
 from training.recipes import RECIPES, load_recipe, to_yaml
 
-DEMO = ["i2vpp-demo", "i2vpp-demo-memory", "i2vpp-demo-photos"]
+DEMO = ["i2vpp-demo", "i2vpp-demo-photos"]
 NAMES = [*DEMO, "i2vpp-finetune", "i2vpp-smoke", "i2vpp-train", "i2vpp-train-32gpu"]
 BASE = "defaults: [train_schema, i2vpp-512, _self_]\ndata: {sources: {made_up: {kind: procedural}}}\n"
 

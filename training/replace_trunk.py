@@ -38,6 +38,7 @@ from training.utils.network_input import read_frame
 EVERY = 9  # frames from the end of one clip of a video to that of the next
 MOST_CLIPS = 8  # of a video
 RIDGE = 1e-4  # share of each input's energy that is added in the least squares
+LEAST_CLIPS = 4
 BATCH = 4
 WARM_UP = 20  # steps
 FINAL_RATIO = 0.01  # learning rate at the end over that at the start
@@ -69,7 +70,7 @@ def find_clips(images: Sequence[Path], videos: Sequence[Path], *, names: frozens
         exclude: names of photos, without suffix, and of videos that are left out.
 
     Raises:
-        NoDataError: there is nothing.
+        NoDataError: these are too few to fit anything.
     """
     clips = [[path] * 3 for folder in images for name, path in list_images(folder).items() if name not in exclude]
     for folder in videos:
@@ -78,8 +79,10 @@ def find_clips(images: Sequence[Path], videos: Sequence[Path], *, names: frozens
                 continue
             frames = list(list_images(video).values())
             clips += [frames[i - 2 : i + 1] for i in range(2, len(frames), EVERY)][:MOST_CLIPS]
-    if not clips:
-        raise NoDataError("no clips: --images and --videos name no photo and no video of three frames")
+    if len(clips) < LEAST_CLIPS:
+        raise NoDataError(
+            f"{len(clips)} clips: --images and --videos must name {LEAST_CLIPS} photos or pieces of videos"
+        )
     return clips
 
 
@@ -164,9 +167,9 @@ def _descend(
 ) -> None:  # fmt: skip
     optimizer = torch.optim.AdamW(integrator.parameters(), lr=learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
-    with tqdm(range(steps), desc="fitting", unit="step") as bar:
+    with torch.enable_grad(), tqdm(range(steps), desc="fitting", unit="step") as bar:
         for _ in bar:
-            drawn = torch.randint(len(examples), (BATCH,), generator=generator).tolist() if examples else []
+            drawn = torch.randint(len(examples), (BATCH,), generator=generator).tolist()
             error = _error(integrator, [examples[k] for k in drawn], spread, dtype)
             optimizer.zero_grad()
             error.backward()
