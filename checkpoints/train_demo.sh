@@ -1,6 +1,6 @@
 #!/bin/sh
-# Trains checkpoints/i2vpp-demo.pt from MobileSAM and small public data; see checkpoints/i2vpp-demo.md. Every part can be
-# interrupted: the same command goes on where it stopped.
+# Trains the next version of checkpoints/i2vpp-demo.pt from MobileSAM, the version before it and small public data; see
+# checkpoints/i2vpp-demo.md. Every part can be interrupted: the same command goes on where it stopped.
 #
 #   I2VPP_DATA=<folder> IMAGE_MODEL=<mobile_sam.pt> BEFORE=<i2vpp-demo.pt> sh checkpoints/train_demo.sh
 #
@@ -9,7 +9,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 : "${I2VPP_DATA:?set it to the folder of the data}" "${IMAGE_MODEL:?set it to mobile_sam.pt or tinysam.pth}"
-: "${BEFORE:?set it to the version before: git show 52715ed:checkpoints/i2vpp-demo.pt}"
+: "${BEFORE:?set it to the version before, such as checkpoints/i2vpp-demo.pt}"
 PYTHON=${PYTHON:-python3}
 OUT=${OUT:-outputs/i2vpp-demo}
 PARTS=${PARTS:-}  # such as 15m: the weights also in parts of that size, for `cat i2vpp-demo.pt.* >i2vpp-demo.pt`
