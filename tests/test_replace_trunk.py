@@ -15,7 +15,7 @@ from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.session.frames import normalise
 from models import SIDE
 from training.model.initialise import initialise
-from training.replace_trunk import Example, _descend, _error, _linears, find_clips, main, replace_trunk
+from training.replace_trunk import Example, _descend, _error, _linears, _spread, find_clips, main, replace_trunk
 from training.utils.network_input import read_frame
 
 
@@ -101,7 +101,9 @@ def test_gradient_descent_brings_the_integrator_closer() -> None:
             clip = normalise(frames.float().movedim(1, 0)).movedim(0, 1)
             target = known([x[None].float() for x in maps], clip[None])[0].bfloat16()
         examples.append(Example(clip=frames, maps=maps, target=target))
-    spread = torch.stack([x.target.float() for x in examples]).std(dim=(0, 2, 3))[:, None, None]
+    spread = _spread([x.target for x in examples])
+    whole = torch.stack([x.target.float() for x in examples]).std(dim=(0, 2, 3), correction=0)
+    torch.testing.assert_close(spread.flatten(), whole, rtol=1e-3, atol=1e-4)
     with torch.no_grad():
         before = _error(integrator, examples, spread, torch.float32)
     _descend(integrator, examples, spread, 30, 1e-3, torch.float32, generator)
@@ -117,6 +119,9 @@ def test_the_command_writes_a_checkpoint(pictures, tmp_path, capsys) -> None:
     with pytest.raises(SystemExit):
         main(command)
     assert "0 clips: --images and --videos" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*command, "--videos", str(tmp_path / "nowhere")])
+    assert "nowhere" in (error := capsys.readouterr().err) and error.count("\n") == 1
     assert main([*command, "--images", str(pictures / "photos")]) == 0
     model = I2VPP(ModelConfig(image_size=SIDE))
     load_checkpoint(model, out)

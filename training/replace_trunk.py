@@ -26,7 +26,7 @@ from tqdm import tqdm
 from i2vpp.build_i2vpp import DTYPES
 from i2vpp.checkpoint import inspect_checkpoint, load_checkpoint, save_checkpoint
 from i2vpp.config import ModelConfig
-from i2vpp.data.files import list_images, read_items
+from i2vpp.data.files import list_folders, list_images, read_items, require_folder
 from i2vpp.errors import I2VPPError, NoDataError
 from i2vpp.modeling.backbones.temporal_feature_integrator import TemporalFeatureIntegrator
 from i2vpp.modeling.i2vpp import I2VPP
@@ -71,13 +71,14 @@ def find_clips(images: Sequence[Path], videos: Sequence[Path], *, names: frozens
 
     Raises:
         NoDataError: these are too few to fit anything.
+        DataError: a folder is missing or cannot be read.
     """
     clips = [[path] * 3 for folder in images for name, path in list_images(folder).items() if name not in exclude]
     for folder in videos:
-        for video in sorted(path for path in folder.iterdir() if path.is_dir()):
-            if video.name in exclude or (names is not None and video.name not in names):
+        for name in list_folders(require_folder(folder, "videos")):
+            if name in exclude or (names is not None and name not in names):
                 continue
-            frames = list(list_images(video).values())
+            frames = list(list_images(folder / name).values())
             clips += [frames[i - 2 : i + 1] for i in range(2, len(frames), EVERY)][:MOST_CLIPS]
     if len(clips) < LEAST_CLIPS:
         raise NoDataError(
@@ -93,9 +94,9 @@ def replace_trunk(
     """Put an image trunk into a network, and fit the integrator to the features that the network gave before.
 
     Args:
-        model: the network; changed in place.
-        trunk: the new image trunk.
-        clips: files of three frames each, the current one last.
+        model: the network, in evaluation mode, on the CPU; changed in place.
+        trunk: the new image trunk, likewise.
+        clips: files of three frames each, the current one last. At 512 x 512 pixels, 4 MB of memory are taken for each.
         steps: steps of gradient descent on `BATCH` clips, after the least squares.
         learning_rate: at its highest; it falls along a cosine.
         dtype: of the network's computation.
@@ -119,7 +120,7 @@ def replace_trunk(
             inputs = normalise(clip.float().movedim(1, 0)).movedim(0, 1)[None]
             old = model.image_encoder.trunk_image(inputs[:, :, -1])[-len(moments) :]
             new = trunk(inputs[:, :, -1])[-len(moments) :]
-            target = model.encode(inputs).embedding[0]
+            target = integrator(old, inputs)[0]
             if len(examples) >= held_out:
                 for moment, linear, before, after in zip(moments, _linears(integrator), old, new, strict=True):
                     moment.add(after[0].float(), linear(before)[0].float())
@@ -127,10 +128,18 @@ def replace_trunk(
     model.image_encoder.trunk_image.load_state_dict(trunk.state_dict())
     for moment, linear in zip(moments, _linears(integrator), strict=True):
         moment.write(linear)
-    spread = torch.stack([x.target.float() for x in examples]).std(dim=(0, 2, 3)).clamp(min=1e-3)[:, None, None]
+    spread = _spread([x.target for x in examples])
     _descend(integrator, examples[held_out:], spread, steps, learning_rate, dtype, generator)
     with torch.no_grad():
         return sum(float(_error(integrator, [x], spread, dtype)) for x in examples[:held_out]) / held_out
+
+
+def _spread(features: Sequence[Tensor]) -> Tensor:
+    """Standard deviation of each channel [D, 1, 1] over all cells of features [D, h, w]."""
+    means = torch.stack([x.float().mean(dim=(1, 2)) for x in features])
+    squares = torch.stack([x.float().square().mean(dim=(1, 2)) for x in features])
+    variance = squares.mean(dim=0) - means.mean(dim=0).square()
+    return variance.clamp(min=1e-6).sqrt()[:, None, None]
 
 
 class _Moments:

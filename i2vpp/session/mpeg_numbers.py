@@ -35,7 +35,6 @@ class MpegNumbers:
         self._code = 0  # time code of the group, in pictures
         self._counts = False  # whether the last time codes count the pictures
         self._start = 0  # number of the picture of the group that is shown first
-        self._has_header = False  # whether the last packet begins a group
         self._next = 0  # the highest number so far, plus one
         self._references = (-1, -1)  # the numbers of the last two pictures that others are predicted from
         with suppress(LookupError):
@@ -43,7 +42,6 @@ class MpegNumbers:
 
     def read(self, data: bytes) -> PictureNumber | None:
         """Return the number of the picture in a packet; see `NumberReader`."""
-        self._has_header = False
         for start, end in units(data, 0, _is_picture):
             bits = Bits(data[start + 1 : min(end, start + 16)], is_escaped=False)
             if data[start] == SEQUENCE:
@@ -59,11 +57,6 @@ class MpegNumbers:
                 return self._number(bits.take(10), bits.take(3))
         return None
 
-    @property
-    def begun(self) -> int | None:
-        """The number of the first picture of the group that the last packet begins; None if it begins none."""
-        return self._start if self._has_header else None
-
     def _begin_group(self, bits: Bits) -> None:
         is_drop, hours, minutes = bits.take(1), bits.take(5), bits.take(6)
         bits.take(1)
@@ -75,7 +68,6 @@ class MpegNumbers:
         is_loss = self._counts and 0 < ahead <= LONGEST_LOSS
         self._code, self._counts = code, ahead == 0 or is_loss
         self._begin(self._next + ahead * is_loss)
-        self._has_header = True
 
     def _begin(self, number: int) -> None:
         self._start = number
@@ -106,35 +98,6 @@ class MpegNumbers:
     def _complete(self, written: int) -> int:
         last, half = self._references[1], PERIOD // 2
         return last + (self._start + written - last + half) % PERIOD - half
-
-
-class AviTimes:
-    """Tells when the pictures of an AVI file are shown, which stores only when they are decoded.
-
-    All pictures of a group, and none of later ones, are shown before the next group is decoded.
-
-    Args:
-        extradata: parameters of the stream from the container; empty if they are in the packets.
-    """
-
-    def __init__(self, extradata: bytes) -> None:
-        self._numbers = MpegNumbers(extradata)
-        self._offset = 0  # from the number of a picture to its time
-
-    def time(self, data: bytes, place: int) -> int | None:
-        """Return the time of the next picture; None if its packet is damaged.
-
-        Args:
-            data: its packet.
-            place: the number of the packet.
-        """
-        try:
-            picture = self._numbers.read(data)
-        except LookupError:
-            return None
-        if self._numbers.begun is not None:
-            self._offset = place - self._numbers.begun
-        return None if picture is None or picture.written is None else picture.written + self._offset
 
 
 def _is_picture(kind: int) -> bool:
