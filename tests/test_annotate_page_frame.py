@@ -300,6 +300,29 @@ def test_steps_speed_and_loop(page: Annotator) -> None:
     page.press("Shift+L")
 
 
+def test_the_place_is_kept_while_frames_are_played(page: Annotator) -> None:
+    page.press("Shift+L", " ")
+    until(lambda: setting(page, "frame") > 0 and "frame=0" not in page.page.evaluate("location.hash"))
+    assert setting(page, "playing")
+    page.page.reload()
+    page.page.wait_for_selector("#stage[data-frame]")
+    assert setting(page, "frame") > 0
+    page.press("Shift+L")
+
+
+def test_frames_are_shown_where_masks_cannot_be_drawn(browser: Any, url: str) -> None:
+    with annotator(browser, url) as page:
+        page.page.route("**/static/mask_worker.js", lambda route: route.abort())
+        page.page.reload()
+        page.open("disc").frame(0).click(32, 24)
+        page.notice("Masks cannot be drawn: a part of the page did not load. Reload the page.")
+        page.press("ArrowRight").frame(1)
+        page.page.unroute("**/static/mask_worker.js")
+        page.page.reload()
+        page.frame(1).settled()
+        page.troubles.clear()  # the browser reports the file that was refused
+
+
 def test_the_time_of_a_frame_is_its_own_where_the_rate_varies(browser: Any, url: str) -> None:
     with annotator(browser, url) as page:
         page.open("slow.mkv").frame(0).press("End").frame(5)

@@ -57,6 +57,21 @@ export function debounce(action, wait) {
   };
 }
 
+/** Return a function that runs `action` at once and then every `wait` ms at most; the latest call is never left out. */
+export function throttle(action, wait) {
+  let [timer, due] = [0, -Infinity];
+  return (...args) => {
+    clearTimeout(timer);
+    const run = () => {
+      due = performance.now() + wait;
+      action(...args);
+    };
+    const left = due - performance.now();
+    if (left <= 0) run();
+    else timer = setTimeout(run, left);
+  };
+}
+
 /** Seconds in words short enough for a status line. */
 export function duration(seconds) {
   if (!Number.isFinite(seconds)) return "";

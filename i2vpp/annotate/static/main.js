@@ -2,7 +2,7 @@
 
 import { loadLibrary, openVideo, receiveChange, receiveJob, redo, resume, undo } from "./actions.js";
 import { call, listen } from "./api.js";
-import { byId, debounce, setText } from "./dom.js";
+import { byId, setText, throttle } from "./dom.js";
 import { startCopy } from "./copy.js";
 import { startDialogs } from "./dialogs.js";
 import { startDisplay } from "./display.js";
@@ -25,6 +25,7 @@ import { startTimelineView } from "./timeline_view.js";
 import { app, emit, isEmpty, keep, on, onChanges, selectedObject, setView } from "./state.js";
 
 const BANNER_WAIT_MS = 800; // a server that is back at once was never away
+const KEEP_PLACE_MS = 500; // some browsers refuse an address that changes more than 100 times in 30 s
 const HINTS = {
   click: "Click adds, right click takes away, dragging draws a box",
   box: "Drag a box around the object",
@@ -106,13 +107,13 @@ function showLink() {
   setText(byId("link-text"), app.video || !app.connected ? words : "");
 }
 
-/** Keep place in the address, so that reloading (or a second tab) comes back to it. */
-const keepPlace = debounce(() => {
+/** Keep the place in the address, also while frames are played, so that reloading (or a second tab) comes back to it. */
+const keepPlace = throttle(() => {
   if (!app.video) return;
   keep(`frame.${app.video.id}`, app.frame);
   const place = new URLSearchParams({ video: app.video.id, frame: app.frame });
   history.replaceState(null, "", `#${place}`);
-}, 250);
+}, KEEP_PLACE_MS);
 
 function received(event) {
   if (event.type === "model") {
