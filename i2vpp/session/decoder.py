@@ -18,18 +18,9 @@ from PIL import Image
 from i2vpp.errors import FrameDecodeError, VideoError
 from i2vpp.session.decoding import DECODE_ERRORS, do_all_keys_fail, open_decoder, until_it_breaks
 from i2vpp.session.decoding import decode as _decode
+from i2vpp.session.layout import Layout, first_time, read_layout
 from i2vpp.session.orientation import display_matrix, is_turned, upright
-from i2vpp.session.packets import (
-    Announced,
-    AviIndex,
-    Packet,
-    PacketReader,
-    announced,
-    avi_index,
-    count_lost,
-    data_start,
-    first_time,
-)
+from i2vpp.session.packets import Packet, PacketReader, count_lost
 from i2vpp.session.sources import FrameSource
 from i2vpp.session.timeline import PATIENCE, Timeline
 from i2vpp.utils.notices import warn_user
@@ -85,16 +76,14 @@ class VideoFile(FrameSource):
         self._warned_of_start = False
         self._lost: dict[int, int] = {}  # packets of an AVI file without index, by the position of the next one
         self._next = 0  # smallest index that the next decoded frame can have
-        self._index = AviIndex()
-        self._data_start: int | None = None  # where the packets begin in the file
+        self._layout = Layout()
         self._matrix: tuple[int, ...] | None = None
         self._container: Any = None
         self._stream: Any = None
         self._decoder: Any = None
         self._open()
         if self.countable:
-            self._data_start = data_start(self._container, self._video)
-            self._index = avi_index(self._container, self._stream, self._video, self._data_start)
+            self._layout = read_layout(self._container, self._stream, self._video)
         self._timeline = self._new_timeline()
         self._reader = self._frames()
 
@@ -316,7 +305,7 @@ class VideoFile(FrameSource):
             has_durations=not formats.isdisjoint(WITH_DURATIONS),
             guesses_times="mpeg" in formats,
             is_listable=self.countable and is_timed,
-            announced=announced(self._container, self._stream, self._video) if self.countable else Announced(),
+            announced=self._layout.announced,
         )
         # AVI does not store when a frame is shown
         timeline.timed = is_timed and not ("avi" in formats and self._stream.codec_context.has_b_frames)
@@ -326,9 +315,9 @@ class VideoFile(FrameSource):
         reader = PacketReader(
             self._container,
             self._stream,
-            self._index,
+            self._layout,
             self._lost,
-            data_start=self._data_start if from_start else None,
+            from_start=from_start,
             checks_numbers=self._checks_numbers,
         )
         return until_it_breaks(reader, self._timeline)
@@ -361,7 +350,7 @@ class VideoFile(FrameSource):
         if self._timeline.numbers_wrongly:
             self._checks_numbers = False
             gaps = self._list_packets()
-        if gaps and "avi" in self._container.format.name and not self._index.numbers:
+        if gaps and "avi" in self._container.format.name and not self._layout.index.numbers:
             self._lost = count_lost(gaps, self._stream.frames - self._timeline.num_packets)
             self._list_packets()
         timeline = self._timeline

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import re
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from fractions import Fraction
-from pathlib import Path
-from typing import Any, BinaryIO
+from dataclasses import dataclass
+from typing import Any
 
 from i2vpp.session import jpeg
 from i2vpp.session.av1_numbers import Av1Numbers
-from i2vpp.session.data_start import CHUNK_HEADER, avi_start, first_matroska_time, is_chunk, matroska_start
 from i2vpp.session.frame_numbers import FrameNumbers
 from i2vpp.session.hevc_numbers import HevcNumbers
+from i2vpp.session.layout import START_FINDERS, Layout
 from i2vpp.session.mpeg_numbers import MpegNumbers
 from i2vpp.session.picture_order import NO_EVIDENCE, Evidence, PictureOrder
-from i2vpp.session.program_stream import TAIL_BYTES, ends_within_packet
 
 OVERHEAD = 64
 """Bytes that a container may put between two packets. A larger gap means that packets are lost there."""
 
-START_FINDERS = {"matroska": matroska_start, "avi": avi_start}
 ACCOUNTED = tuple(START_FINDERS)
 """Formats without gaps between packets, so that bytes which belong to no packet mean that packets are lost."""
 
@@ -36,9 +30,6 @@ from a lost sector of a disk, or from a download with holes."""
 
 ZERO_PADDING = bytes(256)
 """More zeros than encoders of H.264 and HEVC write between two units, to align them or to reach a constant rate."""
-
-TRANSPORT_PACKETS = (188, 192, 204)
-"""Lengths of the packets of an MPEG transport stream, in bytes; a whole file holds whole packets."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +47,7 @@ class Packet:
         position: place in the file, in bytes; None if that is unknown.
         lost_bytes: bytes before it that belong to no packet, where they tell of lost packets; else 0.
         lost: number of packets right before it that are known to be lost.
+        is_resumed: fragments of the file right before it are missing.
         numbers: what its number, and those before, show.
         is_between: its frame is shown before that of an earlier packet, as far as FFmpeg can tell; of AVI files only.
     """
@@ -70,38 +62,9 @@ class Packet:
     position: int | None = None
     lost_bytes: int = 0
     lost: int = 0
+    is_resumed: bool = False
     numbers: Evidence = NO_EVIDENCE
     is_between: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Announced:
-    """What the header of a file says of its video.
-
-    Args:
-        packets: how many there are; 0 if it does not say.
-        end: end of the last frame, in the stream's time base; 0 if it does not say.
-        slack: time by which the last frame may end earlier.
-        is_ragged: the file is not made of whole blocks, as its format demands.
-    """
-
-    packets: int = 0
-    end: int = 0
-    slack: int = 0
-    is_ragged: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class AviIndex:
-    """The video frames in the index of an AVI file, each by the position of its data in the file.
-
-    Args:
-        numbers: which frame it is.
-        sizes: number of bytes; empty where FFmpeg reads the index rightly, and so finds the frames where they are.
-    """
-
-    numbers: Mapping[int, int] = field(default_factory=dict)
-    sizes: Mapping[int, int] = field(default_factory=dict)
 
 
 class PacketReader:
@@ -113,9 +76,9 @@ class PacketReader:
     Args:
         container: the opened file.
         stream: its video stream.
-        index: index of an AVI file.
+        layout: where the packets of the file are.
         lost: how many packets are missing before the one at a position in the file, where that is known.
-        data_start: where the packets begin in the file; None if that is unknown, or packets before are passed over.
+        from_start: the container is at its start, so that bytes before the first packet tell of lost ones.
         checks_numbers: whether frame numbers show losses; False for encoders that number wrongly.
     """
 
@@ -123,16 +86,17 @@ class PacketReader:
         self,
         container: Any,
         stream: Any,
-        index: AviIndex,
+        layout: Layout,
         lost: Mapping[int, int],
         *,
-        data_start: int | None = None,
+        from_start: bool,
         checks_numbers: bool = True,
     ) -> None:
         self._container = container
         self._stream = stream
         self._lost = lost
-        self._data_start = data_start
+        self._data_start = layout.data_start if from_start else None
+        self._fragments = layout.fragments
         formats = container.format.name.split(",")
         self._is_avi = "avi" in formats
         self._is_accounted = any(name in ACCOUNTED for name in formats)
@@ -141,8 +105,8 @@ class PacketReader:
         extradata = bytes(stream.codec_context.extradata or b"")
         self._has_lengths = extradata[:1] == b"\1"  # instead of start codes
         self._follower = number_follower(self._codec, extradata) if checks_numbers else None
-        self._numbers = index.numbers
-        self._sizes = index.sizes
+        self._numbers = layout.index.numbers
+        self._sizes = layout.index.sizes
         self._sorted_numbers = sorted(self._numbers.values())
 
     def __iter__(self) -> Iterator[Packet]:
@@ -179,6 +143,7 @@ class PacketReader:
                 position=position,
                 lost_bytes=lost_bytes,
                 lost=self._lost_between(before, position) if before is not None or lost_bytes else 0,
+                is_resumed=self._fragments.miss_between(before, position),
                 numbers=self._follower.follow(data, shown) if self._follower else NO_EVIDENCE,
                 is_between=self._is_avi and self._reorders and raw.pts is not None and raw.pts == raw.dts,
             )
@@ -266,110 +231,3 @@ def count_lost(gaps: Mapping[int, int], missing: int) -> dict[int, int]:
         lost[position] = round((taken + num_bytes) / share) - round(taken / share)
         taken += num_bytes
     return lost
-
-
-def avi_index(container: Any, stream: Any, video: str | BinaryIO, data_start: int | None) -> AviIndex:
-    """Return the index of an AVI file; an empty one of other files, or if there is none.
-
-    FFmpeg finds out what the positions in the index count from by where it finds the first chunk. If that is damaged,
-    all positions are wrong by the same number of bytes; those that are returned are right.
-
-    Args:
-        container: the file, just opened: once packets have been read, FFmpeg lists them as if they were an index.
-        stream: its video stream.
-        video: its path, or the open file.
-        data_start: position of the first chunk; None if that is unknown.
-    """
-    if "avi" not in container.format.name.split(","):
-        return AviIndex()
-    entries = [entry for entry in getattr(stream, "index_entries", ()) if entry.size]
-    if len(entries) < 2 or entries[-1].timestamp < stream.frames // 2:
-        return AviIndex()  # what there is are the packets that FFmpeg has looked at to open the file
-    first = min(entry.pos for other in container.streams for entry in getattr(other, "index_entries", ()))
-    shift, last = first - data_start if data_start else 0, entries[-1]
-    if shift:
-        with reading(video) as file:
-            shift = shift if is_chunk(file, last.pos - shift, last.size) else 0
-    places = [entry.pos - shift + CHUNK_HEADER for entry in entries]
-    return AviIndex(
-        numbers={place: entry.timestamp for place, entry in zip(places, entries, strict=True)},
-        sizes={place: entry.size for place, entry in zip(places, entries, strict=True)} if shift else {},
-    )
-
-
-def data_start(container: Any, video: str | BinaryIO) -> int | None:
-    """Return where the packets begin in a file without gaps between them; None of other files, or if it is unknown.
-
-    Args:
-        container: the file.
-        video: its path, or the open file; its position is kept.
-    """
-    find = next((find for name, find in START_FINDERS.items() if name in container.format.name.split(",")), None)
-    if find is None or (isinstance(video, str) and not Path(video).is_file()):
-        return None
-    with reading(video) as file:
-        return find(file)
-
-
-def first_time(container: Any, video: str | BinaryIO) -> int:
-    """Return when frame 0 of a file is shown whose first packets are lost: 0, unless its index tells more.
-
-    Args:
-        container: the file.
-        video: its path, or the open file; its position is kept.
-    """
-    if "matroska" not in container.format.name.split(","):
-        return 0
-    with reading(video) as file:
-        return first_matroska_time(file)
-
-
-def announced(container: Any, stream: Any, video: str | BinaryIO) -> Announced:
-    """Return what the header of a file says of its video.
-
-    Args:
-        container: the file.
-        stream: its video stream.
-        video: its path, or the open file; it is read near its end, and the position is kept.
-    """
-    formats = container.format.name.split(",")
-    if "mov" in formats:
-        return Announced(packets=stream.frames)
-    if "avi" in formats:
-        return Announced(end=stream.frames, slack=2)
-    if "mpegts" in formats:
-        return Announced(is_ragged=container.size > 0 and all(container.size % size for size in TRANSPORT_PACKETS))
-    if "mpeg" in formats:
-        return Announced(is_ragged=container.size > 0 and ends_within_packet(_tail(video)))
-    clock = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
-    if clock is None or not stream.average_rate:
-        return Announced()
-    hours, minutes, seconds = (Fraction(part) for part in clock.groups())
-    second = 1 / (stream.time_base or Fraction(1))
-    end = (3600 * hours + 60 * minutes + seconds) * second
-    return Announced(end=round(end), slack=round(2 * second / stream.average_rate))
-
-
-def _tail(video: str | BinaryIO) -> bytes:
-    """Return the last bytes of a file."""
-    with reading(video) as file:
-        file.seek(max(file.seek(0, os.SEEK_END) - TAIL_BYTES, 0))
-        return file.read()
-
-
-@contextmanager
-def reading(video: str | BinaryIO) -> Iterator[BinaryIO]:
-    """Open a file, or keep the position of an open one.
-
-    Args:
-        video: its path, or the open file.
-    """
-    if isinstance(video, str):
-        with Path(video).open("rb") as file:
-            yield file
-        return
-    position = video.tell()
-    try:
-        yield video
-    finally:
-        video.seek(position)

@@ -8,7 +8,8 @@ from math import inf
 from statistics import median
 from typing import NamedTuple
 
-from i2vpp.session.packets import Announced, Packet
+from i2vpp.session.layout import Announced
+from i2vpp.session.packets import Packet
 from i2vpp.session.picture_order import NO_EVIDENCE, Gap
 
 PATIENCE = 64
@@ -169,7 +170,9 @@ class Timeline:
             return
         if dts is not None:
             self._delay = max(self._delay, time - dts)
-        is_certain = packet.lost_bytes > 0 or packet.numbers.skips is not False or packet.is_damaged
+        is_certain = (
+            packet.lost_bytes > 0 or packet.numbers.skips is not False or packet.is_damaged or packet.is_resumed
+        )
         is_hole = False
         if last is None or last.time is None:
             self.lost_before = packet.lost_bytes
