@@ -21,7 +21,7 @@ from pathlib import Path
 from PIL import Image
 
 from i2vpp.errors import I2VPPError, VideoError
-from i2vpp.session.decoder import VideoFile
+from i2vpp.session.video_file.decoder import VideoFile
 from i2vpp.utils.parser import Parser, integer
 from sav_dataset.parallel import convert_all
 

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from i2vpp.errors import FrameDecodeError, VideoError
-from i2vpp.session import decoder
 from i2vpp.session.video import open_source
+from i2vpp.session.video_file import decoder
 from media import number_of, numbered, write_video
 
 LENGTH = 36

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from i2vpp.errors import FrameDecodeError, VideoError
-from i2vpp.session import decoder
 from i2vpp.session.video import open_source
+from i2vpp.session.video_file import decoder
 from media import number_of, numbered, numbers, read_all, write_video
 
 GOP = {"g": "12", "bf": "2"}

@@ -18,9 +18,9 @@ from i2vpp.errors import PromptError
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.memory.cpu_copy import CpuCopy
 from i2vpp.modeling.i2vpp import I2VPP
-from i2vpp.session import decoder
 from i2vpp.session.records import COPIES_UNDER_WAY, FrameRecord
 from i2vpp.session.state import InferenceState
+from i2vpp.session.video_file import decoder
 from media import moving_disc, numbered, write_video
 from models import SIDE, make_predictor, make_shallow, parity_weights
 

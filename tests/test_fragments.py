@@ -11,8 +11,8 @@ import av
 import numpy as np
 import pytest
 
-from i2vpp.session.fragments import Fragments, read_fragments
 from i2vpp.session.video import open_source
+from i2vpp.session.video_file.fragments import Fragments, read_fragments
 from i2vpp.utils.notices import I2VPPWarning
 from test_damaged_video import GOP, LENGTH, VPX, check, textured
 

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from i2vpp.errors import FrameDecodeError
-from i2vpp.session import jpeg
-from i2vpp.session.decoder import VideoFile
-from i2vpp.session.frame_numbers import FrameNumbers
-from i2vpp.session.packets import number_follower
-from i2vpp.session.picture_order import Gap
-from i2vpp.session.program_stream import ends_within_packet
 from i2vpp.session.video import open_source
+from i2vpp.session.video_file import jpeg
+from i2vpp.session.video_file.decoder import VideoFile
+from i2vpp.session.video_file.frame_numbers import FrameNumbers
+from i2vpp.session.video_file.packets import number_follower
+from i2vpp.session.video_file.picture_order import Gap
+from i2vpp.session.video_file.program_stream import ends_within_packet
 from media import numbered, write_video
 from test_damaged_video import GOP, LENGTH, check, encoded, read, video_packets
 

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from i2vpp.errors import VideoError
-from i2vpp.session.av1_numbers import Av1Numbers
-from i2vpp.session.data_start import avi_start, matroska_start
-from i2vpp.session.decoder import VideoFile
-from i2vpp.session.mpeg_numbers import MpegNumbers
-from i2vpp.session.packets import Packet, number_follower
-from i2vpp.session.timeline import Timeline
 from i2vpp.session.video import open_source
+from i2vpp.session.video_file.av1_numbers import Av1Numbers
+from i2vpp.session.video_file.data_start import avi_start, matroska_start
+from i2vpp.session.video_file.decoder import VideoFile
+from i2vpp.session.video_file.mpeg_numbers import MpegNumbers
+from i2vpp.session.video_file.packets import Packet, number_follower
+from i2vpp.session.video_file.timeline import Timeline
 from media import numbered, write_video
 from test_damaged_video import GOP, LENGTH, VPX, check, encoded, read, textured, video_packets
 from test_lost_frames import without_packets

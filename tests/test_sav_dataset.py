@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from i2vpp.errors import DataError
-from i2vpp.session.decoder import VideoFile
+from i2vpp.session.video_file.decoder import VideoFile
 from media import moving_disc, number_of, numbered, write_video
 from sav_dataset import extract_frames, visualize
 from sav_dataset.png_video import PngVideo

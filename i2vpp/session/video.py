@@ -17,8 +17,8 @@ from PIL import Image
 from i2vpp.data.frame_folders import IMAGE_SUFFIXES, holds_image, list_frames
 from i2vpp.errors import VideoError
 from i2vpp.session.animation import HEAD_BYTES, AnimatedImage, is_animated_webp, may_be_animated
-from i2vpp.session.decoder import VideoFile
 from i2vpp.session.sources import FrameIterator, FrameLike, FrameList, FrameSource, LiveSource
+from i2vpp.session.video_file.decoder import VideoFile
 from i2vpp.utils.files import exists
 
 __all__ = ["FrameLike", "FrameSource", "LiveSource", "VideoLike", "open_source"]

@@ -18,7 +18,7 @@ from i2vpp.data.frame_folders import is_image, natural_key
 from i2vpp.data.masks import Mask
 from i2vpp.data.rle import LazyMasks, RunLengths, parse_segmentation
 from i2vpp.errors import DataError, VideoError
-from i2vpp.session.decoder import VideoFile
+from i2vpp.session.video_file.decoder import VideoFile
 from training.dataset.file_source import FileSource
 
 STEP = 4

@@ -8,9 +8,9 @@ from math import inf
 from statistics import median
 from typing import NamedTuple
 
-from i2vpp.session.layout import Announced
-from i2vpp.session.packets import Packet
-from i2vpp.session.picture_order import NO_EVIDENCE, Gap
+from i2vpp.session.video_file.layout import Announced
+from i2vpp.session.video_file.packets import Packet
+from i2vpp.session.video_file.picture_order import NO_EVIDENCE, Gap
 
 PATIENCE = 64
 """A jump ahead by at most this many frames decodes on, instead of listing all packets of the file."""

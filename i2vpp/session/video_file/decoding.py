@@ -9,9 +9,9 @@ from typing import Any
 
 import av
 
-from i2vpp.session.packets import Packet
-from i2vpp.session.places import Places, is_before
-from i2vpp.session.timeline import Timeline, Trust
+from i2vpp.session.video_file.packets import Packet
+from i2vpp.session.video_file.places import Places, is_before
+from i2vpp.session.video_file.timeline import Timeline, Trust
 
 KEYS_TO_TRY = 4
 """Keyframes that are decoded to find out whether a whole stream is not quite standard, or is damaged in places."""

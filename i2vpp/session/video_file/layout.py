@@ -11,9 +11,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from i2vpp.session.data_start import CHUNK_HEADER, avi_start, first_matroska_time, is_chunk, matroska_start
-from i2vpp.session.fragments import Fragments, read_fragments
-from i2vpp.session.program_stream import TAIL_BYTES, ends_within_packet
+from i2vpp.session.video_file.data_start import CHUNK_HEADER, avi_start, first_matroska_time, is_chunk, matroska_start
+from i2vpp.session.video_file.fragments import Fragments, read_fragments
+from i2vpp.session.video_file.program_stream import TAIL_BYTES, ends_within_packet
 
 START_FINDERS = {"matroska": matroska_start, "avi": avi_start}
 TRANSPORT_PACKETS = (188, 192, 204)

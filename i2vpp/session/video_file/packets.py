@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from i2vpp.session import jpeg
-from i2vpp.session.av1_numbers import Av1Numbers
-from i2vpp.session.frame_numbers import FrameNumbers
-from i2vpp.session.hevc_numbers import HevcNumbers
-from i2vpp.session.layout import START_FINDERS, Layout
-from i2vpp.session.mpeg_numbers import MpegNumbers
-from i2vpp.session.picture_order import NO_EVIDENCE, Evidence, PictureOrder
+from i2vpp.session.video_file import jpeg
+from i2vpp.session.video_file.av1_numbers import Av1Numbers
+from i2vpp.session.video_file.frame_numbers import FrameNumbers
+from i2vpp.session.video_file.hevc_numbers import HevcNumbers
+from i2vpp.session.video_file.layout import START_FINDERS, Layout
+from i2vpp.session.video_file.mpeg_numbers import MpegNumbers
+from i2vpp.session.video_file.picture_order import NO_EVIDENCE, Evidence, PictureOrder
 
 OVERHEAD = 64
 """Bytes that a container may put between two packets. A larger gap means that packets are lost there."""

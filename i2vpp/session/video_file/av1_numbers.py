@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from i2vpp.session.bits import Bits
-from i2vpp.session.picture_order import PictureNumber
+from i2vpp.session.video_file.bits import Bits
+from i2vpp.session.video_file.picture_order import PictureNumber
 
 SEQUENCE_HEADER, FRAME_HEADER, FRAME = 1, 3, 6  # kinds of units
 HEADER_BYTES = 128  # of a frame; longer than what is read of it

@@ -16,13 +16,13 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from i2vpp.errors import FrameDecodeError, VideoError
-from i2vpp.session.decoding import DECODE_ERRORS, do_all_keys_fail, open_decoder, until_it_breaks
-from i2vpp.session.decoding import decode as _decode
-from i2vpp.session.layout import Layout, first_time, read_layout
-from i2vpp.session.orientation import display_matrix, is_turned, upright
-from i2vpp.session.packets import Packet, PacketReader, count_lost
 from i2vpp.session.sources import FrameSource
-from i2vpp.session.timeline import PATIENCE, Timeline
+from i2vpp.session.video_file.decoding import DECODE_ERRORS, do_all_keys_fail, open_decoder, until_it_breaks
+from i2vpp.session.video_file.decoding import decode as _decode
+from i2vpp.session.video_file.layout import Layout, first_time, read_layout
+from i2vpp.session.video_file.orientation import display_matrix, is_turned, upright
+from i2vpp.session.video_file.packets import Packet, PacketReader, count_lost
+from i2vpp.session.video_file.timeline import PATIENCE, Timeline
 from i2vpp.utils.notices import warn_user
 
 FASTEST = 1000  # frames per second; headers that claim more, such as the 60000 of a DV file, are wrong

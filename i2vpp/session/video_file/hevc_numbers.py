@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from i2vpp.session.bits import Bits, units
-from i2vpp.session.picture_order import PictureNumber
+from i2vpp.session.video_file.bits import Bits, units
+from i2vpp.session.video_file.picture_order import PictureNumber
 
 HEADER_BYTES = 32  # of a slice; longer than what is read of it
 LEADING = range(6, 10)  # kinds of units: pictures that are shown before the keyframe that precedes them

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from i2vpp.session.bits import Bits, units
-from i2vpp.session.picture_order import Evidence
+from i2vpp.session.video_file.bits import Bits, units
+from i2vpp.session.video_file.picture_order import Evidence
 
 HEADER_BYTES = 32  # of a slice; longer than what is read of it
 SLICE, IDR_SLICE, SEQUENCE, PICTURE = 1, 5, 7, 8  # kinds of units

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from i2vpp.session.bits import Bits, units
-from i2vpp.session.picture_order import PictureNumber
+from i2vpp.session.video_file.bits import Bits, units
+from i2vpp.session.video_file.picture_order import PictureNumber
 
 PICTURE, SEQUENCE, EXTENSION, GROUP = 0x00, 0xB3, 0xB5, 0xB8  # kinds of units
 OF_SEQUENCE = 1  # kind of extension

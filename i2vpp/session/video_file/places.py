@@ -8,8 +8,8 @@ from itertools import chain
 
 import av
 
-from i2vpp.session.packets import Packet
-from i2vpp.session.timeline import BUILDS_ON_DAMAGE, Timeline, Trust
+from i2vpp.session.video_file.packets import Packet
+from i2vpp.session.video_file.timeline import BUILDS_ON_DAMAGE, Timeline, Trust
 
 MOST_WAITING = 512
 """Most packets that wait for their frames. Of interlaced video, the second field of each frame never brings one."""
