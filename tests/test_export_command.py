@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from exported import REPO
 from i2vpp.checkpoint import save_checkpoint
 from i2vpp.cli import main
-from i2vpp.export import folder
+from i2vpp.export import folder, writer
+from i2vpp.export.graphs import EncoderGraph
 from models import SIDE, make_predictor
 
 DEMO = str(REPO / "checkpoints" / "i2vpp-demo.pt")
@@ -62,6 +64,27 @@ def test_missing_packages_are_named(
     assert main(["export", DEMO, "-o", str(tmp_path)]) == 1
     error = capsys.readouterr().err
     assert 'writing ONNX needs onnxscript, which is not installed: pip install ".[export]" in a clone' in error
+
+
+def test_a_version_of_pytorch_that_is_too_old_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "__version__", "2.6.0+cu124")
+    for file_format in ("onnx", "torch-export"):
+        assert main(["export", DEMO, "-o", str(tmp_path), "--format", file_format]) == 1
+        assert "PyTorch 2.6.0+cu124 cannot trace the graphs; 2.15 can" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_graph_that_pytorch_cannot_convert_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **options: Any) -> None:
+        raise torch.onnx.OnnxExporterError("a long story")
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    graph = EncoderGraph(make_predictor().model)
+    program: Any = None  # nothing looks at it before the exporter does
+    with pytest.raises(folder.ExportError, match=r"cannot convert the graph 'encoder' to ONNX; 2\.15 can"):
+        writer.to_onnx(graph, program, opset=18)
 
 
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -60,6 +60,7 @@ class ExportChoice:
             raise ExportError("--calibration is for --precision int8 only")
         if self.calibration is not None and not self.calibration.exists():
             raise ExportError(f"--calibration {self.calibration} does not exist: name a video or a folder of frames")
+        writer.check_version()
         if self.file_format == "onnx":
             writer.check_packages()
         elif self.precision != "fp32":

@@ -25,8 +25,28 @@ PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 EXAMPLE = {"objects": 2, "frames": 3, "pointers": 5, "clicks": 4}
 """Lengths that the graphs are traced with: all different and none of them 1, which PyTorch would treat as fixed."""
 
+TOO_OLD = (2, 6)
+"""The newest version of PyTorch of which it is known that it cannot trace the graphs for lengths that vary."""
+
+WRITTEN_WITH = "2.15"
+"""A version of PyTorch that traces and converts all graphs."""
+
 LONGEST = 4096
 """Largest length that the program is made for; nothing in an ONNX file depends on it."""
+
+
+def check_version() -> None:
+    """Check that PyTorch is not too old to trace the graphs.
+
+    Raises:
+        ExportError: it is.
+    """
+    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    if version <= TOO_OLD:
+        raise ExportError(
+            f"PyTorch {torch.__version__} cannot trace the graphs; {WRITTEN_WITH} can, and reads the same checkpoints: "
+            "export in an environment of its own"
+        )
 
 
 def check_packages() -> None:
@@ -88,22 +108,27 @@ def to_onnx(graph: Graph, program: ExportedProgram, *, opset: int) -> Any:
         An `onnx.ModelProto`, its constants folded.
 
     Raises:
-        ExportError: onnx cannot convert the graph to the opset.
+        ExportError: this PyTorch cannot convert the graph, or onnx not to the opset.
     """
     import onnx  # noqa: PLC0415 - an extra
 
     inputs, outputs = ([port.name for port in ports] for ports in (graph.inputs(), graph.outputs()))
     with torch.no_grad(), warnings.catch_warnings(), _silent():
         warnings.simplefilter("ignore")
-        converted = torch.onnx.export(
-            program,
-            dynamo=True,
-            input_names=inputs,
-            output_names=outputs,
-            opset_version=OPSETS[0],
-            optimize=False,
-            verbose=False,
-        )
+        try:
+            converted = torch.onnx.export(
+                program,
+                dynamo=True,
+                input_names=inputs,
+                output_names=outputs,
+                opset_version=OPSETS[0],
+                optimize=False,
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            raise ExportError(
+                f"PyTorch {torch.__version__} cannot convert the graph {graph.name!r} to ONNX; {WRITTEN_WITH} can"
+            ) from error
     assert converted is not None
     model = converted.model_proto
     onnx_passes.name_nodes(model)
