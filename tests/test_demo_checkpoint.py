@@ -91,4 +91,4 @@ def test_bfloat16_gives_nearly_the_same_masks_of_the_validation_sequences(shared
         video = read_sequence(sequences[index], max_frames=8)
         a, b = (track_sequence(p, video, prompt="gm").found for p in (exact, rough))
         ious += [jaccard(a[obj][t], b[obj][t]) for obj in a for t in range(1, 8)]
-    assert np.mean(ious) > 0.98
+    assert np.mean(ious) >= 0.99
