@@ -49,15 +49,25 @@ def textured(length: int = LENGTH) -> list[np.ndarray]:
     return frames
 
 
-def encoded(path: Path, codec: str, options: dict[str, str]) -> tuple[bytes, list[np.ndarray]]:
-    """Return a file of textured frames, and what it shows."""
-    with av.open(str(path), "w") as container:
+def encoded(
+    path: Path, codec: str, options: dict[str, str], *, start: int = 0, **of_format: str
+) -> tuple[bytes, list[np.ndarray]]:
+    """Return a file of textured frames, and what it shows.
+
+    Args:
+        path: the file.
+        codec: FFmpeg's name of the encoder.
+        options: of the encoder.
+        start: when the first frame is shown, in frames.
+        of_format: options of the file's format.
+    """
+    with av.open(str(path), "w", options=of_format) as container:
         stream = container.add_stream(codec, rate=25, options=options)
         stream.height, stream.width, stream.bit_rate = 64, 96, 500_000
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         for i, array in enumerate(textured()):
             frame = av.VideoFrame.from_ndarray(array, format="rgb24")
-            frame.pts = i
+            frame.pts = start + i
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     with av.open(str(path)) as container:

@@ -14,7 +14,7 @@ import pytest
 from i2vpp.session.video import open_source
 from i2vpp.session.video_file.fragments import Fragments, read_fragments
 from i2vpp.utils.notices import I2VPPWarning
-from test_damaged_video import GOP, LENGTH, VPX, check, textured
+from test_damaged_video import GOP, LENGTH, VPX, check, encoded
 
 LOST = range(12, 24)  # frames of the fragment in the middle
 CODECS = {name: options for name, options in (("libx264", GOP), ("libvpx-vp9", VPX)) if name in av.codecs_available}
@@ -28,17 +28,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
 
 
 def fragmented(folder: Path, codec: str, flags: str) -> Whole:
-    path = folder / "a.mp4"
-    with av.open(str(path), "w", options={"movflags": flags}) as container:
-        stream = container.add_stream(codec, rate=25, options=CODECS[codec])
-        stream.height, stream.width, stream.bit_rate, stream.pix_fmt = 64, 96, 500_000, "yuv420p"
-        for i, array in enumerate(textured()):
-            frame = av.VideoFrame.from_ndarray(array, format="rgb24")
-            frame.pts = i
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    with av.open(str(path)) as container:
-        return path.read_bytes(), [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    return encoded(folder / "a.mp4", codec, CODECS[codec], movflags=flags)
 
 
 def boxes(data: bytes) -> Iterator[tuple[int, int, bytes]]:

@@ -20,7 +20,7 @@ from i2vpp.session.video_file.mpeg_numbers import MpegNumbers
 from i2vpp.session.video_file.packets import Packet, number_follower
 from i2vpp.session.video_file.timeline import Timeline
 from media import numbered, write_video
-from test_damaged_video import GOP, LENGTH, VPX, check, encoded, read, textured, video_packets
+from test_damaged_video import GOP, LENGTH, VPX, check, encoded, read, video_packets
 from test_lost_frames import without_packets
 
 SVT = {"preset": "12", "g": "12"}
@@ -71,17 +71,7 @@ def clusters(
     folder: Path, codec: str, options: dict[str, str], milliseconds: int, start: int = 0
 ) -> tuple[bytes, list[np.ndarray]]:
     """Return a Matroska file with clusters of a length, and what it shows."""
-    path = folder / "a.mkv"
-    with av.open(str(path), "w", options={"cluster_time_limit": str(milliseconds)}) as container:
-        stream = container.add_stream(codec, rate=25, options=options)
-        stream.height, stream.width, stream.bit_rate, stream.pix_fmt = 64, 96, 500_000, "yuv420p"
-        for i, array in enumerate(textured()):
-            frame = av.VideoFrame.from_ndarray(array, format="rgb24")
-            frame.pts = start + i
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    with av.open(str(path)) as container:
-        return path.read_bytes(), [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    return encoded(folder / "a.mkv", codec, options, start=start, cluster_time_limit=str(milliseconds))
 
 
 BEGINNINGS = {
