@@ -310,6 +310,12 @@ def test_the_place_is_kept_while_frames_are_played(page: Annotator) -> None:
     page.press("Shift+L")
 
 
+def test_the_place_is_that_of_the_last_moment(page: Annotator) -> None:
+    page.press("ArrowRight", "ArrowRight", "ArrowRight")
+    page.page.reload()
+    page.frame(3)
+
+
 def test_frames_are_shown_where_masks_cannot_be_drawn(browser: Any, url: str) -> None:
     with annotator(browser, url) as page:
         page.page.route("**/static/mask_worker.js", lambda route: route.abort())

@@ -22,7 +22,7 @@ import { startRanges } from "./ranges.js";
 import { canvas, fit, startStage, view, zoomBy } from "./stage.js";
 import { startTimeline } from "./timeline.js";
 import { startTimelineView } from "./timeline_view.js";
-import { app, emit, isEmpty, keep, on, onChanges, selectedObject, setView } from "./state.js";
+import { app, emit, isEmpty, keep, kept, on, onChanges, selectedObject, setView } from "./state.js";
 
 const BANNER_WAIT_MS = 800; // a server that is back at once was never away
 const KEEP_PLACE_MS = 500; // some browsers refuse an address that changes more than 100 times in 30 s
@@ -111,9 +111,18 @@ function showLink() {
 const keepPlace = throttle(() => {
   if (!app.video) return;
   keep(`frame.${app.video.id}`, app.frame);
-  const place = new URLSearchParams({ video: app.video.id, frame: app.frame });
-  history.replaceState(null, "", `#${place}`);
+  history.replaceState(null, "", `#${place()}`);
 }, KEEP_PLACE_MS);
+
+const place = () => new URLSearchParams({ video: app.video.id, frame: app.frame });
+
+/** Where the page was when it was left, if it is being reloaded: its address is up to half a second older. */
+function placeBefore() {
+  const isReload = performance.getEntriesByType("navigation")[0]?.type === "reload";
+  return (isReload && kept("place", null, () => sessionStorage)) || location.hash.slice(1);
+}
+
+window.addEventListener("pagehide", () => keep("place", app.video && place().toString(), () => sessionStorage));
 
 function received(event) {
   if (event.type === "model") {
@@ -156,12 +165,12 @@ async function reason() {
 }
 
 async function begin() {
-  const place = new URLSearchParams(location.hash.slice(1));
+  const before = new URLSearchParams(placeBefore());
   if (location.search) history.replaceState(null, "", location.pathname + location.hash); // a token has become a cookie
   await loadLibrary();
   const videos = app.library?.videos ?? [];
-  const named = videos.find(({ id }) => id === place.get("video"));
-  if (named) await openVideo(named.id, Number(place.get("frame")) || 0);
+  const named = videos.find(({ id }) => id === before.get("video"));
+  if (named) await openVideo(named.id, Number(before.get("frame")) || 0);
   else if (videos.length === 1) await choose(videos[0].id, lastFrame(videos[0].id));
   if (!app.video) showLibrary(true);
 }

@@ -48,18 +48,20 @@ const KEPT = {
   timelineHeight: null, // pixels of the objects' rows; null: as the style says
 };
 
+const inBrowser = () => localStorage; // reading it may throw
+
 /** What was kept under this name when the page was last here, or a default. */
-export function kept(name, otherwise) {
+export function kept(name, otherwise, storage = inBrowser) {
   try {
-    return JSON.parse(localStorage.getItem(`i2vpp.${name}`)) ?? otherwise;
+    return JSON.parse(storage().getItem(`i2vpp.${name}`)) ?? otherwise;
   } catch {
     return otherwise; // storage is off or holds something foreign
   }
 }
 
-export function keep(name, value) {
+export function keep(name, value, storage = inBrowser) {
   try {
-    localStorage.setItem(`i2vpp.${name}`, JSON.stringify(value));
+    storage().setItem(`i2vpp.${name}`, JSON.stringify(value));
   } catch {
     // storage is off or full: the setting lasts as long as the page
   }
