@@ -25,7 +25,7 @@ SHEET_FRAMES = 6
 SHEET_COLUMNS = 3
 
 PROMPTS = (
-    # the rabbit in its burrow; with its box alone, a speck of the burrow comes along
+    # the rabbit in its burrow; the click shows how to say what is not part of an object
     ObjectPrompt(obj_id=1, box=(118, 127, 262, 280), points=((240, 165),), labels=(0,)),
     # the boulder in front, not the one behind; clicks alone leave the shipped checkpoint undecided
     ObjectPrompt(obj_id=2, box=(30, 186, 121, 268), points=((72, 228), (88, 165)), labels=(1, 0)),
