@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 import re
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -49,6 +51,22 @@ def textured(length: int = LENGTH) -> list[np.ndarray]:
     return frames
 
 
+@contextmanager
+def usual_priority() -> Iterator[None]:
+    """Give this thread its priority back: SVT-AV1, run by root, makes the thread that opens it a real-time one.
+
+    All that the thread starts inherits that, such as a browser, which then leaves no time to other tests.
+    """
+    is_known = hasattr(os, "sched_getscheduler")
+    before = (os.sched_getscheduler(0), os.sched_getparam(0)) if is_known else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.sched_setscheduler(0, *before)
+
+
+@usual_priority()
 def encoded(
     path: Path, codec: str, options: dict[str, str], *, start: int = 0, **of_format: str
 ) -> tuple[bytes, list[np.ndarray]]:
