@@ -24,6 +24,7 @@ from i2vpp.export.choices import FORMATS
 from i2vpp.export.graphs import GRAPHS, Graph
 from i2vpp.export.i2vpp_onnx import I2VPPOnnx
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
+from i2vpp.modeling import inference
 from i2vpp.session.video import open_source
 
 REPO = Path(__file__).resolve().parent.parent
@@ -72,14 +73,15 @@ def _export_all_formats(folder: Path, side: int) -> None:
     programs: dict[str, ExportedProgram] = {}
     to_program = writer.to_program
 
-    def trace_once(graph: Graph) -> ExportedProgram:
+    def trace_once(graph: Graph, *, fused_attention: bool) -> ExportedProgram:
         if graph.name not in programs:
-            programs[graph.name] = to_program(graph)
+            programs[graph.name] = to_program(graph, fused_attention=fused_attention)
         return programs[graph.name]
 
     checkpoint = REPO / "checkpoints" / "i2vpp-demo.pt"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(writer, "to_program", trace_once)
+        patch.setattr(inference, "PART_QUERIES", 7)  # 16 queries at 64 pixels: three parts
         for name in FORMATS:
             options = ["-o", str(folder / name), "--image-size", str(side), "--format", name]
             assert main(["export", str(checkpoint), *options]) == 0

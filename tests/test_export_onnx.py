@@ -14,13 +14,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from exported import CLIP, REPO, SIDE, Step, assert_equal_masks, clip_frames, demo_predictor, export_demo, session
 from i2vpp.cli import main
 from i2vpp.export import folder as export_folder
-from i2vpp.export import onnx_passes
-from i2vpp.export.graphs import GRAPHS, Graph, example
+from i2vpp.export import onnx_passes, writer
+from i2vpp.export.graphs import GRAPHS, Graph, Port, example
 from i2vpp.export.i2vpp_onnx import I2VPPOnnx
+from i2vpp.modeling.attention import Attention
 from i2vpp.utils.files import file_sha256
 
 onnx = pytest.importorskip("onnx", reason="the extra `export` is not installed")
@@ -171,6 +173,28 @@ def test_programs_of_torch_export_agree_as_well(graphs: Graphs, tmp_path_factory
                 found = program(*inputs)
             results = [x.numpy() for x in (found if isinstance(found, tuple) else (found,))]
             assert_agree(graph, results, inputs, TOLERANCE)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_attention_to_memory_is_fused_unless_told_otherwise(fused: bool) -> None:
+    attention = Attention(16, heads=1)
+
+    class OneLayer(Graph):
+        def __init__(self) -> None:
+            nn.Module.__init__(self)
+            self.layer = attention
+
+        def inputs(self) -> tuple[Port, ...]:
+            return (Port(name="q", shape=("objects", 6, 16)), Port(name="k", shape=("objects", "pointers", 16)))
+
+        def forward(self, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+            return attention(q, k, k)
+
+    program = writer.to_program(OneLayer().eval(), fused_attention=fused)
+    operations = {str(node.target) for node in program.graph.nodes}
+    assert ("aten.scaled_dot_product_attention.default" in operations) == fused
+    assert ("aten.softmax.int" in operations) != fused
+    assert not attention.in_parts, "the network is as it was"
 
 
 def make_environment(folder: Path) -> Path:

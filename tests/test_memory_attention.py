@@ -1,4 +1,4 @@
-"""Cross-attention to memory in its three ways: fused, in tiles, and over pooled tokens."""
+"""Cross-attention to memory in its four ways: fused, in tiles, in parts, and over pooled tokens."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from i2vpp.config import ModelConfig
 from i2vpp.errors import ConfigError
 from i2vpp.modeling import inference as inference_module
 from i2vpp.modeling.attention import Attention
-from i2vpp.modeling.inference import MAX_LOGIT, attend_in_tiles
+from i2vpp.modeling.inference import MAX_LOGIT, attend_in_parts, attend_in_tiles
 from i2vpp.modeling.memory_attention import MemoryAttention, pool_tokens
 from i2vpp.modeling.memory_prompt_generator import MemoryPromptGenerator
 from i2vpp.modeling.position_encoding import rotary_table, rotate, sine_map
@@ -135,6 +135,33 @@ def test_float16_whose_exponentials_would_overflow_is_left_to_fused_attention(mo
         found = layer.half()(q.half(), k.half(), k.half())
     assert found.isfinite().all()
     torch.testing.assert_close(found.float(), wanted, atol=0.05, rtol=0.05)
+
+
+# ---- in parts, for exports
+
+
+@pytest.mark.parametrize("queries", [7, 10, 1024], ids=["uneven", "even", "one part"])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_parts_give_what_attention_is(monkeypatch, queries, with_bias):
+    monkeypatch.setattr(inference_module, "PART_QUERIES", queries)
+    q, k, v = draw(2, 1, 40, 16), draw(2, 1, 33, 16) + 3, draw(2, 1, 33, 9)
+    bias = None
+    if with_bias:
+        bias = torch.randint(1, 5, (2, 1, 1, 33)).float().log()
+        bias[:, :, :, 4] = float("-inf")  # a key that only fills up
+    found = attend_in_parts(q, k, v, bias)
+    expected = [exact(q[i, 0], k[i, 0], v[i, 0], None if bias is None else bias[i, 0, 0]) for i in range(2)]
+    torch.testing.assert_close(found[:, 0].double(), torch.stack(expected), atol=2e-6, rtol=1e-5)
+
+
+def test_a_layer_in_parts_gives_what_it_gives_fused():
+    layer = Attention(32, heads=1, inner_width=16, kv_width=64).eval()
+    q, tokens, bias = draw(2, 24, 32), draw(2, 40, 64), draw(2, 1, 1, 40)
+    table = rotary_table(16, 4, 6, q.device)
+    rotary = {"q_rotary": table, "k_rotary": table, "k_unturned": 16}
+    fused = layer(q, tokens, tokens, bias=bias, **rotary)
+    layer.in_parts = True
+    torch.testing.assert_close(layer(q, tokens, tokens, bias=bias, **rotary), fused, atol=1e-5, rtol=1e-4)
 
 
 # ---- memory prompts

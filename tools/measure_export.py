@@ -4,8 +4,8 @@
     python tools/measure_export.py outputs/fp32 outputs/int8 --davis data/DAVIS --frames 50
     python tools/measure_export.py outputs/fp32 outputs/int8 --checkpoint i2vpp-demo --speed 4 --objects 1,5
 
-Accuracy is that of sequences with one object in DAVIS's folders, from the mask of the first frame. Speed is processor
-time of a frame of the bundled clip, on one thread, taken in turns, so that other work on the machine affects all alike.
+Accuracy is that of sequences with one object in DAVIS's folders, from the mask of the first frame. Speed is the time of
+a frame of the bundled clip, taken in turns, so that other work on the machine affects all alike.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from i2vpp.errors import DataError, I2VPPError
 from i2vpp.evaluation.metrics import ObjectScore, score_object
 from i2vpp.export.i2vpp_onnx import I2VPPOnnx, I2VPPOnnxError
 from i2vpp.session.video import open_source
+from i2vpp.utils.machine import cpu_computes_bfloat16
 from i2vpp.utils.parser import Parser, integer
 
 CLIP = Path(__file__).resolve().parent.parent / "i2vpp" / "assets" / "bunny.mp4"
@@ -104,6 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--frames", type=integer(3), default=50, help="first frames of each sequence (%(default)s)")
     parser.add_argument("--speed", metavar="ROUNDS", type=integer(1), help="also measure speed, so many rounds")
     parser.add_argument("--objects", type=_numbers, default=[1], help="numbers of objects for it, such as 1,5")
+    parser.add_argument("--threads", type=integer(1), default=1, help="threads that compute (%(default)s)")
     parser.add_argument("--checkpoint", help="also measure the speed of PyTorch, with this checkpoint")
     return parser
 
@@ -114,7 +116,7 @@ def _numbers(text: str) -> list[int]:
 
 def _subjects(arguments: argparse.Namespace) -> Iterator[Subject]:
     def exported(folder: Path) -> Callable[[], Session]:
-        return lambda: Session(I2VPPOnnx(folder, threads=1))
+        return lambda: Session(I2VPPOnnx(folder, threads=arguments.threads))
 
     def in_torch(dtype: str, size: int) -> Callable[[], Session]:
         override = [f"model.image_size={size}"]
@@ -124,9 +126,10 @@ def _subjects(arguments: argparse.Namespace) -> Iterator[Subject]:
         return lambda: Session(predictor.init_stream())
 
     if arguments.checkpoint is not None and arguments.speed:
-        torch.set_num_threads(1)
+        torch.set_num_threads(arguments.threads)
         size = I2VPPOnnx(arguments.exports[0]).side
-        for dtype in ("float32", "bfloat16"):
+        # Without instructions for it, a frame in bfloat16 takes minutes.
+        for dtype in ("float32", *(["bfloat16"] if cpu_computes_bfloat16() else [])):
             yield Subject(name=f"PyTorch {dtype}, {size} px", start=in_torch(dtype, size))
     for folder in arguments.exports:
         described = I2VPPOnnx(folder).manifest
@@ -139,7 +142,7 @@ def _print_accuracy(folder: Path, arguments: argparse.Namespace) -> None:
     names = (arguments.davis / "ImageSets" / f"{arguments.list}.txt").read_text(encoding="utf-8").split()
     scores, seconds = [], []
     for name in names:
-        session = Session(I2VPPOnnx(folder, threads=1))
+        session = Session(I2VPPOnnx(folder, threads=arguments.threads))
         score, times = _follow(session, arguments.davis, name, arguments.frames)
         scores.append(score)
         seconds += times
@@ -150,7 +153,7 @@ def _print_accuracy(folder: Path, arguments: argparse.Namespace) -> None:
 
 
 def _follow(session: Session, davis: Path, name: str, count: int) -> tuple[ObjectScore, list[float]]:
-    """Track the object of a sequence; return its score and the processor time of each frame after the first."""
+    """Track the object of a sequence; return its score and the seconds of each frame after the first."""
     pictures = sorted((davis / "JPEGImages" / RESOLUTION / name).glob("*.jpg"))[:count]
     if len(pictures) < 3:
         raise DataError(f"{davis} holds fewer than 3 frames of {name} in JPEGImages/{RESOLUTION}")
@@ -159,9 +162,9 @@ def _follow(session: Session, davis: Path, name: str, count: int) -> tuple[Objec
         annotation = davis / "Annotations" / RESOLUTION / name / f"{picture.stem}.png"
         truth = np.asarray(Image.open(annotation).convert("L")) > 0
         frame = np.asarray(Image.open(picture).convert("RGB"))
-        before = time.process_time()
+        before = time.perf_counter()
         masks = session.step(frame)
-        seconds.append(time.process_time() - before)
+        seconds.append(time.perf_counter() - before)
         if i == 0:
             session.prompt(1, truth)
         predicted.append(masks[0] if i else truth)
@@ -170,7 +173,7 @@ def _follow(session: Session, davis: Path, name: str, count: int) -> tuple[Objec
 
 
 def _print_speed(subjects: Sequence[Subject], objects: int, rounds: int) -> None:
-    """Print the processor time of a frame with several objects, measured in turns."""
+    """Print the seconds of a frame with several objects, measured in turns."""
     with closing(open_source(CLIP)) as source:
         frames = [np.ascontiguousarray(source[i]) for i in range(WARM_UP + rounds)]
     height, width = frames[0].shape[:2]
@@ -178,10 +181,10 @@ def _print_speed(subjects: Sequence[Subject], objects: int, rounds: int) -> None
     seconds: list[list[float]] = [[] for _ in subjects]
     for i, frame in enumerate(frames):
         for session, times in zip(sessions, seconds, strict=True):
-            before = time.process_time()
+            before = time.perf_counter()
             session.step(frame)
             if i >= WARM_UP:
-                times.append(time.process_time() - before)
+                times.append(time.perf_counter() - before)
             for obj_id in range(1, objects + 1) if i == 0 else ():
                 mask = np.zeros((height, width), bool)
                 mask[height // 4 : -height // 4, obj_id * width // (objects + 2) :][:, : width // 6] = True

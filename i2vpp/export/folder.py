@@ -206,7 +206,7 @@ def _as_json(described: Mapping[str, Any]) -> bytes:
 
 
 def _content(graph: Graph, choice: ExportChoice) -> bytes:
-    program = writer.to_program(graph)
+    program = writer.to_program(graph, fused_attention=choice.file_format != "onnx")
     if choice.file_format != "onnx":
         return writer.save_program(program)
     model = writer.to_onnx(graph, program, opset=choice.opset)

@@ -17,6 +17,7 @@ from i2vpp.errors import ExportError
 from i2vpp.export import onnx_passes
 from i2vpp.export.choices import OPSETS
 from i2vpp.export.graphs import Graph, example
+from i2vpp.modeling.attention import Attention
 from i2vpp.utils.suggest import how_to_install
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -63,22 +64,36 @@ def check_packages() -> None:
         )
 
 
-def to_program(graph: Graph) -> ExportedProgram:
+def to_program(graph: Graph, *, fused_attention: bool = True) -> ExportedProgram:
     """Trace a graph with `torch.export`.
 
     Args:
         graph: the graph, in eval mode.
+        fused_attention: leave attention to memory to the fused operation of whatever runs the program.
 
     Returns:
         The program; the axes that `Port` names may vary in it.
     """
     ports = graph.inputs()
     inputs = example(ports, EXAMPLE)
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), warnings.catch_warnings(), _attention(graph, in_parts=not fused_attention):
         warnings.simplefilter("ignore")
         graph(*inputs)  # fills caches of tables with tensors, which tracing would fill with placeholders
         program = torch.export.export(graph, inputs, dynamic_shapes=_axes(graph), strict=False)
     return program
+
+
+@contextmanager
+def _attention(graph: Graph, *, in_parts: bool) -> Iterator[None]:
+    """Set `in_parts` of all attention layers for a while."""
+    layers = [layer for layer in graph.modules() if isinstance(layer, Attention)]
+    try:
+        for layer in layers:
+            layer.in_parts = in_parts
+        yield
+    finally:
+        for layer in layers:
+            layer.in_parts = False
 
 
 def _axes(graph: Graph) -> tuple[Any, ...]:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from i2vpp.modeling.inference import FromWeights, attend_by_object, fewer_kernels, tiles_pay
+from i2vpp.modeling.inference import FromWeights, attend_by_object, attend_in_parts, fewer_kernels, tiles_pay
 from i2vpp.modeling.position_encoding import rotate
 
 
@@ -24,6 +24,10 @@ class Attention(nn.Module):
         kv_width: width of keys and values; default `width`.
         dropout: of attention weights, in training.
     """
+
+    in_parts = False
+    """Whether layers with one head use `attend_in_parts`. Exports to ONNX set it, whose runtimes have no fused
+    attention."""
 
     def __init__(
         self,
@@ -77,10 +81,13 @@ class Attention(nn.Module):
             k = self._split_heads(self.k_proj(k))
             return k if k_rotary is None else _rotate_groups(k, k_rotary, k_unturned)
 
+        def project(means: Tensor) -> Tensor:
+            return self.out_proj(self.v_proj(means))
+
+        if self.heads == 1 and self.in_parts:
+            return project(attend_in_parts(q, keys(k), v[:, None], bias)[:, 0])
         if self.heads == 1 and tiles_pay(q, bias):
-            return attend_by_object(
-                q, k, v, bias, keys=keys, project=lambda x: self.out_proj(self.v_proj(x)), fused=self._attend
-            )
+            return attend_by_object(q, k, v, bias, keys=keys, project=project, fused=self._attend)
         return self._attend(q, keys(k), v, bias)
 
     def attend_projected(

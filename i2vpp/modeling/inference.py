@@ -24,6 +24,9 @@ TILE_BYTES = 2**22
 """Number of queries of a tile in `attend_in_tiles`, and bytes of a tile's logits, which should fit into the
 processor's cache."""
 
+PART_QUERIES = 1024
+"""Number of queries of a part in `attend_in_parts`."""
+
 FEWER_KERNELS_ON = frozenset({"cuda"})
 """Kinds of devices on which `fewer_kernels` holds."""
 
@@ -233,6 +236,30 @@ def tiles_pay(q: Tensor, bias: Tensor | None) -> bool:
     bias_fits = bias is None or (bias.dtype != torch.bool and bias.shape[1:3] == (1, 1))
     here = q.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
     return here and bias_fits and q.shape[2] >= MANY_QUERIES.get(q.dtype, math.inf)
+
+
+def attend_in_parts(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    """Compute softmax(q k' / sqrt(C) + bias) v in plain operations, one part of the queries after the other.
+
+    Where there is no fused attention, logits of all queries at once would take half a gigabyte for one object at 1024
+    pixels. The caller projects the result, which has the width of unprojected values: with values of half the width of
+    the keys, a quarter of the arithmetic less.
+
+    Args:
+        q: projected queries [B, 1, L, C].
+        k: projected keys [B, 1, N, C].
+        v: values, which need not be projected [B, 1, N, M].
+        bias: added to the logits, [B or 1, 1, 1, N], or None.
+
+    Returns:
+        [B, 1, L, M].
+    """
+    keys = k.transpose(2, 3) * q.shape[-1] ** -0.5
+    parts = []
+    for start in range(0, q.shape[2], PART_QUERIES):
+        logits = q[:, :, start : start + PART_QUERIES] @ keys
+        parts.append((logits if bias is None else logits + bias).softmax(dim=-1) @ v)
+    return torch.cat(parts, dim=2)
 
 
 def attend_by_object(
