@@ -147,7 +147,7 @@ def test_eight_bits_find_nearly_the_same_masks(exported: Path, tmp_path: Path) -
         patch.setattr(export_folder, "_content", lambda graph, _: (exported / f"{graph.name}.onnx").read_bytes())
         assert main(["export", str(DEMO), "-o", str(small), *options]) == 0
     sizes = {file.stem: file.stat().st_size / (exported / file.name).stat().st_size for file in small.glob("*.onnx")}
-    assert sizes["encoder"] < 0.4
+    assert sizes["encoder"] < 0.7
     assert {name for name, share in sizes.items() if share < 1} == {"encoder", "track"}
     assert json.loads((small / "i2vpp.json").read_text(encoding="utf-8"))["precision"] == "int8"
     trackers = I2VPPOnnx(exported, threads=1), I2VPPOnnx(small, threads=1)
@@ -157,7 +157,7 @@ def test_eight_bits_find_nearly_the_same_masks(exported: Path, tmp_path: Path) -
             if i == 0:
                 tracker.add_points_or_box(1, box=RABBIT)
     a, b = (tracker.step(frames[-1]).masks[0] > 0 for tracker in trackers)
-    assert (a & b).sum() / (a | b).sum() > 0.8
+    assert (a & b).sum() / (a | b).sum() > 0.95
 
 
 def test_programs_of_torch_export_agree_as_well(graphs: Graphs, tmp_path_factory: pytest.TempPathFactory) -> None:

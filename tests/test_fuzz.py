@@ -40,7 +40,7 @@ from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.session.state import InferenceState
 from i2vpp.session.video import open_source
 from media import moving_disc, write_video
-from models import make_predictor
+from models import make_predictor, make_shallow
 from sav_dataset import sav_evaluator
 from training import train
 from training.config import ClipConfig, DataConfig, SourceConfig
@@ -60,7 +60,7 @@ Call = Callable[[], Any]
 
 @pytest.fixture(scope="module")
 def predictor() -> I2VPPVideoPredictor:
-    return make_predictor(dtype="float32")
+    return make_shallow(make_predictor(dtype="float32"))
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""8-bit arithmetic for the image encoder and the memory attention of an ONNX export, by onnxruntime's quantiser."""
+"""8-bit arithmetic for the image trunk and the memory attention of an ONNX export, by onnxruntime's quantiser."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from i2vpp.export.i2vpp_onnx import I2VPPOnnx
 CALIBRATION_FRAMES = 12
 """Number of frames that the ranges of activations are taken from."""
 
-PARTS = {"encoder": ("",), "track": ("model.memory_attention.",)}
-"""By graph: beginnings of the names of the nodes that compute with 8 bits. What decodes masks and encodes memory, a
-small part of the work, stays in float32, and so do the graphs of prompts, which run once."""
+PARTS = {"encoder": ("model.image_encoder.trunk_image.layers.",), "track": ("model.memory_attention.",)}
+"""By graph: beginnings of the names of the nodes that compute with 8 bits. The trunk's first convolutions, its neck and
+the temporal integrator, a small part of the encoder's work, lose most of what 8 bits lose, and stay in float32. So do
+what decodes masks and encodes memory, and the graphs of prompts, which run once."""
 
 OPERATORS = ("Conv", "Gemm", "MatMul")
 
