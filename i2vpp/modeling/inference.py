@@ -1,8 +1,8 @@
 """Ways to run the network faster in inference; the files beside this one hold the network.
 
-They are attention over many queries in tiles, attention in small windows, batch normalisation folded into the
-convolution before it, weights that are rounded once, tensors that are computed from weights once, and, on a GPU, fewer
-and larger operations (`fewer_kernels`).
+They are attention over many queries in tiles, and in parts for exports, attention in small windows, batch
+normalisation folded into the convolution before it, weights that are rounded once, tensors that are computed from
+weights once, and, on a GPU, fewer and larger operations (`fewer_kernels`).
 """
 
 from __future__ import annotations
