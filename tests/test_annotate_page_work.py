@@ -19,7 +19,9 @@ COUNT = """
   window.work = { frames: 0, scaled: 0, layers: 0, pixels: 0, paths: 0 };
   const page = CanvasRenderingContext2D.prototype;
   const { drawImage, putImageData, stroke } = page;
+  window.visits = []; // time and address, which names the frame, of every drawing of a frame
   page.drawImage = function (image, ...place) {
+    if (image instanceof ImageBitmap && !this.canvas.isConnected) window.visits.push([Date.now(), location.hash]);
     if (image instanceof ImageBitmap && this.canvas.isConnected) window.work.layers += 1;
     else if (image instanceof ImageBitmap) window.work[place.length > 2 ? 'scaled' : 'frames'] += 1;
     return drawImage.call(this, image, ...place);
@@ -74,7 +76,8 @@ def test_a_frame_that_arrives_is_drawn_once_as_it_is_and_its_masks_elsewhere(pag
     page.frame(FRAMES - 1).settled()
     work = {name: count - before[name] for name, count in page.page.evaluate("window.work").items()}
     assert all(page.masks(frame) for frame in range(FRAMES))
-    assert 1 <= work["frames"] <= FRAMES, "a frame is drawn once, whatever else changes meanwhile"
+    visits = page.page.evaluate("window.visits")
+    assert 1 <= work["frames"] <= FRAMES, f"a frame is drawn once, whatever else changes meanwhile: {work}, {visits}"
     assert work["layers"] >= 1, "the masks that a worker has drawn"
     assert (work["scaled"], work["pixels"], work["paths"]) == (0, 0, 0), "what takes long is not done in the page"
 
