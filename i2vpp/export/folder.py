@@ -170,7 +170,7 @@ def export(model: I2VPP, folder: Path, choice: ExportChoice, *, checkpoint: Mapp
 
 
 def _export_int8(model: I2VPP, folder: Path, choice: ExportChoice, checkpoint: Mapping[str, Any]) -> Iterable[Path]:
-    """Export with float32 weights into a temporary folder, quantise, and write everything into the folder."""
+    """Export with float32 weights into a temporary folder, and quantise; weights that are not in 8 bits are halved."""
     with tempfile.TemporaryDirectory() as temporary:
         whole = Path(temporary)
         files_of = {
@@ -184,7 +184,8 @@ def _export_int8(model: I2VPP, folder: Path, choice: ExportChoice, checkpoint: M
         described = json.loads(files_of.pop(manifest.NAME).read_bytes())
         (folder / manifest.NAME).unlink(missing_ok=True)
         for name, path in files_of.items():
-            yield _write(folder / name, quantised.get(path.stem) or path.read_bytes())
+            content = quantised.get(path.stem) or path.read_bytes()
+            yield _write(folder / name, _halved(content) if path.suffix == ".onnx" else content)
         yield _write(folder / manifest.NAME, _as_json({**described, "precision": choice.precision}))
 
 
@@ -212,6 +213,14 @@ def _content(graph: Graph, choice: ExportChoice) -> bytes:
     model = writer.to_onnx(graph, program, opset=choice.opset)
     if choice.precision == "fp16":
         onnx_passes.halve_weights(model)
+    return bytes(model.SerializeToString())
+
+
+def _halved(content: bytes) -> bytes:
+    import onnx  # noqa: PLC0415 - an extra
+
+    model = onnx.load_from_string(content)
+    onnx_passes.halve_weights(model)
     return bytes(model.SerializeToString())
 
 

@@ -123,16 +123,21 @@ def name_axes(values: Sequence[Any], ports: Sequence[Port]) -> None:
 
 
 def halve_weights(model: Any) -> None:
-    """Store the weights of an ONNX model in float16; they are widened to float32 when the model is loaded.
+    """Store the float32 weights of an ONNX model in float16; they are widened when the model is loaded.
+
+    The steps of what is in 8 bits stay in float32; rounding one would shift all values that it multiplies.
 
     Args:
         model: an `onnx.ModelProto`, changed in place.
     """
     from onnx import TensorProto, helper, numpy_helper  # noqa: PLC0415 - an extra
 
+    of_8_bits = ("QuantizeLinear", "DequantizeLinear")
+    steps = {name for node in model.graph.node if node.op_type in of_8_bits for name in node.input}
     casts = []
     for tensor in model.graph.initializer:
-        values = numpy_helper.to_array(tensor) if tensor.data_type == TensorProto.FLOAT else np.empty(0)
+        halved = tensor.data_type == TensorProto.FLOAT and tensor.name not in steps
+        values = numpy_helper.to_array(tensor) if halved else np.empty(0)
         if values.size < SMALLEST_HALVED or np.abs(values).max() > np.finfo(np.float16).max:
             continue
         name = tensor.name
