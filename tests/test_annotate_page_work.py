@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from PIL import Image
@@ -13,6 +13,9 @@ from annotate_page import Annotator, annotator, chromium
 from annotator import encode_once, make_workspace, serving
 from media import moving_disc
 from models import make_predictor
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Route
 
 FRAMES = 6
 COUNT = """
@@ -46,6 +49,26 @@ COUNT = """
     }
   };
 """  # frames are drawn on a canvas beside the page, layers of masks on the one that is seen
+SLOW_WORKER = """
+  const { set } = Object.getOwnPropertyDescriptor(Worker.prototype, "onmessage");
+  Object.defineProperty(Worker.prototype, "onmessage", {
+    set(listener) {
+      set.call(this, (event) => setTimeout(() => listener(event), window.delay ?? 0));
+    },
+  });
+"""  # its answers arrive `window.delay` milliseconds later
+PASS_BY = """async () => {
+  const { goTo } = await import('/static/state.js');
+  const picture = () => new Promise(requestAnimationFrame);
+  window.delay = 100;
+  window.visits = [];
+  goTo(1);
+  await picture();
+  await picture(); // the masks of frame 1 are being drawn
+  goTo(2);
+  await new Promise((resume) => setTimeout(resume, 1500));
+  return { drawings: window.visits.length, frame: document.getElementById('stage').dataset.frame };
+}"""
 
 
 @pytest.fixture
@@ -85,3 +108,24 @@ def test_a_frame_that_arrives_is_drawn_once_as_it_is_and_its_masks_elsewhere(pag
     zoomed = page.page.evaluate("window.work")
     assert zoomed["scaled"] > before["scaled"], "a zoomed frame is scaled"
     assert (zoomed["pixels"], zoomed["paths"]) == (0, 0)
+
+
+def test_a_frame_that_is_passed_by_stays_until_the_next_arrives(page: Annotator) -> None:
+    page.click(640, 360).settled().press("p")
+    page.notice(f"Propagated over {FRAMES} frames.")
+    page.page.add_init_script(SLOW_WORKER)
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.page.route("**/frames/2?*", hold)
+    page.page.goto("about:blank")
+    page.open().frame(FRAMES - 1)
+    page.press("Home").frame(0).settled()
+    page.press("ArrowRight").frame(1).settled().press("Home").frame(0).settled()
+    assert page.page.evaluate(PASS_BY) == {"drawings": 1, "frame": "1"}, "not in turns with the frame before it"
+
+    for route in held:
+        route.continue_()
+    page.frame(2).settled()

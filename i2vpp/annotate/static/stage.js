@@ -24,6 +24,7 @@ const context = canvas.getContext("2d");
 export const view = { scale: 1, x: 0, y: 0, fitted: true, scrubbing: false };
 
 let shown = null; // {frame, bitmap, masks}: what is on the canvas, see mask_layer.js
+let coming = null; // {frame, bitmap, masks}: what is shown as soon as its layer is drawn
 let asked = 0; // when the current frame was asked for
 let scheduled = false;
 
@@ -105,31 +106,31 @@ export const isReady = (frame) => bitmapOf(frame, wantedWidth()) !== undefined &
 
 const isMoving = () => app.playing || view.scrubbing;
 
-/** What of the current frame could be shown now; what is shown already where that is too little. */
+/** What of the current frame could be shown now; where that is too little, what comes already. */
 function available() {
   const bitmap = bitmapOf(app.frame, wantedWidth());
   const masks = masksOf(app.frame);
   const patient = performance.now() - asked < MASK_PATIENCE_MS;
-  if (!bitmap) return shown;
-  if (masksWaiting(app.frame) && patient && shown?.frame !== app.frame) {
+  if (!bitmap) return coming;
+  if (masksWaiting(app.frame) && patient && coming?.frame !== app.frame) {
     setTimeout(redraw, MASK_PATIENCE_MS);
-    return shown;
+    return coming;
   }
   return { frame: app.frame, bitmap, masks };
 }
 
 /** Have the masks of what is available drawn, and show that together with them; until then, what the latest layer belongs to. */
 function takeOver(place) {
-  const next = available();
-  if (!next) return;
-  const { masks } = next;
-  const still = next.frame === app.frame && !isMoving();
+  coming = available();
+  if (!coming) return;
+  const { masks } = coming;
+  const still = coming.frame === app.frame && !isMoving();
   const outlined = isMoving() && drawnObjects(masks).length > MOST_OUTLINES_IN_MOTION ? [app.selected] : objects().map(({ id }) => id);
   const looks = ({ id, color }) => ({ runs: masks.get(id), color, outlined: outlined.includes(id), chosen: id === app.selected });
-  wantLayer(next, place, { objects: app.masksShown ? drawnObjects(masks).map(looks) : [], onion: still ? onionOutlines() : [] });
+  wantLayer(coming, place, { objects: app.masksShown ? drawnObjects(masks).map(looks) : [], onion: still ? onionOutlines() : [] });
   const drawn = layer()?.shown;
-  if (drawn?.masks === masks) shown = next;
-  else if (drawn) shown = drawn.frame === next.frame ? { ...next, masks: drawn.masks } : drawn;
+  if (drawn?.masks === masks) shown = coming;
+  else if (drawn) shown = drawn.frame === coming.frame ? { ...coming, masks: drawn.masks } : drawn;
 }
 
 function draw() {
@@ -196,7 +197,7 @@ function showTrouble() {
   note.hidden = !failure;
   if (failure) {
     note.textContent = `Frame ${app.frame} cannot be shown: ${failure}`;
-    shown = null;
+    shown = coming = null;
   }
 }
 
@@ -208,7 +209,7 @@ export function startStage() {
     loadSoon();
   }).observe(canvas);
   on("video", () => {
-    shown = null;
+    shown = coming = null;
     asked = performance.now();
     fit();
     if (document.activeElement === document.body) canvas.focus({ preventScroll: true }); // for its keys
