@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -96,3 +97,12 @@ def read_all(source: FrameSource) -> list[np.ndarray]:
 def numbers(source: FrameSource, indices: Iterable[int]) -> list[int]:
     """Read back the numbers of some frames of a `numbered` video."""
     return [number_of(source[i]) for i in indices]
+
+
+def turned(mp4: bytes, matrix: tuple[int, int, int, int]) -> bytes:
+    """Give a video file another display matrix: a, b, c, d take (x, y) to (a x + c y, b x + d y)."""
+    one, (a, b, c, d) = 1 << 16, matrix
+    upright = struct.pack(">9i", one, 0, 0, 0, one, 0, 0, 0, 1 << 30)
+    other = struct.pack(">9i", a * one, b * one, 0, c * one, d * one, 0, 0, 0, 1 << 30)
+    at = mp4.index(upright, mp4.index(b"tkhd"))
+    return mp4[:at] + other + mp4[at + len(other) :]

@@ -14,7 +14,7 @@ import pytest
 from i2vpp.errors import FrameDecodeError, VideoError
 from i2vpp.session.video import open_source
 from i2vpp.session.video_file import decoder
-from media import number_of, numbered, numbers, read_all, write_video
+from media import number_of, numbered, numbers, read_all, turned, write_video
 
 GOP = {"g": "12", "bf": "2"}
 FORMATS = [
@@ -199,14 +199,8 @@ TURNS = {
 
 @pytest.mark.parametrize("turn", TURNS)
 def test_display_matrix_is_honoured(video, turn):
-    (a, b, c, d), expected = TURNS[turn]
-    data = video.read_bytes()
-    one = 1 << 16
-    identity = struct.pack(">9i", one, 0, 0, 0, one, 0, 0, 0, 1 << 30)
-    assert data.count(identity) >= 1
-    at = data.index(identity, data.index(b"tkhd"))
-    turned = data[:at] + struct.pack(">9i", a * one, b * one, 0, c * one, d * one, 0, 0, 0, 1 << 30) + data[at + 36 :]
-    source, upright = open_source(turned), open_source(video)
+    matrix, expected = TURNS[turn]
+    source, upright = open_source(turned(video.read_bytes(), matrix)), open_source(video)
     assert source[37].shape == (source.height, source.width, 3)
     for i in (37, 5):
         np.testing.assert_array_equal(source[i], expected(upright[i]))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from exported import REPO
 from i2vpp.checkpoint import save_checkpoint
@@ -66,6 +69,20 @@ def test_missing_packages_are_named(
     assert 'writing ONNX needs onnxscript, which is not installed: pip install ".[export]" in a clone' in error
 
 
+@pytest.mark.parametrize("name", ["onnx", "onnxscript", "onnxruntime"])
+def test_any_of_them_may_be_missing(name: str, tmp_path: Path) -> None:
+    """In a process of its own, in which the package cannot be imported; the other format does without it."""
+    code = (
+        f"import sys; sys.modules[{name!r}] = None; from i2vpp.cli import main; "
+        f"code = main(['export', {DEMO!r}, '-o', {str(tmp_path)!r}]); "
+        "from i2vpp.export.folder import ExportChoice; ExportChoice(file_format='torch-export'); sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 1
+    assert f"writing ONNX needs {name}, which is not installed" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_version_of_pytorch_that_is_too_old_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,6 +102,60 @@ def test_a_graph_that_pytorch_cannot_convert_is_said(monkeypatch: pytest.MonkeyP
     program: Any = None  # nothing looks at it before the exporter does
     with pytest.raises(folder.ExportError, match=r"cannot convert the graph 'encoder' to ONNX; 2\.15 can"):
         writer.to_onnx(graph, program, opset=18)
+
+
+def test_a_graph_that_pytorch_cannot_trace_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **options: Any) -> None:
+        raise RuntimeError("a symbol is not known\nand a long story")
+
+    monkeypatch.setattr(torch.export, "export", fail)
+    with pytest.raises(
+        folder.ExportError, match=r"cannot trace the graph 'encoder'; 2\.15 can: a symbol is not known$"
+    ):
+        writer.to_program(EncoderGraph(make_predictor().model))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "found"),
+    [
+        ([(9, 6)], "must hold two frames or more; it holds 1"),
+        ([(9, 6), (9, 8)], "all frames of a video must have one size"),
+        ([], "holds no image"),
+    ],
+)
+def test_too_few_frames_for_int8_are_refused_at_once(
+    sizes: list[tuple[int, int]],
+    found: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(writer, "to_program", lambda *_, **__: pytest.fail("a graph is traced"))
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for i, size in enumerate(sizes):
+        Image.new("RGB", size).save(frames / f"{i}.png")
+    options = ["--precision", "int8", "--calibration", str(frames)]
+    assert main(["export", DEMO, "-o", str(tmp_path / "out"), *options]) == 1
+    error = capsys.readouterr().err
+    assert found in error
+    assert error.count("error:") == 1
+
+
+def test_a_file_is_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out").write_text("mine")
+    assert main(["export", DEMO, "-o", str(tmp_path / "out"), "--overwrite"]) == 1
+    assert "out is a file: choose a folder" in capsys.readouterr().err
+
+
+def test_nothing_is_left_of_an_earlier_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder, "_content", lambda *_: b"graph")
+    model = make_predictor().model
+    for file_format, suffix in (("onnx", "onnx"), ("torch-export", "pt2"), ("onnx", "onnx")):
+        choice = folder.ExportChoice(file_format=file_format)
+        written = {path.name for path in folder.export(model, tmp_path, choice, checkpoint={})}
+        assert {path.name for path in tmp_path.iterdir()} == written
+        assert f"track.{suffix}" in written
 
 
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

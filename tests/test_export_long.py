@@ -21,8 +21,8 @@ SEQUENCES = ("blackswan", "dog")
 
 
 @pytest.fixture(scope="module")
-def exported(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An export at 256 pixels, made only where there are validation sequences as well."""
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export at 256 pixels."""
     return export_demo(tmp_path_factory, SIDE)
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +15,25 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import ExifTags, Image
 
-from exported import SIDE, Step, assert_equal_masks, clip_frames, demo_predictor, session, torch_tracker
+from exported import (
+    CLIP,
+    SIDE,
+    Step,
+    assert_equal_masks,
+    clip_frames,
+    demo_predictor,
+    session,
+    torch_tracker,
+    write_manifest,
+)
 from i2vpp.export import i2vpp_onnx
-from i2vpp.export.i2vpp_onnx import I2VPPOnnx, I2VPPOnnxError
+from i2vpp.export.i2vpp_onnx import I2VPPOnnx, I2VPPOnnxError, Memory, Track
+from i2vpp.memory.selection import FrameTime, build_selector
+from i2vpp.session.video import open_source
 from i2vpp.utils.masks import raise_small_parts
+from media import numbered, turned, write_video
 
 RUNTIME = Path(i2vpp_onnx.__file__)
 RABBIT, BOULDER = (118, 127, 262, 280), (30, 186, 121, 268)
@@ -101,42 +117,178 @@ def test_numbers_are_rounded_to_bfloat16_as_pytorch_does() -> None:
     assert np.array_equal(i2vpp_onnx.from_bfloat16(i2vpp_onnx.to_bfloat16(values)), expected)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ({}, "nothing to prompt with"),
+        ({"points": [[1, 1]], "labels": [2]}, "one per point"),
+        ({"points": [[1, 1]]}, "one per point"),
+        ({"points": [[1, 2, 3], [4, 5, 6]], "labels": [1, 1, 1]}, r"labels must be .* one per point x, y; got points"),
+        ({"points": [[1, 2], [3]], "labels": [1, 1]}, "must be numbers"),
+        ({"points": [["a", "b"]], "labels": [1]}, "must be numbers; got points .*a"),
+        ({"points": [[-9, 1]], "labels": [1]}, "must lie in the frame, which is 380 wide and 320 high; got points"),
+        ({"points": [[float("nan"), 1]], "labels": [1]}, "must lie in the frame.*nan"),
+        ({"box": [5, 5, 5, 9]}, "x0 < x1"),
+        ({"box": [380, 5, 382, 9]}, "x0 < x1 and y0 < y1 in the frame"),
+        ({"box": [1, 2, 3]}, "box x0, y0, x1, y1 must be numbers"),
+    ],
+)
+def test_prompts_that_make_no_sense_are_refused(prompt: dict[str, Any], message: str, tmp_path: Path) -> None:
+    tracker, (frame,) = torch_tracker(tmp_path, demo_predictor()), clip_frames(1)
+    tracker.step(frame[:320, :380])
+    with pytest.raises(I2VPPOnnxError, match=message):
+        tracker.add_points_or_box(1, **prompt)
+    assert tracker.step(frame[:320, :380]).obj_ids == []
+
+
 def test_mistakes(tmp_path: Path) -> None:
     tracker, (frame,) = torch_tracker(tmp_path, demo_predictor()), clip_frames(1)
     with pytest.raises(I2VPPOnnxError, match="no frame to prompt yet: push one with step"):
         tracker.add_points_or_box(1, box=RABBIT)
-    with pytest.raises(I2VPPOnnxError, match="must be uint8 RGB"):
-        tracker.step(frame[..., 0])
+    for wrong in (frame[..., 0], frame[:0], frame / 255):
+        with pytest.raises(I2VPPOnnxError, match="must be uint8 RGB"):
+            tracker.step(wrong)
     tracker.step(frame)
     with pytest.raises(I2VPPOnnxError, match="all frames must be of one size"):
         tracker.step(frame[:-1])
-    with pytest.raises(I2VPPOnnxError, match="nothing to prompt with"):
-        tracker.add_points_or_box(1)
-    with pytest.raises(I2VPPOnnxError, match="one per point"):
-        tracker.add_points_or_box(1, points=[[1, 1]], labels=[2])
-    with pytest.raises(I2VPPOnnxError, match="must lie in the frame"):
-        tracker.add_points_or_box(1, points=[[-9, 1]], labels=[1])
-    with pytest.raises(I2VPPOnnxError, match="x0 < x1"):
-        tracker.add_points_or_box(1, box=[5, 5, 5, 9])
-    with pytest.raises(I2VPPOnnxError, match="mask must be of the video's size"):
-        tracker.add_mask(1, np.zeros((3, 3), bool))
-    with pytest.raises(I2VPPOnnxError, match="no object 1"):
-        tracker.remove_object(1)
+    shape = frame.shape[:2]
+    for mask in (np.zeros((3, 3), bool), np.full(shape, "1"), np.full(shape, None), np.full(shape, np.nan)):
+        with pytest.raises(I2VPPOnnxError, match="mask must be finite, of the video's size"):
+            tracker.add_mask(1, mask)
+    for obj_id in ("cat", 1.5, None, True, [1]):
+        with pytest.raises(I2VPPOnnxError, match="obj_id must be an integer; got"):
+            tracker.add_points_or_box(obj_id, box=RABBIT)  # type: ignore[arg-type]
+        with pytest.raises(I2VPPOnnxError, match="no object"):
+            tracker.remove_object(obj_id)  # type: ignore[arg-type]
     assert tracker.step(frame).obj_ids == []
+
+
+def test_a_step_that_fails_can_be_repeated(tmp_path: Path) -> None:
+    """Whatever graph fails, in the first batch of objects or in a later one."""
+    frames, predictor = clip_frames(4), demo_predictor()
+    expected, tracker = (torch_tracker(tmp_path, predictor) for _ in range(2))
+    for each in (expected, tracker):
+        each.step(frames[0])
+        for obj_id, box in enumerate((RABBIT, BOULDER), start=1):
+            each.add_points_or_box(obj_id, box=box)
+    for frame in frames[1:]:
+        for graph, calls in (("encoder", 0), ("track", 0), ("track", 1)):
+            before = tracker._result()
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(i2vpp_onnx, "BATCH_CELLS", 1)  # an object at a time
+                patch.setitem(tracker.sessions, graph, FailingSession(tracker.sessions[graph], calls))
+                with pytest.raises(MemoryError):
+                    tracker.step(frame)
+            after = tracker._result()
+            assert before.frame_idx == after.frame_idx == tracker.frame_idx
+            assert np.array_equal(before.masks, after.masks)
+        wanted, found = expected.step(frame), tracker.step(frame)
+        assert wanted.frame_idx == found.frame_idx
+        assert np.array_equal(wanted.masks, found.masks)
+
+
+class FailingSession:
+    """A session that has no memory left after some calls."""
+
+    def __init__(self, session: Any, calls: int) -> None:
+        self.session, self.calls = session, calls
+
+    def run(self, names: None, feeds: dict[str, Any]) -> list[Any]:
+        if self.calls == 0:
+            raise MemoryError
+        self.calls -= 1
+        return list(self.session.run(names, feeds))
+
+
+def test_keys_are_forgotten_though_nothing_is_tracked(tmp_path: Path) -> None:
+    tracker, (frame,) = torch_tracker(tmp_path, demo_predictor(*SHORT)), clip_frames(1)
+    for _ in range(14):
+        tracker.step(frame)
+        tracker.add_points_or_box(1, box=RABBIT)
+        tracker.remove_object(1)
+    assert len(tracker._keys) <= tracker.manifest["selection"]["window"] + 1
+
+
+@pytest.mark.parametrize("mode", ["sample", "top"])
+@pytest.mark.parametrize("seed", [0, 7])
+def test_memories_are_those_that_the_predictor_selects(mode: str, seed: int, tmp_path: Path) -> None:
+    """On frames before, within and beyond the windows; similarities are made up, and computed once for all objects."""
+    predictor = demo_predictor(f"model.selection.mode={mode}", f"model.selection.seed={seed}")
+    tracker, generator, compared = torch_tracker(tmp_path, predictor), np.random.default_rng(seed), []
+    selector = build_selector(predictor.model.config.selection)
+
+    class Key(np.ndarray[Any, Any]):
+        def __matmul__(self, other: Any) -> Any:
+            compared.append(1)
+            return np.asarray(self) @ np.asarray(other)
+
+    for t in (1, 2, 6, 9, 40, 230, 1000):
+        first = max(0, t - selector.window)
+        keys = {f: generator.normal(size=16).astype(np.float32) for f in (0, 7, *range(first, t + 1))}
+        tracker.frame_idx, tracker._keys = t, {f: key.view(Key) for f, key in keys.items()}
+        compared.clear()
+        for prompted in ((0,), (0, 7)):
+            known = {f: Memory(0, 0, 0) for f in range(first, t)}
+            others = {f: memory for f, memory in known.items() if f not in prompted}
+            track = Track({f: Memory(0, 0, 0) for f in prompted if f < t}, others)
+            similarity = partial(_look_up, {f: float(keys[f] @ keys[t] / np.float32(16)) for f in keys})
+            chosen = selector.select(FrameTime(frame_idx=t), list(track.prompted), others, similarity)
+            picks = tracker._select(track)
+            assert [(p.frame, p.slot, p.weight) for p in picks] == [
+                (p.frame_idx, p.slot, p.weight) for p in chosen.spatial
+            ]
+            assert [(p.frame, p.offset, p.weight) for p in picks] == [
+                (p.frame_idx, p.offset, p.weight) for p in chosen.pointers
+            ]
+        assert len(compared) <= t - first
+
+
+def _look_up(known: dict[int, float], frames: Sequence[int]) -> Any:
+    return np.array([known[f] for f in frames])
 
 
 def test_a_folder_that_is_no_export_is_named(tmp_path: Path) -> None:
     with pytest.raises(I2VPPOnnxError, match=r"is no export: it holds no i2vpp\.json"):
         I2VPPOnnx(tmp_path)
-    (tmp_path / "i2vpp.json").write_text(json.dumps({"format": 99}))
-    with pytest.raises(I2VPPOnnxError, match=r"an export of version 99, and this i2vpp_onnx\.py reads 1: use the"):
+    write_manifest(tmp_path, demo_predictor())
+    described = json.loads((tmp_path / "i2vpp.json").read_text())
+    again = "export the checkpoint again"
+    for content, message in (
+        ("{", f"does not describe an export: {again}"),
+        ("[]", f"does not describe an export: {again}"),
+        ("{}", f"does not describe an export: {again}"),
+        (json.dumps({"format": 99}), f"is of version 99, not 1: use its i2vpp_onnx.py, or {again}"),
+        (json.dumps({"format": 1}), f"lacks constants, file_format, graphs, image_size, mean, selection, std: {again}"),
+        (json.dumps({**described, "file_format": "torch-export"}), f"holds torch-export, not ONNX: {again}"),
+    ):
+        (tmp_path / "i2vpp.json").write_text(content)
+        with pytest.raises(I2VPPOnnxError, match=message):
+            I2VPPOnnx(tmp_path)
+    (tmp_path / "i2vpp.json").write_text(json.dumps(described))
+    (tmp_path / "track.onnx").unlink()
+    with pytest.raises(I2VPPOnnxError, match=rf"lacks track\.onnx: {again}"):
         I2VPPOnnx(tmp_path)
 
 
+def test_a_graph_that_cannot_be_loaded_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_manifest(tmp_path, demo_predictor())
+    tracker, (frame,) = I2VPPOnnx(tmp_path), clip_frames(1)
+    tracker.step(frame)  # there is nothing to compute yet
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(
+        I2VPPOnnxError, match=r"encoder\.onnx cannot be loaded: .*onnxruntime.*; pip install onnxruntime"
+    ):
+        tracker.add_points_or_box(1, box=RABBIT)
+    monkeypatch.undo()
+    pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
+    with pytest.raises(I2VPPOnnxError, match=r"(?s)encoder\.onnx cannot be loaded: .*; export the checkpoint again"):
+        tracker.add_points_or_box(1, box=RABBIT)
+
+
 def test_the_runtime_is_one_file_that_needs_numpy_and_onnxruntime_only() -> None:
-    """PyTorch and i2vpp are hidden; Pillow and PyAV are not imported before they are needed."""
+    """PyTorch and i2vpp are hidden; no other package is imported before it is needed."""
     code = (
-        "import sys; sys.modules.update(torch=None, i2vpp=None, PIL=None, av=None); "
+        "import sys; sys.modules.update(torch=None, i2vpp=None, PIL=None, av=None, onnxruntime=None); "
         f"sys.path.insert(0, {str(RUNTIME.parent)!r}); import i2vpp_onnx; print(i2vpp_onnx.FORMAT)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
@@ -144,9 +296,59 @@ def test_the_runtime_is_one_file_that_needs_numpy_and_onnxruntime_only() -> None
     assert len(RUNTIME.read_text().splitlines()) < 500
 
 
-def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        i2vpp_onnx.main([str(tmp_path)])
-    assert "nothing to track: give --box or --point" in capsys.readouterr().err
+def test_images_of_a_folder_are_read_in_natural_order_and_upright(tmp_path: Path) -> None:
+    for name, level in (("10.png", 10), ("2.png", 2), ("1.JPG", 1), ("._1.png", 9), ("notes.txt", 0)):
+        Image.new("RGB", (4, 6), (20 * level, 20 * level, 20 * level)).save(
+            tmp_path / name, "JPEG" if name == "1.JPG" else "PNG", quality=95
+        )
+    turned_by_tag = Image.Exif()
+    turned_by_tag[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (6, 4), (60, 60, 60)).save(tmp_path / "3.png", exif=turned_by_tag)
+    frames = list(i2vpp_onnx.read_video(tmp_path))
+    assert [frame.shape for frame in frames] == [(6, 4, 3)] * 4
+    assert [round(frame.mean() / 20) for frame in frames] == [1, 2, 3, 10]
+
+
+@pytest.mark.parametrize("matrix", [(0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0)], ids=["90", "180", "270"])
+def test_videos_are_turned_as_in_the_predictor(matrix: tuple[int, int, int, int], tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    write_video(path, numbered(3))
+    path.write_bytes(turned(path.read_bytes(), matrix))
+    with closing(open_source(path)) as source:
+        for i, frame in enumerate(i2vpp_onnx.read_video(path)):
+            assert np.array_equal(frame, source[i])
+        assert i == 2
+
+
+def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    for options, message in (
+        ([], "give --box or --point, once for each of 1 to 255 objects; got 0"),
+        (["--point", "1,1"] * 256, "once for each of 1 to 255 objects; got 256"),
+        (["--point", "1,1", "--max-frames", "-1"], "--max-frames must be at least 1; got -1"),
+    ):
+        with pytest.raises(SystemExit):
+            i2vpp_onnx.main([str(tmp_path), *options])
+        assert message in capsys.readouterr().err
     assert i2vpp_onnx.main([str(tmp_path), "--point", "1,1"]) == 1  # no manifest lies beside the module
     assert "is no export" in capsys.readouterr().err
+
+    write_manifest(tmp_path, demo_predictor())
+    monkeypatch.setattr(i2vpp_onnx, "__file__", str(tmp_path / "i2vpp_onnx.py"))
+    (tmp_path / "frames").mkdir()
+    (tmp_path / "text.mp4").write_text("no video")
+    for video, options, message in (
+        ("nothing.mp4", ["--point", "1,1"], "No such file"),
+        ("text.mp4", ["--point", "1,1"], "text.mp4 cannot be read as a video"),
+        ("frames", ["--point", "1,1"], "frames holds no frames"),
+        (str(CLIP), ["--point", "5"], "one per point x, y; got points [['5']]"),
+        (str(CLIP), ["--point", "5,5,5"], "one per point x, y; got points [['5', '5', '5']]"),
+        (str(CLIP), ["--box", "a,b"], "must be numbers; got points None, labels None, box ['a', 'b']"),
+    ):
+        assert i2vpp_onnx.main([str(tmp_path / video), *options, "-o", str(tmp_path / "out")]) == 1
+        said = capsys.readouterr().err
+        assert message in said
+        assert said.count("\n") == 1
+    monkeypatch.setitem(sys.modules, "av", None)
+    assert i2vpp_onnx.main([str(CLIP), "--point", "1,1"]) == 1
+    assert "pip install pillow av" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -87,9 +87,8 @@ def test_the_same_memories_are_drawn(modules: Page, tmp_path: Path) -> None:
               const { select } = await import("/selection.js");
               const stored = (frames) => new Map(frames.map((frame) => [frame, null]));
               const track = { prompted: stored(prompted), tracked: stored(tracked) };
-              const { spatial, pointers } = select(config, t, track, (frame) => similarity[frame]);
-              const plain = ({ frame, place, weight }) => [frame, place, weight];
-              return [spatial.map(plain), pointers.map(plain)];
+              const picks = select(config, t, track, (frame) => similarity[frame]);
+              return picks.map(({ frame, slot, offset, weight }) => [frame, slot, offset, weight]);
             }""",
             {
                 "config": tracker.manifest["selection"],
@@ -99,7 +98,7 @@ def test_the_same_memories_are_drawn(modules: Page, tmp_path: Path) -> None:
                 "similarity": similarity,
             },
         )
-        assert found == [[list(pick) for pick in picks] for picks in expected], f"frame {t}"
+        assert found == [list(pick) for pick in expected], f"frame {t}"
         drawn += len(frames) > 10
     assert drawn >= 3
 
@@ -210,9 +209,14 @@ def test_a_session_equals_that_of_python(modules: Page, tmp_path: Path) -> None:
     ("prompt", "message"),
     [
         ({}, "nothing to prompt with"),
+        ({"points": None, "labels": None, "box": None}, "nothing to prompt with"),
         ({"points": [[1, 1]], "labels": [2]}, "one per point"),
+        ({"points": [[1, 1, 1]], "labels": [1]}, "one per point x, y"),
         ({"points": [[-9, 1]], "labels": [1]}, "must lie in the frame, which is 6 wide and 4 high"),
-        ({"box": [5, 5, 5, 9]}, "x0 < x1"),
+        ({"points": [[float("nan"), 1]], "labels": [1]}, "must lie in the frame"),
+        ({"box": [5, 2, 5, 3]}, "x0 < x1"),
+        ({"box": [6, 0, 8, 4]}, "x0 < x1 and y0 < y1 in the frame"),
+        ({"box": [1, 2, 3]}, "box must be four numbers"),
     ],
 )
 def test_prompts_that_make_no_sense_are_refused(prompt: dict[str, Any], message: str, modules: Page) -> None:
@@ -225,13 +229,21 @@ def test_prompts_that_make_no_sense_are_refused(prompt: dict[str, Any], message:
           const before = await message(tracker.addPointsOrBox(1, prompt));
           await tracker.step(black(6, 4));
           const size = await message(tracker.step(black(1, 1)));
-          return [before, size, await message(tracker.addPointsOrBox(1, prompt))];
+          const empty = await message(tracker.step(black(0, 0)));
+          const cut = await message(tracker.step({ ...black(6, 4), data: new Uint8ClampedArray(3) }));
+          const id = await message(tracker.addPointsOrBox("1", prompt));
+          const prompted = await message(tracker.addPointsOrBox(1, prompt));
+          return [before, size, empty, cut, id, prompted, tracker.frame];
         }""",
         prompt,
     )
     assert "no frame to prompt yet" in said[0]
     assert "all frames must be of one size, 6x4; got 1x1" in said[1]
-    assert message in said[2]
+    assert "a frame must be RGBA of its width and height; got 0x0, 0 bytes" in said[2]
+    assert "a frame must be RGBA of its width and height; got 6x4, 3 bytes" in said[3]
+    assert "objId must be an integer; got 1" in said[4]
+    assert message in said[5]
+    assert said[6] == 0
 
 
 @pytest.mark.parametrize(
@@ -376,8 +388,6 @@ def test_the_page_finds_the_masks_of_python(browser: Browser, site: Site) -> Non
     assert not troubles
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
 def wait_beyond(page: Page, frame: int) -> None:
     """Wait until a later frame is shown; not by an expression in the page, which its policy forbids to evaluate."""
     deadline = time.monotonic() + TRACK_MS / 1000
@@ -386,6 +396,8 @@ def wait_beyond(page: Page, frame: int) -> None:
         page.wait_for_timeout(20)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_video_is_tracked_until_it_is_stopped(browser: Browser, site: Site) -> None:
     with serve(site.folder) as url:
         page = browser.new_page(viewport={"width": 390, "height": 800})

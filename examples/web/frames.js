@@ -1,4 +1,4 @@
-// Reads the files that a person picks, frame by frame: a video, or images in the order of their names.
+// Reads the files that a person picks, frame by frame: a video, or images in the natural order of their names.
 
 const PROBED = 12; // frames of a video that are played to learn how long one lasts
 const PROBE_MS = 3000;
@@ -53,7 +53,8 @@ class Images {
 
   /** @param {File[]} files */
   constructor(files) {
-    this.files = [...files].sort((a, b) => (a.name < b.name ? -1 : 1));
+    const { compare } = new Intl.Collator("en", { numeric: true }); // 2 before 10
+    this.files = [...files].sort((a, b) => compare(a.name, b.name));
     this.count = files.length;
     this.name = files.length > 1 ? `${files.length} images` : files[0].name;
   }
@@ -104,7 +105,13 @@ class Video {
       URL.revokeObjectURL(video.src);
       throw new FileError(`${file.name} cannot be read: this browser does not know its format. Try an MP4 (H.264) or WebM.`);
     }
-    return new Video(file, video, await frameDuration(video));
+    if (!video.videoWidth) {
+      URL.revokeObjectURL(video.src);
+      throw new FileError(`${file.name} holds no picture. Choose a video.`);
+    }
+    const frame = await frameDuration(video);
+    if (!Number.isFinite(video.duration)) await findEnd(video);
+    return new Video(file, video, frame);
   }
 
   async next() {
@@ -151,6 +158,16 @@ async function frameDuration(video) {
   if (!Number.isFinite(shortest)) return 1 / ASSUMED_FPS;
   const passed = seconds[seconds.length - 1] - seconds[0]; // frames may have been left out, and times be rounded
   return passed / Math.round(passed / shortest);
+}
+
+/**
+ * Learn the duration of a video whose file does not say it, such as a recording: go to its end.
+ * @param {HTMLVideoElement} video
+ */
+async function findEnd(video) {
+  const seeked = happened(video, "seeked");
+  video.currentTime = Number.MAX_SAFE_INTEGER;
+  await seeked;
 }
 
 /**

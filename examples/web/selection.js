@@ -3,8 +3,8 @@
 import { Generator } from "./random.js";
 
 /**
- * A memory that is read: its frame, its temporal slot (or offset, of a pointer), and its weight.
- * @typedef {{ frame: number, place: number, weight: number }} Pick
+ * A memory that is read: its frame, temporal slot, offset of its pointer, and weight.
+ * @typedef {{ frame: number, slot: number, offset: number, weight: number }} Pick
  */
 
 /**
@@ -20,12 +20,12 @@ import { Generator } from "./random.js";
  */
 
 /**
- * Choose the memory frames, with slots, and the pointers, with offsets, that are read on frame t.
+ * Choose the memories that are read on frame t.
  * @param {Config} config
  * @param {number} t
  * @param {{ prompted: Map<number, unknown>, tracked: Map<number, unknown> }} track memories of an object, by frame
  * @param {(frame: number) => number} similarity of a frame to frame t
- * @returns {{ spatial: Pick[], pointers: Pick[] }}
+ * @returns {Pick[]}
  */
 export function select(config, t, track, similarity) {
   const ordered = [...track.prompted.keys()].sort((a, b) => a - b);
@@ -39,13 +39,9 @@ export function select(config, t, track, similarity) {
     ...near.map((frame, i) => ({ frame, slot: 1 + config.num_global + i })),
   ];
   const length = Math.max(0, Math.min(t - 1, config.num_global + config.num_local));
-  const padding = Math.max(0, length - slots.length);
-  // The first prompted frame stands for frames that do not exist yet.
-  const first = (/** @type {number} */ place) => ordered.map((frame, i) => ({ frame, place, weight: i ? 1 : 1 + padding }));
-  return {
-    spatial: [...first(0), ...slots.map(({ frame, slot }) => ({ frame, place: slot, weight: 1 }))],
-    pointers: [...first(1), ...slots.map(({ frame, slot }) => ({ frame, place: 1 - slot / (length + 1), weight: 1 }))],
-  };
+  const first = 1 + Math.max(0, length - slots.length); // weight of the one that stands for frames that do not exist yet
+  return [...ordered.map((frame) => ({ frame, slot: 0 })), ...slots].map(({ frame, slot }, i) => (
+    { frame, slot, offset: 1 - slot / (length + 1), weight: i ? 1 : first }));
 }
 
 /**

@@ -68,6 +68,7 @@ export class Tracker {
     /** @type {Float32Array[]} */ this.frames = []; // [3, S, S], the current one and up to two before it
     /** @type {Float32Array | null} */ this.embedding = null;
     /** @type {Map<number, Float32Array>} */ this.keys = new Map();
+    /** @type {Map<number, number>} */ this.similarities = new Map(); // of other frames to the current one
     /** @type {Map<number, Track>} */ this.tracks = new Map();
     this.frame = -1;
   }
@@ -79,14 +80,23 @@ export class Tracker {
    */
   async step(frame) {
     const [height, width] = this.size;
+    if (!(frame.width > 0 && frame.height > 0) || frame.data.length !== 4 * frame.width * frame.height) {
+      throw new TrackerError(`a frame must be RGBA of its width and height; got ${frame.width}x${frame.height}, ${frame.data.length} bytes`);
+    }
     if (this.frame >= 0 && (frame.height !== height || frame.width !== width)) {
       throw new TrackerError(`all frames must be of one size, ${width}x${height}; got ${frame.width}x${frame.height}`);
     }
-    this.size = [frame.height, frame.width];
-    this.frames = [...this.frames.slice(-2), normalise(resizeFrame(frame, this.side), this.manifest)];
-    this.embedding = null;
-    this.frame += 1;
-    if (this.tracks.size) await this.trackAll([...this.tracks.values()]);
+    const { size, frames, embedding, keys, frame: before } = this;
+    try {
+      this.frames = [...frames.slice(-2), normalise(resizeFrame(frame, this.side), this.manifest)];
+      Object.assign(this, { size: [frame.height, frame.width], embedding: null, frame: before + 1 });
+      this.similarities.clear();
+      if (this.tracks.size) await this.trackAll([...this.tracks.values()]);
+    } catch (error) {
+      Object.assign(this, { size, frames, embedding, keys, frame: before }); // the frame before stays the current one
+      this.similarities.clear();
+      throw error;
+    }
     return this.result();
   }
 
@@ -100,10 +110,10 @@ export class Tracker {
    * @param {boolean} [prompt.clearOldPoints] replace the frame's earlier clicks; false adds to them
    * @returns {Promise<FrameMasks>}
    */
-  async addPointsOrBox(objId, { points = [], labels = [], box, clearOldPoints = true }) {
-    this.checkFrame();
+  async addPointsOrBox(objId, { points, labels, box, clearOldPoints = true }) {
+    this.checkObject(objId);
     const [height, width] = this.size;
-    const given = parseClicks(points, labels, box, this.size);
+    const given = parseClicks(points ?? [], labels ?? [], box ?? null, this.size);
     const track = this.tracks.get(objId) ?? new Track();
     const earlier = clearOldPoints ? null : track.clicks;
     if (earlier && box) throw new TrackerError("a box comes before clicks: pass it with clearOldPoints, clicks included");
@@ -131,16 +141,17 @@ export class Tracker {
   /**
    * Prompt an object with its mask on the current frame; an empty one says that it is absent.
    * @param {number} objId
-   * @param {Uint8Array} mask 0 or 1 [H, W]
+   * @param {ArrayLike<number>} mask [H, W], 0 where the object is not
    * @returns {Promise<FrameMasks>}
    */
   async addMask(objId, mask) {
-    this.checkFrame();
+    this.checkObject(objId);
     const [height, width] = this.size;
     if (mask.length !== height * width) throw new TrackerError(`the mask must be of the video's size, ${width}x${height}`);
-    const fitted = { data: fitMask(mask, this.size, this.side), dims: [1, 1, this.side, this.side] };
+    const drawn = Uint8Array.from(mask, (x) => Number(x !== 0));
+    const fitted = { data: fitMask(drawn, this.size, this.side), dims: [1, 1, this.side, this.side] };
     const [found] = await this.runObjects("mask", { drawn: fitted });
-    if (this.isTooCoarse(found.output.logits, mask)) found.output.drawn = mask;
+    if (this.isTooCoarse(found.output.logits, drawn)) found.output.drawn = drawn;
     const track = this.tracks.get(objId) ?? new Track();
     track.keep(this.frame, found, track.prompted);
     this.tracks.set(objId, track);
@@ -164,16 +175,16 @@ export class Tracker {
     await this.embed();
     const frames = Math.max(...tracks.map((track) => track.prompted.size)) + num_global + num_local;
     const size = Math.max(1, Math.floor(BATCH_CELLS / (frames * (this.side / 16) ** 2)));
+    const found = [];
     for (let start = 0; start < tracks.length; start += size) {
-      const batch = tracks.slice(start, start + size);
-      const found = await this.runObjects("track", this.memories(batch));
-      batch.forEach((track, i) => {
-        track.keep(this.frame, found[i], track.tracked);
-        track.passed = this.frame;
-        forget(track.tracked, this.frame - window);
-      });
+      found.push(...(await this.runObjects("track", this.memories(tracks.slice(start, start + size)))));
     }
-    forget(this.keys, this.frame - window);
+    tracks.forEach((track, i) => {
+      // Only now, since what fails before must not change anything.
+      track.keep(this.frame, found[i], track.tracked);
+      track.passed = this.frame;
+      forget(track.tracked, this.frame - window);
+    });
   }
 
   /** The embedding of the current frame [1, D, h, w], which is computed once, and its key. */
@@ -185,18 +196,22 @@ export class Tracker {
       const clip = { data: stackChannels(t >= 2 ? frames : [frames[0], last, last]), dims: [1, 3, 3, side, side] };
       this.embedding = (await this.run("encoder", { clip })).embedding;
       const scale = Math.sqrt(this.embedding.reduce((sum, x) => sum + x * x, 0) / this.embedding.length + 1e-12);
+      this.keys = new Map(this.keys);
+      forget(this.keys, t - this.manifest.selection.window);
       this.keys.set(t, this.embedding.map((x) => x / scale));
     }
     return this.embedding;
   }
 
   /**
-   * Similarity of a frame to the current one.
+   * Similarity of a frame to the current one, which is computed once for all objects.
    * @param {number} frame
    */
   similarity(frame) {
     const [a, b] = [frame, this.frame].map((f) => /** @type {Float32Array} */ (this.keys.get(f)));
-    return a.reduce((sum, x, i) => sum + x * b[i], 0) / a.length;
+    const known = this.similarities.get(frame) ?? a.reduce((sum, x, i) => sum + x * b[i], 0) / a.length;
+    this.similarities.set(frame, known);
+    return known;
   }
 
   /**
@@ -206,8 +221,8 @@ export class Tracker {
   memories(tracks) {
     const { selection, graphs } = this.manifest;
     const picks = tracks.map((track) => select(selection, this.frame, track, (f) => this.similarity(f)));
-    const longest = (/** @type {"spatial" | "pointers"} */ kind) => Math.max(1, ...picks.map((pick) => pick[kind].length));
-    const lengths = { objects: Math.max(1, tracks.length), frames: longest("spatial"), pointers: longest("pointers") };
+    const length = Math.max(1, ...picks.map((pick) => pick.length));
+    const lengths = { objects: Math.max(1, tracks.length), frames: length, pointers: length };
     /** @type {Record<string, Value>} */ const feeds = {};
     for (const { name, shape } of graphs.track.inputs.slice(1)) {
       const dims = shape.map((/** @type {keyof lengths | number} */ axis) => (typeof axis === "number" ? axis : lengths[axis]));
@@ -217,15 +232,13 @@ export class Tracker {
     const put = (name, b, i, values) => feeds[name].data.set(values, (b * feeds[name].dims[1] + i) * values.length);
     tracks.forEach((track, b) => {
       const memory = (/** @type {number} */ frame) => /** @type {Memory} */ (track.prompted.get(frame) ?? track.tracked.get(frame));
-      picks[b].spatial.forEach(({ frame, place, weight }, i) => {
+      picks[b].forEach(({ frame, slot, offset, weight }, i) => {
         put("memory_values", b, i, fromBfloat16(memory(frame).values));
         put("memory_foreground", b, i, memory(frame).foreground);
-        put("memory_slots", b, i, [place]);
-        put("memory_weights", b, i, [weight]);
-      });
-      picks[b].pointers.forEach(({ frame, place, weight }, i) => {
         put("memory_pointers", b, i, memory(frame).pointer);
-        put("pointer_offsets", b, i, [place]);
+        put("memory_slots", b, i, [slot]);
+        put("pointer_offsets", b, i, [offset]);
+        put("memory_weights", b, i, [weight]);
         put("pointer_weights", b, i, [weight]);
       });
     });
@@ -286,8 +299,10 @@ export class Tracker {
     return resizeLinear(logits, this.side / 4, this.size);
   }
 
-  checkFrame() {
+  /** @param {unknown} objId */
+  checkObject(objId) {
     if (this.frame < 0) throw new TrackerError("there is no frame to prompt yet: push one with step(frame) first");
+    if (!Number.isInteger(objId)) throw new TrackerError(`objId must be an integer; got ${objId}`);
   }
 }
 
@@ -295,23 +310,26 @@ export class Tracker {
  * Clicks x, y and labels, the corners of the box first.
  * @param {number[][]} points
  * @param {number[]} labels
- * @param {number[] | undefined} box
+ * @param {number[] | null} box
  * @param {[number, number]} size height and width
  */
 function parseClicks(points, labels, box, [height, width]) {
-  if (points.length !== labels.length || !labels.every((label) => label === 0 || label === 1)) {
-    throw new TrackerError("labels must be 1 (positive) or 0 (negative), one per point");
+  const pairs = points.every((point) => point.length === 2);
+  if (!pairs || points.length !== labels.length || !labels.every((label) => label === 0 || label === 1)) {
+    throw new TrackerError("labels must be 1 (positive) or 0 (negative), one per point x, y");
   }
-  if (box && !(box.length === 4 && box[2] > box[0] && box[3] > box[1])) {
-    throw new TrackerError("box must be four numbers x0, y0, x1, y1 with x0 < x1 and y0 < y1");
-  }
+  if (box && box.length !== 4) throw new TrackerError("box must be four numbers x0, y0, x1, y1");
   const coords = [...(box ? [box.slice(0, 2), box.slice(2)] : []), ...points];
   if (!coords.length) throw new TrackerError("nothing to prompt with: pass points with labels, a box, or both");
   if (!coords.every(([x, y]) => x >= -2 && y >= -2 && x <= width + 2 && y <= height + 2)) {
     throw new TrackerError(`points and box must lie in the frame, which is ${width} wide and ${height} high`);
   }
   const clip = (/** @type {number} */ x, /** @type {number} */ end) => Math.min(Math.max(x, 0), end);
-  return { coords: coords.map(([x, y]) => [clip(x, width), clip(y, height)]), labels: [...(box ? [2, 3] : []), ...labels] };
+  const inside = coords.map(([x, y]) => [clip(x, width), clip(y, height)]);
+  if (box && !(inside[0][0] < inside[1][0] && inside[0][1] < inside[1][1])) {
+    throw new TrackerError("box must have x0 < x1 and y0 < y1 in the frame");
+  }
+  return { coords: inside, labels: [...(box ? [2, 3] : []), ...labels] };
 }
 
 /**

@@ -13,6 +13,8 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from i2vpp.build_i2vpp import build_i2vpp
 from i2vpp.checkpoint import CheckpointInfo, inspect_checkpoint
 from i2vpp.config import ModelConfig
@@ -26,6 +28,8 @@ from i2vpp.utils.files import atomic_write
 
 RUNTIME = "i2vpp_onnx.py"
 SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2"}
+WRITTEN = {manifest.NAME, RUNTIME} | {graph.name + suffix for graph in GRAPHS for suffix in SUFFIXES.values()}
+"""Names of all files that exports consist of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,13 +81,14 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
         overwrite: replace an earlier export.
 
     Raises:
-        ExportError: there is something in it. The files of an export that broke off may be replaced.
+        ExportError: there is something in it, or it is a file. The files of an export that broke off may be replaced.
     """
+    if folder.exists() and not folder.is_dir():
+        raise ExportError(f"{folder} is a file: choose a folder")
     if not folder.is_dir() or not any(folder.iterdir()):
         return
-    ours = {manifest.NAME, RUNTIME, *(graph.name + suffix for graph in GRAPHS for suffix in SUFFIXES.values())}
     if not (folder / manifest.NAME).is_file():
-        if {path.name for path in folder.iterdir()} <= ours:
+        if {path.name for path in folder.iterdir()} <= WRITTEN:
             return
         raise ExportError(f"{folder} is not empty and holds no export: choose another folder")
     if not overwrite:
@@ -157,7 +162,7 @@ def export(model: I2VPP, folder: Path, choice: ExportChoice, *, checkpoint: Mapp
     graphs = [kind(model).eval() for kind in GRAPHS]
     suffix = SUFFIXES[choice.file_format]
     names = {graph.name: f"{graph.name}{suffix}" for graph in graphs}
-    (folder / manifest.NAME).unlink(missing_ok=True)  # a half-replaced export is none
+    _clear(folder)
     for graph in graphs:
         yield _write(folder / names[graph.name], _content(graph, choice))
     written: dict[str, Any] = {"file_format": choice.file_format, "precision": choice.precision}
@@ -171,22 +176,36 @@ def export(model: I2VPP, folder: Path, choice: ExportChoice, *, checkpoint: Mapp
 
 def _export_int8(model: I2VPP, folder: Path, choice: ExportChoice, checkpoint: Mapping[str, Any]) -> Iterable[Path]:
     """Export with float32 weights into a temporary folder, and quantise; weights that are not in 8 bits are halved."""
+    frames = _calibration_frames(choice.calibration)  # first, since the rest takes minutes
     with tempfile.TemporaryDirectory() as temporary:
         whole = Path(temporary)
         files_of = {
             path.name: path
             for path in export(model, whole, replace(choice, precision="fp32", calibration=None), checkpoint=checkpoint)
         }
-        with _calibration_clip(choice.calibration) as clip, closing(open_source(clip)) as source:
-            count = quantisation.CALIBRATION_FRAMES
-            frames = (source[i] for i in itertools.takewhile(partial(_has_frame, source), range(count)))
-            quantised = quantisation.quantise_folder(whole, frames)
+        quantised = quantisation.quantise_folder(whole, frames)
         described = json.loads(files_of.pop(manifest.NAME).read_bytes())
-        (folder / manifest.NAME).unlink(missing_ok=True)
+        _clear(folder)
         for name, path in files_of.items():
             content = quantised.get(path.stem) or path.read_bytes()
             yield _write(folder / name, _halved(content) if path.suffix == ".onnx" else content)
         yield _write(folder / manifest.NAME, _as_json({**described, "precision": choice.precision}))
+
+
+def _clear(folder: Path) -> None:
+    """Remove an earlier export, its manifest first: without that, what is left is none."""
+    for name in (manifest.NAME, *sorted(WRITTEN - {manifest.NAME})):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _calibration_frames(video: Path | None) -> list[Any]:
+    """Return the first frames of a video, or raise ExportError: the first one is prompted, the others are tracked."""
+    with _calibration_clip(video) as clip, closing(open_source(clip)) as source:
+        wanted = itertools.takewhile(partial(_has_frame, source), range(quantisation.CALIBRATION_FRAMES))
+        frames = [np.ascontiguousarray(source[i]) for i in wanted]
+    if len(frames) < 2:
+        raise ExportError(f"--calibration {video} must hold two frames or more; it holds {len(frames)}")
+    return frames
 
 
 def _calibration_clip(video: Path | None) -> AbstractContextManager[Path]:

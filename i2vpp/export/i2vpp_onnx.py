@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,11 +26,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import onnxruntime
 
 FORMAT = 1  # version of `i2vpp.json` that this file reads
 BATCH_CELLS = 2**15  # of all memory frames of objects that are tracked at once: attention takes memory in proportion
 CPU = ("CPUExecutionProvider",)
+IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 Array = Any
 
 
@@ -46,11 +47,12 @@ class Memory(NamedTuple):
 
 
 class Pick(NamedTuple):
-    """A memory that is read: its frame, its temporal slot (or offset, of a pointer), and its weight."""
+    """A memory that is read: its frame, temporal slot, offset of its pointer, and weight."""
 
     frame: int
-    place: float
-    weight: float = 1.0
+    slot: int
+    offset: float
+    weight: int
 
 
 class Output(NamedTuple):
@@ -99,7 +101,8 @@ class I2VPPOnnx:
         providers: onnxruntime's execution providers.
 
     Raises:
-        I2VPPOnnxError: the folder is none of an export, or of another version.
+        I2VPPOnnxError: the folder is no export of this version, or incomplete; all methods raise it for a frame or
+            prompt that cannot be used, and then leave the session as it was.
     """
 
     def __init__(self, folder: str | Path, *, threads: int | None = None, providers: Sequence[str] = CPU) -> None:
@@ -107,36 +110,38 @@ class I2VPPOnnx:
         self.manifest = read_manifest(self.folder)
         self.side: int = self.manifest["image_size"]
         self._constants: dict[str, float] = self.manifest["constants"]
-        self._options = onnxruntime.SessionOptions()
-        self._options.intra_op_num_threads = threads or 0
-        self._providers = list(providers)
+        self._threads, self._providers = threads or 0, list(providers)
         self.sessions: dict[str, Any] = {}
         self._frames: list[Array] = []  # normalised [3, S, S], the current one and up to two before it
         self._size: tuple[int, int] = (0, 0)
         self._embedding: Array | None = None
         self._keys: dict[int, Array] = {}
+        self._similarities: dict[tuple[int, int], float] = {}  # by pair of frames, whose keys are compared once
         self._tracks: dict[int, Track] = {}
         self.frame_idx = -1
 
     def step(self, frame: Array) -> FrameMasks:
         """Push the next frame, uint8 RGB [H, W, 3], and track all objects on it."""
         frame = np.asarray(frame)
-        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or not frame.size:
             raise I2VPPOnnxError(f"a frame must be uint8 RGB [H, W, 3]; got {frame.dtype} {list(frame.shape)}")
         if self._frames and frame.shape[:2] != self._size:
             raise I2VPPOnnxError(f"all frames must be of one size, {list(self._size)}; got {list(frame.shape[:2])}")
-        self._size = (frame.shape[0], frame.shape[1])
-        self._frames = [*self._frames[-2:], normalise(resize_frame(frame, self.side), self.manifest)]
-        self._embedding = None
-        self.frame_idx += 1
-        if self._tracks:
-            self._track(list(self._tracks.values()))
+        before = self._frames, self._size, self._embedding, self._keys, self.frame_idx
+        try:
+            self._frames = [*self._frames[-2:], normalise(resize_frame(frame, self.side), self.manifest)]
+            self._size, self._embedding, self.frame_idx = frame.shape[:2], None, self.frame_idx + 1
+            if self._tracks:
+                self._track(list(self._tracks.values()))
+        except BaseException:  # the frame before stays the current one
+            self._frames, self._size, self._embedding, self._keys, self.frame_idx = before
+            raise
         return self._result()
 
     def add_points_or_box(
         self, obj_id: int, points: Any = None, labels: Any = None, box: Any = None, *, clear_old_points: bool = True
     ) -> FrameMasks:
-        """Prompt an object with clicks and/or a box on the current frame; a new id adds an object.
+        """Prompt an object, by a new id a new one, with clicks and/or a box, and return the masks of all objects.
 
         Args:
             obj_id: any integer.
@@ -144,22 +149,15 @@ class I2VPPOnnx:
             labels: [C] 1 for positive, 0 for negative clicks.
             box: x0, y0, x1, y1 in pixels of the video.
             clear_old_points: replace the frame's earlier clicks; False adds to them.
-
-        Returns:
-            The masks of all objects on this frame.
-
-        Raises:
-            I2VPPOnnxError: there is no frame yet, or the prompt makes no sense.
         """
-        self._check_frame()
+        self._check_object(obj_id)
         coords, values = parse_clicks(points, labels, box, self._size)
         coords = coords / np.array(self._size[::-1], np.float32) * np.float32(self.side)
         track = self._tracks.get(obj_id) or Track()
         if not clear_old_points and track.points is not None:
             if box is not None:
                 raise I2VPPOnnxError("a box comes before clicks: pass it with clear_old_points=True, clicks included")
-            coords = np.concatenate([track.points[0], coords])
-            values = np.concatenate([track.points[1], values])
+            coords, values = (np.concatenate(both) for both in zip(track.points, (coords, values), strict=True))
         previous, limit = track.output, self._constants["previous_logit_limit"]
         given = np.zeros((self.side // 4,) * 2, np.float32) if previous is None else previous.logits.clip(-limit, limit)
         reads = track.passed == self.frame_idx
@@ -177,22 +175,17 @@ class I2VPPOnnx:
         return self._result()
 
     def add_mask(self, obj_id: int, mask: Any) -> FrameMasks:
-        """Prompt an object with its mask [H, W] on the current frame; an empty one says that it is absent.
+        """Prompt an object with its mask, empty if it is absent, and return the masks of all objects.
 
         Args:
             obj_id: any integer.
-            mask: bool, integers (the object is not 0), floats in [0, 1] (above 0.5) or logits (above 0).
-
-        Returns:
-            The masks of all objects on this frame.
-
-        Raises:
-            I2VPPOnnxError: there is no frame yet, or the mask is not of the video's size.
+            mask: [H, W] bool, integers (the object is not 0), floats in [0, 1] (above 0.5) or logits (above 0).
         """
-        self._check_frame()
+        self._check_object(obj_id)
         mask = np.asarray(mask)
-        if mask.shape != self._size:
-            raise I2VPPOnnxError(f"the mask must be of the video's size, {list(self._size)}; got {list(mask.shape)}")
+        if mask.shape != self._size or mask.dtype.kind not in "biuf" or not np.isfinite(mask).all():
+            got = f"{mask.dtype} {list(mask.shape)}"
+            raise I2VPPOnnxError(f"the mask must be finite, of the video's size {list(self._size)}; got {got}")
         drawn = mask > (0 if mask.min() < 0 else 0.5) if mask.dtype.kind == "f" else mask != 0
         ((memory, output),) = self._run("mask", {"drawn": fit_mask(drawn, self.side)[None, None]})
         if is_too_coarse(output.logits, drawn, self._constants):
@@ -202,7 +195,7 @@ class I2VPPOnnx:
 
     def remove_object(self, obj_id: int) -> None:
         """Stop tracking an object."""
-        if obj_id not in self._tracks:
+        if obj_id not in list(self._tracks):
             raise I2VPPOnnxError(f"there is no object {obj_id!r}; known objects: {list(self._tracks)}")
         del self._tracks[obj_id]
 
@@ -212,13 +205,12 @@ class I2VPPOnnx:
         self._embed()
         frames = max(len(track.prompted) for track in tracks) + config["num_global"] + config["num_local"]
         size = max(1, BATCH_CELLS // (frames * (self.side // 16) ** 2))
-        for start in range(0, len(tracks), size):
-            batch = tracks[start : start + size]
-            for track, (memory, output) in zip(batch, self._run("track", self._memories(batch)), strict=True):
-                track.passed = t
-                track.keep(t, memory, output, prompted=False)
-                track.tracked = {f: kept for f, kept in track.tracked.items() if t - f <= config["window"]}
-        self._keys = {f: key for f, key in self._keys.items() if t - f <= config["window"]}
+        batches = (self._memories(tracks[start : start + size]) for start in range(0, len(tracks), size))
+        found = [row for batch in batches for row in self._run("track", batch)]  # all, before anything is kept
+        for track, (memory, output) in zip(tracks, found, strict=True):
+            track.passed = t
+            track.keep(t, memory, output, prompted=False)
+            track.tracked = {f: kept for f, kept in track.tracked.items() if t - f <= config["window"]}
 
     def _embed(self) -> Array:
         """Return the embedding of the current frame [1, D, h, w]; it is computed once."""
@@ -227,53 +219,51 @@ class I2VPPOnnx:
             # The clip of frame 0 is 0, 0, 0 and that of frame 1 is 0, 1, 1, as in training.
             clip = frames if t >= 2 else [frames[0], frames[-1], frames[-1]]
             (self._embedding,) = self.session("encoder").run(None, {"clip": np.stack(clip, axis=1)[None]})
-            values = self._embedding.ravel()
+            values, window = self._embedding.ravel(), self.manifest["selection"]["window"]
+            self._keys = {f: key for f, key in self._keys.items() if t - f <= window}
+            self._similarities.clear()
             self._keys[t] = values / np.sqrt(np.mean(np.square(values)) + np.float32(1e-12))
         return self._embedding
 
-    def _select(self, track: Track) -> tuple[list[Pick], list[Pick]]:
-        """Choose the memory frames, with slots, and the pointers, with offsets, that are read for an object."""
+    def _select(self, track: Track) -> list[Pick]:
+        """Choose the memories that are read for an object."""
         config, t, tracked = self.manifest["selection"], self.frame_idx, track.tracked
-        ordered, local = sorted(track.prompted), config["local_window"]
+        local = config["local_window"]
         near = [f for f in range(t - local, t) if f in tracked]
         far = [f for f in range(t - config["window"], t - local) if f in tracked]
         slots = list(enumerate(self._pick(far, config["num_global"], pool=config["global_pool"]), 1))
         slots += enumerate(self._pick(near, config["num_local"], pool=config["local_pool"]), 1 + config["num_global"])
         length = max(0, min(t - 1, config["num_global"] + config["num_local"]))
-        padding = max(0, length - len(slots))
-        spatial = [Pick(f, 0) for f in ordered] + [Pick(f, slot) for slot, f in slots]
-        pointers = [Pick(f, 1.0) for f in ordered] + [Pick(f, 1 - slot / (length + 1)) for slot, f in slots]
-        # The first prompted frame stands for frames that do not exist yet.
-        spatial[0], pointers[0] = (picks[0]._replace(weight=1 + padding) for picks in (spatial, pointers))
-        return spatial, pointers
+        first = 1 + max(0, length - len(slots))  # weight of the one that stands for frames that do not exist yet
+        slots = [(0, f) for f in sorted(track.prompted)] + slots
+        return [Pick(f, slot, 1 - slot / (length + 1), 1 if i else first) for i, (slot, f) in enumerate(slots)]
 
     def _pick(self, frames: list[int], count: int, *, pool: int) -> list[int]:
         """Choose `count` of `frames` by similarity; in mode `sample` draw, by noise of seed, frame and pool alone."""
         if len(frames) <= count:
             return frames
-        config, key = self.manifest["selection"], self._keys[self.frame_idx]
-        score = np.array([self._keys[f] @ key / np.float32(key.size) for f in frames], np.float64)
-        if config["mode"] == "sample":
-            score += np.random.default_rng((config["seed"], self.frame_idx, pool)).gumbel(size=len(frames))
+        t, key, known = self.frame_idx, self._keys[self.frame_idx], self._similarities
+        known |= {(t, f): float(self._keys[f] @ key / np.float32(key.size)) for f in frames if (t, f) not in known}
+        score = np.array([known[t, f] for f in frames])
+        if self.manifest["selection"]["mode"] == "sample":
+            score += np.random.default_rng((self.manifest["selection"]["seed"], t, pool)).gumbel(size=len(frames))
         return [frames[i] for i in sorted(np.argsort(-score, kind="stable")[:count])]
 
     def _memories(self, tracks: list[Track]) -> dict[str, Array]:
         """Stack what is read for objects, as the graphs take it; without objects, one of padding only."""
-        picks = [self._select(track) for track in tracks] or [([], [])]
-        frames, pointers = (max(1, *(len(pick[i]) for pick in picks)) for i in (0, 1))
-        lengths = {"objects": len(picks), "frames": frames, "pointers": pointers}
+        picks = [self._select(track) for track in tracks]
+        length = max(1, *map(len, picks)) if picks else 1
+        lengths = {"objects": max(1, len(picks)), "frames": length, "pointers": length}
         shapes = {port["name"]: port["shape"] for port in self.manifest["graphs"]["track"]["inputs"][1:]}
         feeds = {name: np.zeros([lengths.get(a, a) for a in axes], np.float32) for name, axes in shapes.items()}
-        for b, (track, (spatial, pointing)) in enumerate(zip(tracks, picks, strict=False)):
-            memories = {**track.tracked, **track.prompted}
-            for g, pick in enumerate(spatial):
-                memory = memories[pick.frame]
-                feeds["memory_values"][b, g] = from_bfloat16(memory.values)
-                feeds["memory_foreground"][b, g] = memory.foreground
-                feeds["memory_slots"][b, g], feeds["memory_weights"][b, g] = pick.place, pick.weight
-            for p, pick in enumerate(pointing):
-                feeds["memory_pointers"][b, p] = memories[pick.frame].pointer
-                feeds["pointer_offsets"][b, p], feeds["pointer_weights"][b, p] = pick.place, pick.weight
+        for b, track in enumerate(tracks):
+            for i, pick in enumerate(picks[b]):
+                memory = track.prompted.get(pick.frame) or track.tracked[pick.frame]
+                feeds["memory_values"][b, i] = from_bfloat16(memory.values)
+                feeds["memory_foreground"][b, i] = memory.foreground
+                feeds["memory_pointers"][b, i] = memory.pointer
+                feeds["memory_slots"][b, i], feeds["pointer_offsets"][b, i] = pick.slot, pick.offset
+                feeds["memory_weights"][b, i] = feeds["pointer_weights"][b, i] = pick.weight
         return feeds
 
     def _run(self, graph: str, feeds: dict[str, Array]) -> list[tuple[Memory, Output]]:
@@ -286,84 +276,93 @@ class I2VPPOnnx:
     def session(self, graph: str) -> Any:
         """Return the session of a graph, which is loaded when it is first needed."""
         if graph not in self.sessions:
-            file = str(self.folder / self.manifest["graphs"][graph]["file"])
-            self.sessions[graph] = onnxruntime.InferenceSession(file, self._options, providers=self._providers)
+            path = self.folder / self.manifest["graphs"][graph]["file"]
+            try:
+                import onnxruntime  # noqa: PLC0415 - what needs no graph does without it
+
+                options = onnxruntime.SessionOptions()
+                options.intra_op_num_threads = self._threads
+                self.sessions[graph] = onnxruntime.InferenceSession(str(path), options, providers=self._providers)
+            except Exception as error:  # onnxruntime's errors share no class
+                hint = "pip install onnxruntime" if isinstance(error, ImportError) else "export the checkpoint again"
+                raise I2VPPOnnxError(f"{path} cannot be loaded: {error}; {hint}") from error
         return self.sessions[graph]
 
     def _result(self) -> FrameMasks:
         outputs = [track.output for track in self._tracks.values() if track.output is not None]
         masks = np.empty((len(outputs), *self._size), np.float32)
         for mask, output in zip(masks, outputs, strict=True):
-            drawn = output.drawn
-            shown = resize_linear(output.logits, self._size) if drawn is None else np.where(drawn, 1, -1)
-            mask[:] = shown if drawn is None else shown * self._constants["drawn_logit"]
+            drawn, level = output.drawn, self._constants["drawn_logit"]
+            mask[:] = resize_linear(output.logits, self._size) if drawn is None else np.where(drawn, level, -level)
         scores, ious = (np.array([o[i] for o in outputs], np.float32) for i in (2, 1))
         return FrameMasks(self.frame_idx, list(self._tracks), masks, scores, ious)
 
-    def _check_frame(self) -> None:
+    def _check_object(self, obj_id: Any) -> None:
         if self.frame_idx < 0:
             raise I2VPPOnnxError("there is no frame to prompt yet: push one with step(frame) first")
+        if isinstance(obj_id, bool) or not isinstance(obj_id, (int, np.integer)):
+            raise I2VPPOnnxError(f"obj_id must be an integer; got {obj_id!r}")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Return `i2vpp.json` of a folder, or raise I2VPPOnnxError."""
-    path = folder / "i2vpp.json"
+    path, again = folder / "i2vpp.json", "export the checkpoint again"
     if not path.is_file():
         raise I2VPPOnnxError(f"{folder} is no export: it holds no i2vpp.json; `i2vpp export` writes one")
-    manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if manifest.get("format") != FORMAT:
-        raise I2VPPOnnxError(
-            f"{folder} is an export of version {manifest.get('format')!r}, and this i2vpp_onnx.py reads {FORMAT}: use "
-            "the i2vpp_onnx.py of that folder, or export the checkpoint again"
-        )
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        version, graphs = manifest["format"], manifest.get("graphs", {})
+    except (ValueError, TypeError, KeyError) as error:
+        raise I2VPPOnnxError(f"{path} does not describe an export: {again}") from error
+    if version != FORMAT:
+        raise I2VPPOnnxError(f"{folder} is of version {version!r}, not {FORMAT}: use its i2vpp_onnx.py, or {again}")
+    missing = {"file_format", "image_size", "mean", "std", "selection", "constants", "graphs"} - manifest.keys()
+    missing |= {graph["file"] for graph in graphs.values() if not (folder / graph["file"]).is_file()}
+    if missing or manifest["file_format"] != "onnx":
+        lack = f"lacks {', '.join(sorted(missing))}" if missing else f"holds {manifest['file_format']}, not ONNX"
+        raise I2VPPOnnxError(f"{folder} {lack}: {again}")
     return manifest
 
 
 def parse_clicks(points: Any, labels: Any, box: Any, size: tuple[int, int]) -> tuple[Array, Array]:
     """Return clicks x, y [C, 2] and labels [C], the corners of the box first; the size is (H, W)."""
-    coords = np.asarray([] if points is None else points, np.float64).reshape(-1, 2)
-    values = np.asarray([] if labels is None else labels, np.float32).reshape(-1)
-    if len(coords) != len(values) or not np.isin(values, (0, 1)).all():
-        raise I2VPPOnnxError("labels must be 1 (positive) or 0 (negative), one per point")
-    if box is not None:
-        corners = np.asarray(box, np.float64).reshape(-1)
-        if corners.size != 4 or corners[2] <= corners[0] or corners[3] <= corners[1]:
-            raise I2VPPOnnxError("box must be four numbers x0, y0, x1, y1 with x0 < x1 and y0 < y1")
-        coords = np.concatenate([corners.reshape(2, 2), coords])
-        values = np.concatenate([np.array([2, 3], np.float32), values])
+    got = f"got points {points!r:.60}, labels {labels!r:.60}, box {box!r:.60}"
+    try:
+        coords, values = (np.asarray([] if x is None else x, np.float64) for x in (points, labels))
+        corners = np.zeros((0, 2)) if box is None else np.asarray(box, np.float64).reshape(2, 2)
+    except (TypeError, ValueError):
+        raise I2VPPOnnxError(f"points [C, 2], labels [C] and box x0, y0, x1, y1 must be numbers; {got}") from None
+    coords, values = coords if coords.size else coords.reshape(0, 2), values.reshape(-1)
+    if coords.shape != (len(values), 2) or not np.isin(values, (0, 1)).all():
+        raise I2VPPOnnxError(f"labels must be 1 (positive) or 0 (negative), one per point x, y; {got}")
+    coords, values = np.concatenate([corners, coords]), np.concatenate([[2, 3][: len(corners)], values])
     if not len(coords):
         raise I2VPPOnnxError("nothing to prompt with: pass points with labels, a box, or both")
     extent = np.array(size[::-1], np.float64)
     if not ((coords >= -2) & (coords <= extent + 2)).all():
-        raise I2VPPOnnxError(f"points and box must lie in the frame, which is {size[1]} wide and {size[0]} high")
-    return coords.clip(0, extent).astype(np.float32), values
+        raise I2VPPOnnxError(f"all must lie in the frame, which is {size[1]} wide and {size[0]} high; {got}")
+    coords = coords.clip(0, extent)
+    if len(corners) and (coords[1] <= coords[0]).any():
+        raise I2VPPOnnxError(f"box must have x0 < x1 and y0 < y1 in the frame; {got}")
+    return coords.astype(np.float32), values.astype(np.float32)
 
 
 def fit_mask(drawn: Array, side: int) -> Array:
     """Return a mask [H, W] at the network's input size, float32 of 0 and 1; small parts are kept."""
-    if drawn.shape == (side, side):
-        return drawn.astype(np.float32)
-    x = resample(drawn.astype(np.float32), area_taps(drawn.shape[1], side, 1), axis=1)
-    x = resample(x, area_taps(drawn.shape[0], side, 1), axis=0)
-    highest = highest_around(highest_around(x))
+    x = drawn.astype(np.float32)
+    for axis in (1, 0):
+        x = resample(x, area_taps(drawn.shape[axis], side, 1), axis)
+    highest = np.pad(x, 2, constant_values=-np.inf)  # of the 5x5 pixels around each pixel
+    for axis in (0, 1):
+        highest = np.lib.stride_tricks.sliding_window_view(highest, 5, axis).max(axis=-1)
     small = (highest > 1e-4) & (highest < 0.5)
     return (np.where(small, x / np.where(small, highest, 1), x) >= 0.5).astype(np.float32)
 
 
 def is_too_coarse(logits: Array, drawn: Array, constants: dict[str, float]) -> bool:
     """Return whether logits made from a drawn mask are too coarse to show it."""
-    area = int(drawn.sum())
-    shown = int(((resize_linear(logits, drawn.shape) > 0) & drawn).sum())
+    area, shown = int(drawn.sum()), int(((resize_linear(logits, drawn.shape) > 0) & drawn).sum())
     return 0 < area * logits.size < constants["small_area"] * drawn.size or shown < constants["shown_share"] * area
-
-
-def highest_around(x: Array) -> Array:
-    """Highest value of the 3x3 pixels around each pixel of [H, W]."""
-    for axis in (0, 1):
-        padded = np.pad(x, [(1, 1) if i == axis else (0, 0) for i in (0, 1)], constant_values=-np.inf)
-        parts = [np.take(padded, range(i, i + x.shape[axis]), axis) for i in range(3)]
-        x = np.maximum(np.maximum(parts[0], parts[1]), parts[2])
-    return x
 
 
 def normalise(frame: Array, manifest: dict[str, Any]) -> Array:
@@ -392,36 +391,28 @@ def resize_linear(x: Array, size: Sequence[int]) -> Array:
         centre = np.arange(size[axis], dtype=np.float32) + np.float32(0.5)
         place = (centre * np.float32(count / size[axis]) - np.float32(0.5)).clip(0)
         low = np.minimum(place.astype(np.int64), count - 1)
-        share = place - low.astype(np.float32)
-        taps = np.stack([low, np.minimum(low + 1, count - 1)], 1), np.stack([1 - share, share], 1)
+        taps = np.stack([low, np.minimum(low + 1, count - 1)], 1), np.stack([low + 1 - place, place - low], 1)
         x = resample(x, taps, axis)
     return x
 
 
-def kernel(x: Array, reach: int) -> Array:
-    """Filter of linear (reach 1) or bicubic (reach 2) resizing."""
-    x = np.abs(x)
-    far = np.where(x < 2, -0.5 * (((x - 5) * x + 8) * x - 4), 0)
-    return np.maximum(0, 1 - x) if reach == 1 else np.where(x < 1, (1.5 * x - 2.5) * x * x + 1, far)
-
-
 def area_taps(old: int, new: int, reach: int) -> tuple[Array, Array]:
-    """Return where each of `new` positions reads among `old`, and how much: indices [new, K] and weights [new, K]."""
-    scale = old / new
-    support = reach * max(scale, 1)
+    """Linear (reach 1) or bicubic (reach 2): where each of `new` positions reads among `old`, and weights, [new, K]."""
+    scale, support = old / new, reach * max(old / new, 1)
     centre = (np.arange(new) + 0.5) * scale
     first = np.maximum((centre - support + 0.5).astype(np.int64), 0)
     last = np.minimum((centre + support + 0.5).astype(np.int64), old)
     index = first[:, None] + np.arange((last - first).max())
-    weights = kernel((index - centre[:, None] + 0.5) / max(scale, 1), reach) * (index < last[:, None])
+    x = np.abs((index - centre[:, None] + 0.5) / max(scale, 1))
+    cubic = np.where(x < 1, (1.5 * x - 2.5) * x * x + 1, np.where(x < 2, -0.5 * (((x - 5) * x + 8) * x - 4), 0))
+    weights = (np.maximum(0, 1 - x) if reach == 1 else cubic) * (index < last[:, None])
     return np.minimum(index, old - 1), weights / weights.sum(1, keepdims=True)
 
 
 def resample(x: Array, taps: tuple[Array, Array], axis: int) -> Array:
     """Weigh and add up the entries of an axis, in the data type of x."""
-    index, weights = taps
-    shape = [-1 if i == axis else 1 for i in range(x.ndim)]
-    parts = (np.take(x, i, axis) * w.astype(x.dtype).reshape(shape) for i, w in zip(index.T, weights.T, strict=True))
+    shape, pairs = [-1 if i == axis else 1 for i in range(x.ndim)], zip(taps[0].T, taps[1].T, strict=True)
+    parts = (np.take(x, i, axis) * w.astype(x.dtype).reshape(shape) for i, w in pairs)
     return sum(parts, start=np.zeros((), x.dtype))
 
 
@@ -437,17 +428,23 @@ def from_bfloat16(bits: Array) -> Array:
 
 
 def read_video(path: Path) -> Iterator[Array]:
-    """Yield the frames of a video file, or of a folder of images in the order of their names: uint8 RGB [H, W, 3]."""
+    """Yield the frames of a video file, or of a folder of images in natural order, upright: uint8 RGB [H, W, 3]."""
     if path.is_dir():
-        from PIL import Image  # noqa: PLC0415 - for the command only
+        from PIL import Image, ImageOps  # noqa: PLC0415 - for the command only
 
-        yield from (np.asarray(Image.open(file).convert("RGB")) for file in sorted(path.iterdir()))
+        natural = lambda file: re.sub(r"\d+", lambda digits: digits[0].zfill(20), file.stem.lower())  # noqa: E731
+        images = (file for file in path.iterdir() if file.suffix.lower() in IMAGES and file.name[0] != ".")
+        for file in sorted(images, key=natural):
+            yield np.asarray(ImageOps.exif_transpose(Image.open(file)).convert("RGB"))
         return
     import av  # noqa: PLC0415 - for video files only
 
-    with av.open(str(path)) as video:
-        for frame in video.decode(video=0):
-            yield frame.to_ndarray(format="rgb24")
+    try:
+        with av.open(str(path)) as video:
+            for frame in video.decode(video=0):
+                yield np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+    except (av.FFmpegError, IndexError) as error:
+        raise I2VPPOnnxError(f"{path} cannot be read as a video: {error}") from error
 
 
 def write(folder: Path, frame: Array, result: FrameMasks) -> None:
@@ -459,27 +456,28 @@ def write(folder: Path, frame: Array, result: FrameMasks) -> None:
     ids = np.zeros(frame.shape[:2], np.uint8)
     for obj_id, mask in zip(result.obj_ids, result.masks, strict=True):
         ids[(mask > 0) & (ids == 0)] = obj_id
-    pictures = {"masks": Image.fromarray(ids), "overlay": Image.fromarray(frame // 2 + colours[ids] // 2)}
-    pictures["masks"].putpalette(colours.tobytes())
-    for kind, suffix in (("masks", "png"), ("overlay", "jpg")):
+    masks, overlay = (Image.fromarray(pixels) for pixels in (ids, frame // 2 + colours[ids] // 2))
+    masks.putpalette(colours.tobytes())
+    for kind, picture, suffix in (("masks", masks, "png"), ("overlay", overlay, "jpg")):
         (folder / kind).mkdir(parents=True, exist_ok=True)
-        pictures[kind].save(folder / kind / f"{result.frame_idx:05}.{suffix}")
+        picture.save(folder / kind / f"{result.frame_idx:05}.{suffix}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     parser = argparse.ArgumentParser(description="Track objects through a video; the first frame is prompted.")
-    numbers = lambda text: [float(x) for x in text.split(",")]  # noqa: E731
     parser.add_argument("video", type=Path, help="video file, or folder of images")
-    parser.add_argument("--box", type=numbers, action="append", default=[], help="x0,y0,x1,y1: an object; repeatable")
-    parser.add_argument("--point", type=numbers, action="append", default=[], help="x,y: an object; repeatable")
+    parser.add_argument("--box", action="append", default=[], help="x0,y0,x1,y1: an object; repeatable")
+    parser.add_argument("--point", action="append", default=[], help="x,y: an object; repeatable")
     parser.add_argument("-o", "--output", type=Path, default=Path("tracked"), help="folder for the results")
     parser.add_argument("--max-frames", type=int, help="only the first frames")
     chosen = parser.parse_args(argv)
-    prompts: list[dict[str, Any]] = [{"box": box} for box in chosen.box]
-    prompts += [{"points": [point], "labels": [1]} for point in chosen.point]
-    if not prompts:
-        parser.error("nothing to track: give --box or --point")
+    prompts: list[dict[str, Any]] = [{"box": box.split(",")} for box in chosen.box]
+    prompts += [{"points": [point.split(",")], "labels": [1]} for point in chosen.point]
+    if not 1 <= len(prompts) <= 255:
+        parser.error(f"give --box or --point, once for each of 1 to 255 objects; got {len(prompts)}")
+    if chosen.max_frames is not None and chosen.max_frames < 1:
+        parser.error(f"--max-frames must be at least 1; got {chosen.max_frames}")
     try:
         tracker = I2VPPOnnx(Path(__file__).parent)
         for frame in itertools.islice(read_video(chosen.video), chosen.max_frames):
@@ -487,8 +485,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             for number, prompt in enumerate(prompts if result.frame_idx == 0 else (), start=1):
                 result = tracker.add_points_or_box(number, **prompt)
             write(chosen.output, frame, result)
+        if tracker.frame_idx < 0:
+            raise I2VPPOnnxError(f"{chosen.video} holds no frames")
     except (I2VPPOnnxError, OSError, ImportError) as error:
-        print(f"i2vpp_onnx.py: error: {error}", file=sys.stderr)
+        hint = ": pip install pillow av" if isinstance(error, ImportError) else ""
+        print(f"i2vpp_onnx.py: error: {error}{hint}", file=sys.stderr)
         return 1
     print(f"wrote {tracker.frame_idx + 1} frames to {chosen.output}")
     return 0

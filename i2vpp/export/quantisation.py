@@ -7,8 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from i2vpp.export.i2vpp_onnx import I2VPPOnnx
 
 CALIBRATION_FRAMES = 12
@@ -121,10 +119,10 @@ def quantise_folder(folder: Path, frames: Iterable[Any]) -> dict[str, bytes]:
 
     Args:
         folder: an export with float32 weights.
-        frames: uint8 RGB frames [H, W, 3] to take ranges from.
+        frames: two or more frames to take ranges from, uint8 RGB [H, W, 3].
 
     Returns:
         The content of the new files, by graph.
     """
-    feeds = record(folder, (np.ascontiguousarray(frame) for frame in frames))
+    feeds = record(folder, frames)
     return {name: quantise(folder / f"{name}.onnx", feeds[name], part) for name, part in PARTS.items()}

@@ -73,14 +73,22 @@ def to_program(graph: Graph, *, fused_attention: bool = True) -> ExportedProgram
 
     Returns:
         The program; the axes that `Port` names may vary in it.
+
+    Raises:
+        ExportError: PyTorch cannot do that.
     """
     ports = graph.inputs()
     inputs = example(ports, EXAMPLE)
     with torch.no_grad(), warnings.catch_warnings(), _attention(graph, in_parts=not fused_attention):
         warnings.simplefilter("ignore")
         graph(*inputs)  # fills caches of tables with tensors, which tracing would fill with placeholders
-        program = torch.export.export(graph, inputs, dynamic_shapes=_axes(graph), strict=False)
-    return program
+        try:
+            return torch.export.export(graph, inputs, dynamic_shapes=_axes(graph), strict=False)
+        except Exception as error:  # whatever a version of PyTorch that is not known fails with
+            raise ExportError(
+                f"PyTorch {torch.__version__} cannot trace the graph {graph.name!r}; {WRITTEN_WITH} can: "
+                f"{str(error).strip().partition(chr(10))[0]}"
+            ) from error
 
 
 @contextmanager
@@ -150,15 +158,35 @@ def to_onnx(graph: Graph, program: ExportedProgram, *, opset: int) -> Any:
     model = onnx_passes.fold(model)
     onnx_passes.split_at_once(model)
     onnx_passes.leave_out_bfloat16(model)
-    if opset != OPSETS[0]:
-        try:
-            model = onnx.version_converter.convert_version(model, opset)
-        except RuntimeError as error:
-            raise ExportError(f"onnx cannot write the graph {graph.name!r} for opset {opset}: {error}") from error
+    model = at_opset(model, graph.name, opset)
     onnx_passes.name_axes(model.graph.input, graph.inputs())
     onnx_passes.name_axes(model.graph.output, graph.outputs())
     onnx.checker.check_model(model)
     return model
+
+
+def at_opset(model: Any, name: str, opset: int) -> Any:
+    """Convert a model to another version of the standard operators.
+
+    Args:
+        model: an `onnx.ModelProto`.
+        name: name of its graph.
+        opset: version that is wanted.
+
+    Returns:
+        The model, which is a new one if the version differs.
+
+    Raises:
+        ExportError: onnx cannot do that.
+    """
+    from onnx import version_converter  # noqa: PLC0415 - an extra
+
+    if model.opset_import[0].version == opset:
+        return model
+    try:
+        return version_converter.convert_version(model, opset)
+    except RuntimeError as error:
+        raise ExportError(f"onnx cannot write the graph {name!r} for opset {opset}: {error}") from error
 
 
 @contextmanager
