@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import importlib.util
 import json
@@ -9,10 +10,12 @@ import re
 import shutil
 import subprocess
 import time
+import wave
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -246,6 +249,24 @@ def test_prompts_that_make_no_sense_are_refused(prompt: dict[str, Any], message:
     assert said[6] == 0
 
 
+def test_a_step_that_fails_leaves_the_frame_before(modules: Page) -> None:
+    found = modules.evaluate(
+        """async () => {
+          const { Tracker } = await import("/tracker.js");
+          const run = async () => { throw new Error("no memory is left"); };
+          const selection = { num_global: 3, num_local: 4, window: 210 };
+          const manifest = { image_size: 64, mean: [0, 0, 0], std: [1, 1, 1], selection, constants: {} };
+          const tracker = new Tracker(manifest, run);
+          const black = { data: new Uint8ClampedArray(96), width: 6, height: 4 };
+          await tracker.step(black);
+          tracker.tracks.set(1, { prompted: new Map(), tracked: new Map() });
+          const message = await tracker.step(black).then(() => "", (error) => error.message);
+          return [message, tracker.frame, tracker.frames.length];
+        }"""
+    )
+    assert found == ["no memory is left", 0, 1]
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
@@ -264,6 +285,60 @@ def test_files_that_cannot_be_read_are_named(files: list[list[str]], message: st
         files,
     )
     assert message in said
+
+
+def recording(path: Path, count: int, *, whole: bool) -> bytes:
+    """A WebM with frames of noise, which make it large; if it is not whole, its header lacks a duration."""
+    generator = np.random.default_rng(0)
+    with av.open(path, "w", format="webm", options={} if whole else {"live": "1"}) as container:
+        options = {"deadline": "realtime", "cpu-used": "8", "crf": "4", "g": "1"}
+        stream: Any = container.add_stream("libvpx", 20, options=options)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 320, 240, "yuv420p", 60_000_000
+        for _ in range(count):
+            picture = generator.integers(0, 256, (240, 320, 3), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
+        container.mux(stream.encode())
+    return path.read_bytes()
+
+
+def sound(path: Path) -> bytes:
+    """A file with sound only."""
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(8000)
+        file.writeframes(bytes(16000))
+    return path.read_bytes()
+
+
+READ_ALL = """async ([name, type, text]) => {
+  const { openFiles } = await import("/frames.js");
+  const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  try {
+    const frames = await openFiles([new File([bytes], name, { type })]);
+    const sizes = [];
+    for (let frame = await frames.next(); frame && sizes.length < 100; frame = await frames.next()) {
+      sizes.push([frame.width, frame.height]);
+    }
+    return { count: frames.count, sizes };
+  } catch (error) {
+    return { message: error.message };
+  }
+}"""
+
+
+@pytest.mark.parametrize(("count", "whole"), [(1, True), (8, False), (8, True), (40, False), (40, True)])
+def test_a_video_is_read_to_its_end(count: int, whole: bool, modules: Page, tmp_path: Path) -> None:
+    """Also a recording, whose duration a browser does not know at first (of 40 frames) or takes for shorter (of 8)."""
+    text = base64.b64encode(recording(tmp_path / "a.webm", count, whole=whole)).decode()
+    found = modules.evaluate(READ_ALL, ["a.webm", "video/webm", text])
+    assert found == {"count": count, "sizes": [[320, 240]] * count}
+
+
+def test_a_file_with_sound_only_holds_no_picture(modules: Page, tmp_path: Path) -> None:
+    text = base64.b64encode(sound(tmp_path / "a.wav")).decode()
+    found = modules.evaluate(READ_ALL, ["a.wav", "audio/wav", text])
+    assert found == {"message": "a.wav holds no picture. Choose a video."}
 
 
 def test_what_is_missing_is_said(browser: Browser, tmp_path: Path) -> None:

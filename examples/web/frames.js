@@ -2,6 +2,7 @@
 
 const PROBED = 12; // frames of a video that are played to learn how long one lasts
 const PROBE_MS = 3000;
+const POLL_MS = 10;
 const ASSUMED_FPS = 30; // where the browser does not tell when frames are shown
 
 /** A file that cannot be read; the message says what to do. */
@@ -87,12 +88,13 @@ class Video {
    * @param {File} file
    * @param {HTMLVideoElement} video
    * @param {number} duration of a frame, in seconds
+   * @param {number} count frames
    */
-  constructor(file, video, duration) {
+  constructor(file, video, duration, count) {
     this.name = file.name;
     this.video = video;
     this.duration = duration;
-    this.count = Math.max(1, Math.round(video.duration / duration));
+    this.count = count;
   }
 
   /** @param {File} file */
@@ -109,9 +111,9 @@ class Video {
       URL.revokeObjectURL(video.src);
       throw new FileError(`${file.name} holds no picture. Choose a video.`);
     }
-    const frame = await frameDuration(video);
-    if (!Number.isFinite(video.duration)) await findEnd(video);
-    return new Video(file, video, frame);
+    const { duration, last } = await probe(video);
+    const count = 1 + Math.round((last ?? (await timeOfLast(video, duration))) / duration);
+    return new Video(file, video, duration, Math.max(1, count));
   }
 
   async next() {
@@ -133,10 +135,11 @@ class Video {
 }
 
 /**
- * How long a frame of a video lasts, in seconds: from the times of its first frames, which are played.
+ * How long a frame of a video lasts, from the times of its first frames, which are played; and when the last one begins if
+ * it is among them, else null. In seconds.
  * @param {HTMLVideoElement} video
  */
-async function frameDuration(video) {
+async function probe(video) {
   /** @type {Map<number, number>} */ const times = new Map(); // by the number of the frame
   if ("requestVideoFrameCallback" in video) {
     await new Promise((resolve) => {
@@ -153,21 +156,35 @@ async function frameDuration(video) {
     video.pause();
   }
   const [numbers, seconds] = [[...times.keys()], [...times.values()]];
+  const last = video.ended ? Math.max(0, ...seconds) : null;
   const shown = seconds.slice(1).map((time, i) => (time - seconds[i]) / (numbers[i + 1] - numbers[i]));
   const shortest = Math.min(...shown.filter((step) => step > 1e-3));
-  if (!Number.isFinite(shortest)) return 1 / ASSUMED_FPS;
+  if (!Number.isFinite(shortest)) return { duration: 1 / ASSUMED_FPS, last };
   const passed = seconds[seconds.length - 1] - seconds[0]; // frames may have been left out, and times be rounded
-  return passed / Math.round(passed / shortest);
+  return { duration: passed / Math.round(passed / shortest), last };
 }
 
 /**
- * Learn the duration of a video whose file does not say it, such as a recording: go to its end.
+ * When the last frame of a video begins, in seconds: what is shown at the end. The duration that the browser tells does
+ * not say it for recordings, whose files do not: it is infinite until the end was sought, and then lacks the last frame.
  * @param {HTMLVideoElement} video
+ * @param {number} duration of a frame
  */
-async function findEnd(video) {
+async function timeOfLast(video, duration) {
+  let shown = -Infinity;
+  const note = (/** @type {number} */ _, /** @type {VideoFrameCallbackMetadata} */ { mediaTime }) => {
+    shown = mediaTime;
+    video.requestVideoFrameCallback(note);
+  };
+  const tells = Boolean(video.requestVideoFrameCallback);
+  if (tells) video.requestVideoFrameCallback(note);
   const seeked = happened(video, "seeked");
   video.currentTime = Number.MAX_SAFE_INTEGER;
   await seeked;
+  if (!tells) return video.duration - duration;
+  const isLast = () => shown > video.duration - 1.5 * duration;
+  for (let waited = 0; !isLast() && waited < PROBE_MS; waited += POLL_MS) await new Promise((resume) => setTimeout(resume, POLL_MS));
+  return isLast() ? shown : video.duration - duration;
 }
 
 /**
@@ -178,7 +195,7 @@ async function findEnd(video) {
 function happened(video, event) {
   return new Promise((resolve, reject) => {
     const done = new AbortController(); // takes both listeners away: there is one call for each frame
-    const listen = (name, then) => video.addEventListener(name, () => [done.abort(), then()], { signal: done.signal });
+    const listen = (/** @type {string} */ name, /** @type {(value?: any) => void} */ then) => video.addEventListener(name, () => [done.abort(), then()], { signal: done.signal });
     listen(event, resolve);
     listen("error", () => reject(video.error));
   });

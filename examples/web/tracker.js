@@ -175,7 +175,7 @@ export class Tracker {
     await this.embed();
     const frames = Math.max(...tracks.map((track) => track.prompted.size)) + num_global + num_local;
     const size = Math.max(1, Math.floor(BATCH_CELLS / (frames * (this.side / 16) ** 2)));
-    const found = [];
+    /** @type {{ memory: Memory, output: Output }[]} */ const found = [];
     for (let start = 0; start < tracks.length; start += size) {
       found.push(...(await this.runObjects("track", this.memories(tracks.slice(start, start + size)))));
     }
