@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from i2vpp.annotate.frames import JpegCache
@@ -45,20 +44,6 @@ def write_frames(folder: Path, num_frames: int = 6) -> Path:
     for i, frame in enumerate(moving_disc(num_frames, HEIGHT, WIDTH)[0]):
         Image.fromarray(frame).save(folder / f"{i:05d}.png")
     return folder
-
-
-def encode_once(predictor: I2VPPVideoPredictor) -> I2VPPVideoPredictor:
-    """Have a predictor remember the features of every clip it has seen: tests show it the same few, again and again."""
-    encode, seen = predictor.model.encode, {}
-
-    def remember(clip: torch.Tensor) -> Any:
-        key = clip.numpy().tobytes()
-        if key not in seen:
-            seen[key] = encode(clip)
-        return seen[key]
-
-    predictor.model.encode = remember  # type: ignore[method-assign]
-    return predictor
 
 
 def as_version(path: Path, version: int) -> None:

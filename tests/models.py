@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from hashlib import blake2b
 from typing import Any
 
 import torch
@@ -42,6 +43,20 @@ def make_shallow(predictor: I2VPPVideoPredictor) -> I2VPPVideoPredictor:
     """Leave one layer of each kind of which there are many; a frame takes half the time. Return the predictor."""
     del predictor.model.memory_attention.layers[1:]
     del predictor.model.image_encoder.trunk_image.layers[2].blocks[1:]
+    return predictor
+
+
+def encode_once(predictor: I2VPPVideoPredictor) -> I2VPPVideoPredictor:
+    """Have a predictor remember the features of every clip it has seen: tests show it the same few, again and again."""
+    encode, seen = predictor.model.encode, {}
+
+    def remember(clip: torch.Tensor) -> Any:
+        key = blake2b(clip.numpy()).digest()
+        if key not in seen:
+            seen[key] = encode(clip)
+        return seen[key]
+
+    predictor.model.encode = remember  # type: ignore[method-assign]
     return predictor
 
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from annotator import JSON, Gate, Opened, as_version, encode_once, make_workspace, opened, timeline, until, write_frames
+from annotator import JSON, Gate, Opened, as_version, make_workspace, opened, timeline, until, write_frames
 from i2vpp.annotate import workspace as workspace_module
 from i2vpp.annotate.exchange.exports import export
 from i2vpp.annotate.exchange.formats.base import Footage
@@ -36,7 +36,7 @@ from i2vpp.commands import annotate as command
 from i2vpp.data.masks import read_object
 from i2vpp.errors import I2VPPError
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
-from models import make_predictor
+from models import encode_once, make_predictor
 
 FRAMES = 6
 CLICK = Prompts(points=((20.0, 24.0, 1),))

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from annotator import HEIGHT, JSON, WIDTH, encode_once, make_workspace, until, write_frames
+from annotator import HEIGHT, JSON, WIDTH, make_workspace, until, write_frames
 from i2vpp.annotate.exchange.formats.registry import FORMATS
 from i2vpp.annotate.exchange.zip_stream import zip_pieces
 from i2vpp.annotate.web.app import make_app
@@ -23,7 +23,7 @@ from i2vpp.annotate.web.security import Gate, Guard
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.prompts.files import read_prompts_file
 from media import moving_disc, write_video
-from models import make_predictor
+from models import encode_once, make_predictor
 
 BINARY = {"content-type": "application/octet-stream"}
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from annotator import HEIGHT, JSON, WIDTH, Gate, encode_once, make_workspace, opened, until, write_frames
+from annotator import HEIGHT, JSON, WIDTH, Gate, make_workspace, opened, until, write_frames
 from i2vpp.annotate.errors import StaleRevisionError
 from i2vpp.annotate.problems import NotFoundError
 from i2vpp.annotate.ranges import copy_mask
@@ -28,7 +28,7 @@ from i2vpp.annotate.web.security import Guard
 from i2vpp.errors import PromptError
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.session.video import open_source
-from models import make_predictor
+from models import encode_once, make_predictor
 
 FRAMES = 4
 EMPTY = np.zeros((HEIGHT, WIDTH), bool)

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from annotator import PATIENCE, encode_once, opened, until, write_frames
+from annotator import PATIENCE, opened, until, write_frames
 from i2vpp.annotate.jobs import EXPORT, Job, JobRunner
 from i2vpp.annotate.problems import BusyError, Problems
 from i2vpp.annotate.tracking.model import Model
 from i2vpp.annotate.workers import Workers
 from i2vpp.errors import CheckpointError, I2VPPError
-from models import make_predictor
+from models import encode_once, make_predictor
 
 
 @pytest.fixture

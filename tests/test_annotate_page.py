@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from annotate_page import BRUSH, PATIENCE_MS, Annotator, annotator, chromium, expect
-from annotator import HEIGHT, WIDTH, Gate, encode_once, make_workspace, serving, until, write_frames
+from annotator import HEIGHT, WIDTH, Gate, make_workspace, serving, until, write_frames
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
-from models import make_predictor
+from models import encode_once, make_predictor
 from sav_dataset.png_video import PngVideo
 from sav_dataset.sav_evaluator import evaluate
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from annotate_page import annotator, chromium
-from annotator import encode_once, make_workspace, serving, write_frames
-from models import make_predictor
+from annotator import make_workspace, serving, write_frames
+from models import encode_once, make_predictor
 
 AXE = "axe-core@4.14.1"
 SECONDS = 120.0

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from annotate_page import PATIENCE_MS, Annotator, annotator, chromium, expect
-from annotator import encode_once, make_workspace, serving, write_frames
+from annotator import make_workspace, serving, write_frames
 from i2vpp.annotate.exchange.formats.registry import FORMATS
 from i2vpp.annotate.storage.labels import LabelChoice
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
-from models import make_predictor
+from models import encode_once, make_predictor
 
 DROP = """([name, content]) => {
   const bytes = Uint8Array.from(atob(content), (sign) => sign.charCodeAt(0));

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from annotate_page import Annotator, annotator, chromium, expect
-from annotator import encode_once, make_workspace, serving, until, write_frames
+from annotator import make_workspace, serving, until, write_frames
 from i2vpp.annotate.storage.masks import Stroke, paint
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
-from models import make_predictor
+from models import encode_once, make_predictor
 from test_annotate_frame import write_video
 
 FRAMES = 40

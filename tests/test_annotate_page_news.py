@@ -14,10 +14,10 @@ import httpx
 import pytest
 
 from annotate_page import PATIENCE_MS, Annotator, annotator, chromium, expect
-from annotator import PATIENCE, encode_once, make_workspace, serving, until, write_frames
+from annotator import PATIENCE, make_workspace, serving, until, write_frames
 from i2vpp.annotate.exchange import transfers
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
-from models import make_predictor
+from models import encode_once, make_predictor
 
 FRAMES = 4
 BARS = "async () => JSON.stringify((await import('/static/state.js')).app.timeline['1'])"

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from annotate_page import PATIENCE_MS, Annotator, annotator, chromium, expect
-from annotator import encode_once, make_workspace, serving, write_frames
+from annotator import make_workspace, serving, write_frames
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
-from models import make_predictor
+from models import encode_once, make_predictor
 
 FRAMES = 5
 TRACKING_MS = 90_000.0  # a frame takes seconds where the machine is busy

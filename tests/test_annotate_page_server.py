@@ -16,11 +16,11 @@ import pytest
 from PIL import Image
 
 from annotate_page import NO_CONNECTION, PATIENCE_MS, annotator, chromium, expect
-from annotator import encode_once, make_workspace, serving, write_frames
+from annotator import make_workspace, serving, write_frames
 from i2vpp.build_i2vpp import build_i2vpp_video_predictor
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from media import moving_disc, write_video
-from models import make_predictor
+from models import encode_once, make_predictor
 from sav_dataset.sav_evaluator import evaluate
 
 REPO = Path(__file__).resolve().parent.parent

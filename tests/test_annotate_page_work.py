@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from annotate_page import Annotator, annotator, chromium
-from annotator import encode_once, make_workspace, serving
+from annotator import make_workspace, serving
 from media import moving_disc
-from models import make_predictor
+from models import encode_once, make_predictor
 
 if TYPE_CHECKING:
     from playwright.sync_api import Route

@@ -10,9 +10,9 @@ import httpx
 import pytest
 
 from annotate_page import PATIENCE_MS, Annotator, annotator, chromium, expect
-from annotator import Gate, encode_once, make_workspace, serving, until, write_frames
+from annotator import Gate, make_workspace, serving, until, write_frames
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
-from models import make_predictor
+from models import encode_once, make_predictor
 
 FRAMES = 6
 PHONE = {"width": 390, "height": 844}

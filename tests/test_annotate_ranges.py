@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from annotator import HEIGHT, JSON, WIDTH, Gate, encode_once, make_workspace, opened, timeline, until, write_frames
+from annotator import HEIGHT, JSON, WIDTH, Gate, make_workspace, opened, timeline, until, write_frames
 from i2vpp.annotate.errors import StaleRevisionError
 from i2vpp.annotate.problems import BusyError, NotFoundError
 from i2vpp.annotate.ranges import Span, accept, clear, cut, declare_absent, merge, swap
@@ -23,7 +23,7 @@ from i2vpp.annotate.web.app import make_app
 from i2vpp.annotate.web.security import Guard
 from i2vpp.errors import CheckpointError, PromptError
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
-from models import make_predictor
+from models import encode_once, make_predictor
 
 FRAMES = 6
 CLICK = Prompts(points=((20.0, 24.0, 1),))

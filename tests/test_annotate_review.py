@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from annotator import HEIGHT, WIDTH, Gate, Opened, as_version, encode_once, opened, timeline, until, write_frames
+from annotator import HEIGHT, WIDTH, Gate, Opened, as_version, opened, timeline, until, write_frames
 from i2vpp.annotate.problems import BusyError, NotFoundError
 from i2vpp.annotate.ranges import Span, accept
 from i2vpp.annotate.session import VideoSession
@@ -25,7 +25,7 @@ from i2vpp.annotate.tracking.plans import Leg, Plan, legs_of_missing, make_legs
 from i2vpp.annotate.views import ABSENT, ACCEPTED, DOUBTFUL, NO_MASK, PRESENT, STALE, kind_of, news
 from i2vpp.errors import PromptError
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
-from models import make_predictor
+from models import encode_once, make_predictor
 
 FRAMES = 6
 CLICK = Prompts(points=((20.0, 24.0, 1),))

@@ -21,19 +21,7 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from annotator import (
-    HEIGHT,
-    JSON,
-    PATIENCE,
-    WIDTH,
-    Gate,
-    decode_masks,
-    encode_once,
-    make_workspace,
-    serving,
-    until,
-    write_frames,
-)
+from annotator import HEIGHT, JSON, PATIENCE, WIDTH, Gate, decode_masks, make_workspace, serving, until, write_frames
 from i2vpp import cli
 from i2vpp.annotate import library as library_module
 from i2vpp.annotate.events import Events
@@ -46,7 +34,7 @@ from i2vpp.annotate.workspace import Workspace
 from i2vpp.errors import CheckpointError, VideoError
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from media import moving_disc, write_video
-from models import make_predictor
+from models import encode_once, make_predictor
 
 FRAMES = 6
 CLICK = {"points": [[20, 24, 1]], "box": None, "strokes": []}

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from annotator import HEIGHT, PATIENCE, WIDTH, Gate, Opened, encode_once, opened, timeline, until, write_frames
+from annotator import HEIGHT, PATIENCE, WIDTH, Gate, Opened, opened, timeline, until, write_frames
 from i2vpp.annotate.errors import StaleRevisionError
 from i2vpp.annotate.frames import FrameReader, JpegCache
 from i2vpp.annotate.jobs import EXPORT, PROPAGATE, Job
@@ -23,7 +23,7 @@ from i2vpp.annotate.storage.values import Prompts, StoredMask
 from i2vpp.annotate.tracking.model import ModelError
 from i2vpp.errors import CheckpointError, PromptError, VideoError
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
-from models import make_predictor
+from models import encode_once, make_predictor
 
 FRAMES = 6
 CLICK = Prompts(points=((20.0, 24.0, 1),))

@@ -17,7 +17,7 @@ from i2vpp.errors import ConfigError
 from i2vpp.execution.compilation import CompiledRunner
 from i2vpp.execution.part_times import COMPILED_PARTS, PARTS
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
-from models import SIDE
+from models import SIDE, make_shallow
 from tools import benchmark
 from tools.benchmarking import floors, measure, report
 from tools.benchmarking.measure import TRACK_STEP, Case
@@ -70,7 +70,7 @@ def test_measured_frames_read_full_memory(result: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 def test_a_compiled_step_is_one_part(result: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = measure.build(SMALL)
+    plain = make_shallow(measure.build(SMALL))
 
     def build(case: Case) -> I2VPPVideoPredictor:
         """Build what `vos_optimized` builds, without a compiler."""

@@ -137,20 +137,29 @@ class Played:
     counter: CompileCounterWithBackend
     counts: list[int]
     messages: list[str]
+    functions: list[CodeType]
 
 
 @pytest.fixture(scope="module")
 def played() -> Played:
     """The session of `play`, plain, and compiled after warming up with one object and with two."""
-    model, counter, counts = small_model(), CompileCounterWithBackend("eager"), []
-    predictor = I2VPPVideoPredictor(model, runner=partial(CompiledRunner, backend=counter))
+    model, counter, counts, functions = small_model(), CompileCounterWithBackend("eager"), [], []
+    compile_function = torch.compile
+
+    def remember(function: FunctionType, **options: Any) -> Any:
+        functions.append(function.__code__)
+        return compile_function(function, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "compile", remember)
+        predictor = I2VPPVideoPredictor(model, runner=partial(CompiledRunner, backend=counter))
     with messages_of_compilation() as messages:
         for objects in (1, 2):
             predictor.warm_up(objects)
             counts.append(counter.frame_count)
     compiled = play(predictor, lambda _: counts.append(counter.frame_count))
     plain = play(I2VPPVideoPredictor(model))
-    return Played(predictor, plain, compiled, counter, counts, messages)
+    return Played(predictor, plain, compiled, counter, counts, messages, functions)
 
 
 def test_three_compilations_serve_for_good(played: Played) -> None:
@@ -190,18 +199,10 @@ def test_threads_share_what_is_compiled(played: Played) -> None:
     assert played.counter.frame_count == played.counts[-1]
 
 
-def test_each_function_has_one_compilation(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_function_has_one_compilation(played: Played) -> None:
     """Where one has several, a thread that looks for one while another thread reorders them compiles once more."""
-    compiled: list[CodeType] = []
-
-    def remember(function: FunctionType, **options: Any) -> Any:
-        compiled.append(function.__code__)
-        return compile_function(function, **options)
-
-    compile_function = torch.compile
-    monkeypatch.setattr(torch, "compile", remember)
-    play(I2VPPVideoPredictor(small_model(), runner=partial(CompiledRunner, backend="eager")))
-    assert [len(_debug_get_cache_entry_list(code)) for code in compiled] == [ENCODER, ONE_OBJECT, SEVERAL]
+    found = [len(_debug_get_cache_entry_list(code)) for code in played.functions]
+    assert found == [ENCODER, ONE_OBJECT, SEVERAL]
 
 
 def clip_of(seed: int, device: torch.device = CPU) -> torch.Tensor:

@@ -10,14 +10,14 @@ import torch
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.session.state import InferenceState
 from i2vpp.structures import FrameResult
-from models import make_predictor
+from models import encode_once, make_predictor
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")
 def predictor() -> I2VPPVideoPredictor:
-    return make_predictor("model.selection.mode=top", image_size=1024, dtype="float32")
+    return encode_once(make_predictor("model.selection.mode=top", image_size=1024, dtype="float32"))
 
 
 @pytest.fixture

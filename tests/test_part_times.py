@@ -11,7 +11,7 @@ from i2vpp.execution.compilation import CompiledRunner
 from i2vpp.execution.part_times import COMPILED_PARTS, PARTS, measure_parts
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from media import moving_disc
-from models import make_predictor
+from models import make_predictor, make_shallow
 
 FRAMES, MASKS = moving_disc(4, seed=3)
 
@@ -41,7 +41,7 @@ def test_the_parts_add_up_and_are_measured_no_longer_after_the_block() -> None:
 
 
 def test_a_compiled_step_is_one_part() -> None:
-    eager = make_predictor(dtype="float32")
+    eager = make_shallow(make_predictor(dtype="float32"))
     runner = lambda model: CompiledRunner(model, backend="eager")  # noqa: E731
     predictor = I2VPPVideoPredictor(eager.model, runner=runner)
     with predictor.init_state(FRAMES) as state:
