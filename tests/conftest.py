@@ -32,6 +32,15 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture(autouse=True)
+def _the_usual_priority_after_every_test() -> Iterator[None]:
+    """What a real-time thread starts inherits its priority and starves all else; see `usual_priority` in media.py."""
+    yield
+    if hasattr(os, "sched_getscheduler"):
+        policy = os.sched_getscheduler(0)
+        assert policy not in (os.SCHED_FIFO, os.SCHED_RR), "the test made this thread a real-time one"
+
+
+@pytest.fixture(autouse=True)
 def _as_many_threads_after_a_test_as_before() -> Iterator[None]:
     """Set the number again, whatever thread has changed it: results depend on it in the last bits."""
     threads = torch.get_num_threads()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import av
@@ -52,6 +54,22 @@ def number_of(frame: np.ndarray) -> int:
     return sum(int(stripe.mean() > 127) << bit for bit, stripe in enumerate(stripes))
 
 
+@contextmanager
+def usual_priority() -> Iterator[None]:
+    """Give this thread its priority back: SVT-AV1, run by root, makes the thread that opens it a real-time one.
+
+    All that the thread starts inherits that, such as a browser, which then leaves no time to other tests.
+    """
+    is_known = hasattr(os, "sched_getscheduler")
+    before = (os.sched_getscheduler(0), os.sched_getparam(0)) if is_known else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.sched_setscheduler(0, *before)
+
+
+@usual_priority()
 def write_video(
     path: str | Path,
     frames: list[np.ndarray],

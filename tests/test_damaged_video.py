@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import io
-import os
 import random
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,7 +17,7 @@ import pytest
 from i2vpp.errors import FrameDecodeError, VideoError
 from i2vpp.session.video import open_source
 from i2vpp.session.video_file import decoder
-from media import number_of, numbered, write_video
+from media import number_of, numbered, usual_priority, write_video
 
 LENGTH = 36
 GOP = {"g": "12", "bf": "2", "sc_threshold": "0"}
@@ -49,21 +47,6 @@ def textured(length: int = LENGTH) -> list[np.ndarray]:
         frame[24:] = noise[24:64, 2 * i : 2 * i + 96]
         frames.append(frame)
     return frames
-
-
-@contextmanager
-def usual_priority() -> Iterator[None]:
-    """Give this thread its priority back: SVT-AV1, run by root, makes the thread that opens it a real-time one.
-
-    All that the thread starts inherits that, such as a browser, which then leaves no time to other tests.
-    """
-    is_known = hasattr(os, "sched_getscheduler")
-    before = (os.sched_getscheduler(0), os.sched_getparam(0)) if is_known else None
-    try:
-        yield
-    finally:
-        if before is not None:
-            os.sched_setscheduler(0, *before)
 
 
 @usual_priority()

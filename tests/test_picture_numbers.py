@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,13 +58,6 @@ def shown_order(data: bytes) -> list[int]:
 def extradata(data: bytes) -> bytes:
     with av.open(io.BytesIO(data)) as container:
         return bytes(container.streams.video[0].codec_context.extradata or b"")
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="needs Linux")
-def test_encoding_leaves_the_priority_as_it_was(whole: Whole) -> None:
-    """Otherwise everything that is started afterwards would starve all other tests."""
-    assert "av1" in whole or "av1" not in CODECS
-    assert os.sched_getscheduler(0) not in (os.SCHED_FIFO, os.SCHED_RR)
 
 
 # ---- the start of a file
