@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -18,6 +18,9 @@ from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from models import encode_once, make_predictor
 from sav_dataset.png_video import PngVideo
 from sav_dataset.sav_evaluator import evaluate
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Route
 
 REPO = Path(__file__).resolve().parent.parent
 FRAMES = 6
@@ -330,6 +333,64 @@ def test_keys_alone_are_enough(page: Annotator) -> None:
     assert page.prompts()["points"] == [[pytest.approx(32, abs=2), pytest.approx(24, abs=1), 1]]
     page.press("Alt+ArrowLeft", "Shift+Enter").settled()
     assert [label for *_, label in page.prompts()["points"]] == [1, 0]
+
+
+def test_what_is_drawn_belongs_to_the_frame_where_it_was_begun(page: Annotator) -> None:
+    page.page.evaluate("async () => { (await import('/static/state.js')).app.following = true; }")
+    page.page.mouse.move(*page.place(10, 10))
+    page.page.mouse.down()
+    assert page.page.evaluate("async () => (await import('/static/state.js')).app.following") is False, "it stays"
+    page.page.mouse.move(*page.place(40, 30), steps=4)
+    page.press("ArrowRight").frame(1)
+    page.page.mouse.up()
+    page.settled()
+    assert page.state()["objects"] == [], "the box was given up"
+    page.drag((10, 10), (40, 30)).settled()
+    assert page.prompts(frame=1)["box"] == pytest.approx([10, 10, 40, 30], abs=1)
+
+
+def test_an_answer_does_not_call_back_who_went_on(page: Annotator) -> None:
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.page.route("**/doubtful?*", hold)
+    page.press("d", "d", "ArrowRight").frame(1)
+    while len(held) < 2:
+        page.page.wait_for_timeout(20)
+    for route in held:
+        route.fulfill(json={"frame": 4})
+    page.settled()
+    page.page.wait_for_timeout(300)
+    page.frame(1)
+    page.press("d")
+    while len(held) < 3:
+        page.page.wait_for_timeout(20)
+    held[2].fulfill(json={"frame": 4})
+    page.frame(4)
+
+
+def test_the_list_of_what_can_be_imported_is_the_latest(page: Annotator) -> None:
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.page.route("**/importable", hold)
+    for _ in range(2):
+        page.page.locator("#show-import").click()
+        page.press("Escape")
+    while len(held) < 2:
+        page.page.wait_for_timeout(20)
+    page.page.locator("#show-import").click()
+    while len(held) < 3:
+        page.page.wait_for_timeout(20)
+    for number in (2, 0, 1):
+        held[number].fulfill(json={"sources": [f"answer {number}"]})
+    expect(page.page.locator("#sources option")).to_have_text(["answer 2"])
+    page.page.wait_for_timeout(300)
+    expect(page.page.locator("#sources option")).to_have_text(["answer 2"])
 
 
 def test_errors_come_in_words_and_nothing_is_lost(page: Annotator) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,25 +50,34 @@ COUNT = """
     }
   };
 """  # frames are drawn on a canvas beside the page, layers of masks on the one that is seen
-SLOW_WORKER = """
+HELD_WORKER = """
   const { set } = Object.getOwnPropertyDescriptor(Worker.prototype, "onmessage");
+  window.answers = null; // of the worker, while they are held
   Object.defineProperty(Worker.prototype, "onmessage", {
     set(listener) {
-      set.call(this, (event) => setTimeout(() => listener(event), window.delay ?? 0));
+      set.call(this, (event) => (window.answers ? window.answers.push(() => listener(event)) : listener(event)));
     },
   });
-"""  # its answers arrive `window.delay` milliseconds later
+"""
 PASS_BY = """async () => {
   const { goTo } = await import('/static/state.js');
-  const picture = () => new Promise(requestAnimationFrame);
-  window.delay = 100;
+  const stage = document.getElementById('stage');
+  const pictures = async (count) => {
+    for (let i = 0; i < count; i++) await new Promise(requestAnimationFrame);
+  };
+  window.answers = [];
   window.visits = [];
   goTo(1);
-  await picture();
-  await picture(); // the masks of frame 1 are being drawn
+  await pictures(5); // the masks of frame 1 are being drawn
+  const before = stage.dataset.frame;
   goTo(2);
-  await new Promise((resume) => setTimeout(resume, 1500));
-  return { drawings: window.visits.length, frame: document.getElementById('stage').dataset.frame };
+  for (let i = 0; i < 10; i++) {
+    await pictures(5);
+    window.answers.splice(0).forEach((answer) => answer());
+    await new Promise((resume) => setTimeout(resume, 20));
+  }
+  window.answers = null;
+  return { before, drawings: window.visits.length, after: stage.dataset.frame };
 }"""
 
 
@@ -88,11 +98,16 @@ def page(tmp_path: Path) -> Iterator[Annotator]:
         yield opened.open().frame(0).settled()
 
 
+def wait_for_quiet(page: Annotator, *, coming: int = 0) -> None:
+    """Wait until no picture has come for a second, and as many are still awaited as are held back."""
+    quiet = f"window.pictures.coming === {coming} && performance.now() - window.pictures.last > 1000"
+    while not page.page.evaluate(quiet):
+        page.page.wait_for_timeout(100)
+
+
 def test_a_frame_that_arrives_is_drawn_once_as_it_is_and_its_masks_elsewhere(page: Annotator) -> None:
     page.click(640, 360).settled()
-    # The new object's timeline has made the stage lower: frames are fetched again, to be drawn unscaled.
-    while not page.page.evaluate("!window.pictures.coming && performance.now() - window.pictures.last > 1000"):
-        page.page.wait_for_timeout(100)
+    wait_for_quiet(page)  # the new object's timeline has made the stage lower: frames are fetched again
     before: dict[str, Any] = page.page.evaluate("window.work")
     page.press("p")
     page.notice(f"Propagated over {FRAMES} frames.")
@@ -113,18 +128,20 @@ def test_a_frame_that_arrives_is_drawn_once_as_it_is_and_its_masks_elsewhere(pag
 def test_a_frame_that_is_passed_by_stays_until_the_next_arrives(page: Annotator) -> None:
     page.click(640, 360).settled().press("p")
     page.notice(f"Propagated over {FRAMES} frames.")
-    page.page.add_init_script(SLOW_WORKER)
+    page.page.add_init_script(HELD_WORKER)
     held: list[Route] = []
 
     def hold(route: Route) -> None:
         held.append(route)
 
     page.page.route("**/frames/2?*", hold)
+    place = re.sub("frame=.*", "frame=0", page.page.evaluate("location.hash"))
     page.page.goto("about:blank")
-    page.open().frame(FRAMES - 1)
-    page.press("Home").frame(0).settled()
+    page.open(place=place).frame(0).settled()
     page.press("ArrowRight").frame(1).settled().press("Home").frame(0).settled()
-    assert page.page.evaluate(PASS_BY) == {"drawings": 1, "frame": "1"}, "not in turns with the frame before it"
+    wait_for_quiet(page, coming=1)
+    found = page.page.evaluate(PASS_BY)
+    assert found == {"before": "0", "drawings": 1, "after": "1"}, "not in turns with the frame before it"
 
     for route in held:
         route.continue_()

@@ -319,13 +319,17 @@ function startJob(rest, body) {
   });
 }
 
-/** Jump to the next frame that looks wrong; after the last one the server starts again at the beginning. */
+let looked = 0; // for doubtful frames
+
+/** Jump to the next frame that looks wrong, unless the person goes elsewhere meanwhile; after the last one the server starts again at the beginning. */
 export async function nextDoubtful() {
   if (!app.video) return;
-  const { id } = app.video;
+  const [{ id }, from] = [app.video, app.frame];
+  looked += 1;
+  const turn = looked;
   try {
-    const { frame } = await call("GET", videoPath(id, `/doubtful?after=${app.frame}`));
-    if (app.video?.id !== id) return;
+    const { frame } = await call("GET", videoPath(id, `/doubtful?after=${from}`));
+    if (turn !== looked || app.video?.id !== id || app.frame !== from) return;
     if (frame === null) notify("info", "No doubtful frames: wherever there are masks they are accepted, or their scores are high and their areas change smoothly.");
     else if (frame === app.frame) notify("info", "This is the only doubtful frame.");
     else if (frame < app.frame) notify("info", "No doubtful frame after this one: started again at the beginning.");

@@ -40,9 +40,14 @@ function takeExport() {
   if (job.state === "done") download(app.video.id, job.result.folder.split("/").at(-1));
 }
 
+let asked = 0; // for what can be imported: the answer to a later question is the newer one
+
 /** Show what can be imported; a click on a name takes it. */
 async function showSources(chosen = null) {
+  asked += 1;
+  const turn = asked;
   const { sources } = await call("GET", videoPath(app.video.id, "/importable"));
+  if (turn !== asked) return;
   const field = byId("import-form").elements.folder;
   const list = byId("sources");
   list.replaceChildren(...sources.map((name) => el("option", { value: name, text: name })));

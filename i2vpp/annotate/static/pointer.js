@@ -4,6 +4,7 @@ import { addObject, deletePrompt, editPrompts } from "./actions.js";
 import { clamp } from "./dom.js";
 import { markerAt } from "./markers.js";
 import { canvas, isCurrent, panBy, toVideo, view, zoomBy } from "./stage.js";
+import { visit } from "./playback.js";
 import { cornerAt, abandonPolygon, closePolygon, hoverPolygon, polygonDraft, pressPolygon } from "./polygon.js";
 import { objectsAt, selectAt } from "./select.js";
 import { app, on, promptsOf, select, selectMarker, selectedObject, setDraft } from "./state.js";
@@ -16,7 +17,7 @@ const WHEEL_SPEED = 0.0016;
 /** Set while the space bar is down: the left button pans, then; `used` tells the keyboard that it did. */
 export const space = { down: false, used: false };
 
-let gesture = null; // {move(event), up(event)} of the pressed button
+let gesture = null; // {move(event), up(event), draws} of the pressed button; what it draws belongs to the frame where it began
 
 const round = (value) => Math.round(value * 10) / 10;
 
@@ -157,6 +158,13 @@ function begin(event) {
   if (event.button > 2 || !isCurrent()) return null;
   const picks = app.tool === "select" || event.ctrlKey || event.metaKey;
   if (picks && event.button === 0) return pick(event, app.tool === "select");
+  const drawing = beginDrawing(event);
+  if (!drawing) return null;
+  visit(app.frame); // the frame stays while it is drawn on
+  return { ...drawing, draws: true };
+}
+
+function beginDrawing(event) {
   const other = (event.button === 2 || event.shiftKey) !== app.takeAway;
   if (app.tool === "brush" || app.tool === "eraser") return paint(event, (app.tool === "eraser") !== other);
   if (app.tool === "polygon") return polygonCorner(event, other);
@@ -165,6 +173,11 @@ function begin(event) {
   if (marker) return moveMarker(event, marker);
   if (app.marker) selectMarker(null);
   return clickOrBox(event, { positive: !other, canClick: app.tool === "click", canBox: event.button === 0 && !event.shiftKey && (app.tool === "box" || !app.takeAway) });
+}
+
+/** Another frame is shown: what the pressed button draws was for the one before. */
+function leaveFrame() {
+  if (gesture?.draws) dropGesture();
 }
 
 /** Give up what the pressed button draws; the corners of a polygon that are set stay. */
@@ -278,6 +291,7 @@ export function startPointer() {
   );
   on("view", () => showCursor());
   on("video", () => showCursor());
+  for (const name of ["frame", "video"]) on(name, leaveFrame);
 }
 
 /** Select the object with this place in the list, or add the first one. */
