@@ -16,7 +16,7 @@ from exported import REPO
 from i2vpp.checkpoint import save_checkpoint
 from i2vpp.cli import main
 from i2vpp.export import folder, writer
-from i2vpp.export.graphs import EncoderGraph
+from i2vpp.export.graphs import EncoderGraph, Graph
 from models import SIDE, make_predictor
 
 DEMO = str(REPO / "checkpoints" / "i2vpp-demo.pt")
@@ -156,6 +156,21 @@ def test_nothing_is_left_of_an_earlier_export(tmp_path: Path, monkeypatch: pytes
         written = {path.name for path in folder.export(model, tmp_path, choice, checkpoint={})}
         assert {path.name for path in tmp_path.iterdir()} == written
         assert f"track.{suffix}" in written
+
+
+def test_an_earlier_export_stays_if_a_graph_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "i2vpp.json").write_text("{}")
+    (tmp_path / "track.onnx").write_text("earlier")
+
+    def fail_later(graph: Graph, _choice: folder.ExportChoice) -> bytes:
+        if graph.name == "mask":
+            raise folder.ExportError("cannot")
+        return b"graph"
+
+    monkeypatch.setattr(folder, "_content", fail_later)
+    with pytest.raises(folder.ExportError, match="cannot"):
+        list(folder.export(make_predictor().model, tmp_path, folder.ExportChoice(), checkpoint={}))
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"i2vpp.json": "{}", "track.onnx": "earlier"}
 
 
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

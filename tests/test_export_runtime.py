@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from i2vpp.export.i2vpp_onnx import I2VPPOnnx, I2VPPOnnxError, Memory, Track
 from i2vpp.memory.selection import FrameTime, build_selector
 from i2vpp.session.video import open_source
 from i2vpp.utils.masks import raise_small_parts
-from media import numbered, turned, write_video
+from media import turned, write_video
 
 RUNTIME = Path(i2vpp_onnx.__file__)
 RABBIT, BOULDER = (118, 127, 262, 280), (30, 186, 121, 268)
@@ -121,23 +122,32 @@ def test_numbers_are_rounded_to_bfloat16_as_pytorch_does() -> None:
     ("prompt", "message"),
     [
         ({}, "nothing to prompt with"),
-        ({"points": [[1, 1]], "labels": [2]}, "one per point"),
-        ({"points": [[1, 1]]}, "one per point"),
-        ({"points": [[1, 2, 3], [4, 5, 6]], "labels": [1, 1, 1]}, r"labels must be .* one per point x, y; got points"),
-        ({"points": [[1, 2], [3]], "labels": [1, 1]}, "must be numbers"),
-        ({"points": [["a", "b"]], "labels": [1]}, "must be numbers; got points .*a"),
-        ({"points": [[-9, 1]], "labels": [1]}, "must lie in the frame, which is 380 wide and 320 high; got points"),
+        ({"points": [[1, 1]], "labels": [2]}, "have a label each, 1 .* or 0 .*; got points"),
+        ({"points": [[1, 1]]}, "have a label each"),
+        ({"points": [[1, 2, 3], [4, 5, 6]], "labels": [1, 1, 1]}, "points must be pairs x, y"),
+        ({"points": [1, 2], "labels": [1]}, "points must be pairs x, y"),
+        ({"points": [[1, 2], [3]], "labels": [1, 1]}, "must be so many numbers"),
+        ({"points": [["a", "b"]], "labels": [1]}, "must be so many numbers; got points .*a"),
+        (
+            {"points": [[-9, 1]], "labels": [1]},
+            "points and box must lie in the frame, 380 wide and 320 high; got points",
+        ),
         ({"points": [[float("nan"), 1]], "labels": [1]}, "must lie in the frame.*nan"),
+        (
+            {"points": np.full((2, 2), -9), "labels": [1, 1]},
+            r"must lie in the frame.*got points array\(\[\[-9, -9\], \[-9, -9",
+        ),
         ({"box": [5, 5, 5, 9]}, "x0 < x1"),
         ({"box": [380, 5, 382, 9]}, "x0 < x1 and y0 < y1 in the frame"),
-        ({"box": [1, 2, 3]}, "box x0, y0, x1, y1 must be numbers"),
+        ({"box": [1, 2, 3]}, "box x0, y0, x1, y1 must be so many numbers"),
     ],
 )
 def test_prompts_that_make_no_sense_are_refused(prompt: dict[str, Any], message: str, tmp_path: Path) -> None:
     tracker, (frame,) = torch_tracker(tmp_path, demo_predictor()), clip_frames(1)
     tracker.step(frame[:320, :380])
-    with pytest.raises(I2VPPOnnxError, match=message):
+    with pytest.raises(I2VPPOnnxError, match=message) as refused:
         tracker.add_points_or_box(1, **prompt)
+    assert "\n" not in str(refused.value)
     assert tracker.step(frame[:320, :380]).obj_ids == []
 
 
@@ -153,13 +163,15 @@ def test_mistakes(tmp_path: Path) -> None:
         tracker.step(frame[:-1])
     shape = frame.shape[:2]
     for mask in (np.zeros((3, 3), bool), np.full(shape, "1"), np.full(shape, None), np.full(shape, np.nan)):
-        with pytest.raises(I2VPPOnnxError, match="mask must be finite, of the video's size"):
+        with pytest.raises(I2VPPOnnxError, match="a mask must be finite numbers of the video's size"):
             tracker.add_mask(1, mask)
-    for obj_id in ("cat", 1.5, None, True, [1]):
-        with pytest.raises(I2VPPOnnxError, match="obj_id must be an integer; got"):
-            tracker.add_points_or_box(obj_id, box=RABBIT)  # type: ignore[arg-type]
-        with pytest.raises(I2VPPOnnxError, match="no object"):
-            tracker.remove_object(obj_id)  # type: ignore[arg-type]
+    wrong_ids: list[Any] = ["cat", 1.5, None, True, [1], np.array([1])]
+    for obj_id in wrong_ids:
+        for method, prompt in ((tracker.add_points_or_box, {"box": RABBIT}), (tracker.remove_object, {})):
+            with pytest.raises(I2VPPOnnxError, match="obj_id must be an integer; got"):
+                method(obj_id, **prompt)
+    with pytest.raises(I2VPPOnnxError, match=r"no object 1; known objects: \[\]"):
+        tracker.remove_object(1)
     assert tracker.step(frame).obj_ids == []
 
 
@@ -234,12 +246,10 @@ def test_memories_are_those_that_the_predictor_selects(mode: str, seed: int, tmp
             similarity = partial(_look_up, {f: float(keys[f] @ keys[t] / np.float32(16)) for f in keys})
             chosen = selector.select(FrameTime(frame_idx=t), list(track.prompted), others, similarity)
             picks = tracker._select(track)
-            assert [(p.frame, p.slot, p.weight) for p in picks] == [
-                (p.frame_idx, p.slot, p.weight) for p in chosen.spatial
-            ]
-            assert [(p.frame, p.offset, p.weight) for p in picks] == [
-                (p.frame_idx, p.offset, p.weight) for p in chosen.pointers
-            ]
+            pairs = zip(chosen.spatial, chosen.pointers, strict=True)
+            assert picks == [(a.frame_idx, a.slot, b.offset, a.weight) for a, b in pairs]
+            assert [pick[0] for pick in picks] == [pointer.frame_idx for pointer in chosen.pointers]
+            assert [pick[3] for pick in picks] == [pointer.weight for pointer in chosen.pointers]
         assert len(compared) <= t - first
 
 
@@ -258,7 +268,18 @@ def test_a_folder_that_is_no_export_is_named(tmp_path: Path) -> None:
         ("[]", f"does not describe an export: {again}"),
         ("{}", f"does not describe an export: {again}"),
         (json.dumps({"format": 99}), f"is of version 99, not 1: use its i2vpp_onnx.py, or {again}"),
-        (json.dumps({"format": 1}), f"lacks constants, file_format, graphs, image_size, mean, selection, std: {again}"),
+        (json.dumps({"format": 1}), f"does not describe an export: {again}"),
+        (json.dumps({**described, "graphs": None}), f"does not describe an export: {again}"),
+        (json.dumps({**described, "graphs": []}), f"does not describe an export: {again}"),
+        (json.dumps({**described, "graphs": {}}), f"does not describe an export: {again}"),
+        (
+            json.dumps({**described, "graphs": {name: {} for name in i2vpp_onnx.GRAPHS}}),
+            f"does not describe an export: {again}",
+        ),
+        (
+            json.dumps({key: described[key] for key in ("format", "graphs", "mean")}),
+            f"lacks file_format, image_size, std, selection, constants: {again}",
+        ),
         (json.dumps({**described, "file_format": "torch-export"}), f"holds torch-export, not ONNX: {again}"),
     ):
         (tmp_path / "i2vpp.json").write_text(content)
@@ -276,12 +297,14 @@ def test_a_graph_that_cannot_be_loaded_is_named(tmp_path: Path, monkeypatch: pyt
     tracker.step(frame)  # there is nothing to compute yet
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(
-        I2VPPOnnxError, match=r"encoder\.onnx cannot be loaded: .*onnxruntime.*; pip install onnxruntime"
+        I2VPPOnnxError, match=r"encoder\.onnx cannot be loaded: .*onnxruntime.*: pip install onnxruntime$"
     ):
         tracker.add_points_or_box(1, box=RABBIT)
     monkeypatch.undo()
     pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
-    with pytest.raises(I2VPPOnnxError, match=r"(?s)encoder\.onnx cannot be loaded: .*; export the checkpoint again"):
+    with pytest.raises(
+        I2VPPOnnxError, match=r"(?s)encoder\.onnx cannot be loaded: .*: pip install onnxruntime --upgrade, or export"
+    ):
         tracker.add_points_or_box(1, box=RABBIT)
 
 
@@ -297,7 +320,7 @@ def test_the_runtime_is_one_file_that_needs_numpy_and_onnxruntime_only() -> None
 
 
 def test_images_of_a_folder_are_read_in_natural_order_and_upright(tmp_path: Path) -> None:
-    for name, level in (("10.png", 10), ("2.png", 2), ("1.JPG", 1), ("._1.png", 9), ("notes.txt", 0)):
+    for name, level in (("10.png", 10), ("2.png", 2), ("1.JPG", 1), ("02.png", 4), ("._1.png", 9), ("notes.txt", 0)):
         Image.new("RGB", (4, 6), (20 * level, 20 * level, 20 * level)).save(
             tmp_path / name, "JPEG" if name == "1.JPG" else "PNG", quality=95
         )
@@ -305,14 +328,18 @@ def test_images_of_a_folder_are_read_in_natural_order_and_upright(tmp_path: Path
     turned_by_tag[ExifTags.Base.Orientation] = 6
     Image.new("RGB", (6, 4), (60, 60, 60)).save(tmp_path / "3.png", exif=turned_by_tag)
     frames = list(i2vpp_onnx.read_video(tmp_path))
-    assert [frame.shape for frame in frames] == [(6, 4, 3)] * 4
-    assert [round(frame.mean() / 20) for frame in frames] == [1, 2, 3, 10]
+    assert [frame.shape for frame in frames] == [(6, 4, 3)] * 5
+    assert [round(frame.mean() / 20) for frame in frames] == [1, 4, 2, 3, 10]
 
 
-@pytest.mark.parametrize("matrix", [(0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0)], ids=["90", "180", "270"])
+@pytest.mark.parametrize(
+    "matrix",
+    [m for m in product((-1, 0, 1), repeat=4) if abs(m[0] * m[3] - m[1] * m[2]) == 1 and sum(map(abs, m)) == 2],
+)
 def test_videos_are_turned_as_in_the_predictor(matrix: tuple[int, int, int, int], tmp_path: Path) -> None:
+    """By right angles, mirrored or not: all eight ways."""
     path = tmp_path / "a.mp4"
-    write_video(path, numbered(3))
+    write_video(path, [frame[100:140, 100:160] for frame in clip_frames(3)])
     path.write_bytes(turned(path.read_bytes(), matrix))
     with closing(open_source(path)) as source:
         for i, frame in enumerate(i2vpp_onnx.read_video(path)):
@@ -340,9 +367,13 @@ def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFi
         ("nothing.mp4", ["--point", "1,1"], "No such file"),
         ("text.mp4", ["--point", "1,1"], "text.mp4 cannot be read as a video"),
         ("frames", ["--point", "1,1"], "frames holds no frames"),
-        (str(CLIP), ["--point", "5"], "one per point x, y; got points [['5']]"),
-        (str(CLIP), ["--point", "5,5,5"], "one per point x, y; got points [['5', '5', '5']]"),
-        (str(CLIP), ["--box", "a,b"], "must be numbers; got points None, labels None, box ['a', 'b']"),
+        (
+            str(CLIP),
+            ["--point", "5"],
+            "points must be pairs x, y, and have a label each, 1 (positive) or 0 (negative); got",
+        ),
+        (str(CLIP), ["--point", "5,5,5"], "got points [['5', '5', '5']], labels [1], box None"),
+        (str(CLIP), ["--box", "a,b"], "must be so many numbers; got points None, labels None, box ['a', 'b']"),
     ):
         assert i2vpp_onnx.main([str(tmp_path / video), *options, "-o", str(tmp_path / "out")]) == 1
         said = capsys.readouterr().err

@@ -244,7 +244,7 @@ def test_prompts_that_make_no_sense_are_refused(prompt: dict[str, Any], message:
     assert "all frames must be of one size, 6x4; got 1x1" in said[1]
     assert "a frame must be RGBA of its width and height; got 0x0, 0 bytes" in said[2]
     assert "a frame must be RGBA of its width and height; got 6x4, 3 bytes" in said[3]
-    assert "objId must be an integer; got 1" in said[4]
+    assert 'objId must be an integer; got "1"' in said[4]
     assert message in said[5]
     assert said[6] == 0
 

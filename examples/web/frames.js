@@ -2,7 +2,7 @@
 
 const PROBED = 12; // frames of a video that are played to learn how long one lasts
 const PROBE_MS = 3000;
-const POLL_MS = 10;
+const [POLL_MS, STAYS_MS, PATIENCE_MS] = [10, 60, 5000]; // while a frame that was sought comes onto the screen
 const ASSUMED_FPS = 30; // where the browser does not tell when frames are shown
 
 /** A file that cannot be read; the message says what to do. */
@@ -103,17 +103,15 @@ class Video {
     Object.assign(video, { muted: true, playsInline: true, preload: "auto", src: URL.createObjectURL(file) });
     try {
       await happened(video, "loadeddata");
-    } catch {
+      if (!video.videoWidth) throw new FileError(`${file.name} holds no picture. Choose a video.`);
+      const duration = await frameDuration(video);
+      const count = 1 + Math.round((await timeOfLast(video, duration)) / duration);
+      return new Video(file, video, duration, Math.max(1, count));
+    } catch (error) {
       URL.revokeObjectURL(video.src);
+      if (error instanceof FileError) throw error;
       throw new FileError(`${file.name} cannot be read: this browser does not know its format. Try an MP4 (H.264) or WebM.`);
     }
-    if (!video.videoWidth) {
-      URL.revokeObjectURL(video.src);
-      throw new FileError(`${file.name} holds no picture. Choose a video.`);
-    }
-    const { duration, last } = await probe(video);
-    const count = 1 + Math.round((last ?? (await timeOfLast(video, duration))) / duration);
-    return new Video(file, video, duration, Math.max(1, count));
   }
 
   async next() {
@@ -135,11 +133,10 @@ class Video {
 }
 
 /**
- * How long a frame of a video lasts, from the times of its first frames, which are played; and when the last one begins if
- * it is among them, else null. In seconds.
+ * How long a frame of a video lasts, in seconds: from the times of its first frames, which are played.
  * @param {HTMLVideoElement} video
  */
-async function probe(video) {
+async function frameDuration(video) {
   /** @type {Map<number, number>} */ const times = new Map(); // by the number of the frame
   if ("requestVideoFrameCallback" in video) {
     await new Promise((resolve) => {
@@ -156,12 +153,11 @@ async function probe(video) {
     video.pause();
   }
   const [numbers, seconds] = [[...times.keys()], [...times.values()]];
-  const last = video.ended ? Math.max(0, ...seconds) : null;
   const shown = seconds.slice(1).map((time, i) => (time - seconds[i]) / (numbers[i + 1] - numbers[i]));
   const shortest = Math.min(...shown.filter((step) => step > 1e-3));
-  if (!Number.isFinite(shortest)) return { duration: 1 / ASSUMED_FPS, last };
+  if (!Number.isFinite(shortest)) return 1 / ASSUMED_FPS;
   const passed = seconds[seconds.length - 1] - seconds[0]; // frames may have been left out, and times be rounded
-  return { duration: passed / Math.round(passed / shortest), last };
+  return passed / Math.round(passed / shortest);
 }
 
 /**
@@ -171,20 +167,32 @@ async function probe(video) {
  * @param {number} duration of a frame
  */
 async function timeOfLast(video, duration) {
-  let shown = -Infinity;
+  if (video.ended && video.getVideoPlaybackQuality().totalVideoFrames === 1) return 0;
+  let [shown, since, handle] = [-Infinity, 0, 0];
   const note = (/** @type {number} */ _, /** @type {VideoFrameCallbackMetadata} */ { mediaTime }) => {
-    shown = mediaTime;
-    video.requestVideoFrameCallback(note);
+    [shown, since] = [mediaTime, performance.now()];
+    handle = video.requestVideoFrameCallback(note);
   };
   const tells = Boolean(video.requestVideoFrameCallback);
-  if (tells) video.requestVideoFrameCallback(note);
+  if (tells) handle = video.requestVideoFrameCallback(note);
   const seeked = happened(video, "seeked");
   video.currentTime = Number.MAX_SAFE_INTEGER;
-  await seeked;
-  if (!tells) return video.duration - duration;
-  const isLast = () => shown > video.duration - 1.5 * duration;
-  for (let waited = 0; !isLast() && waited < PROBE_MS; waited += POLL_MS) await new Promise((resume) => setTimeout(resume, POLL_MS));
-  return isLast() ? shown : video.duration - duration;
+  if (!(await seeked.then(() => true, () => false))) {
+    video.load(); // its end is damaged
+    await happened(video, "loadeddata");
+    if (Number.isFinite(video.duration)) return video.duration - duration;
+    throw new FileError("The end of the video is damaged, and its file does not say how long it is.");
+  }
+  // What was played before may be shown late, so that the last frame is the one that stays.
+  const stays = () => shown > video.duration - 1.5 * duration && performance.now() - since > STAYS_MS;
+  for (let waited = 0; tells && !stays() && waited < PATIENCE_MS; waited += POLL_MS) await pause(POLL_MS);
+  if (tells) video.cancelVideoFrameCallback(handle);
+  return Number.isFinite(shown) ? shown : video.duration - duration;
+}
+
+/** @param {number} ms */
+function pause(ms) {
+  return new Promise((resume) => setTimeout(resume, ms));
 }
 
 /**

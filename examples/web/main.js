@@ -14,6 +14,7 @@ const [frameCanvas, maskCanvas] = [byId("frame"), byId("masks")];
 
 const state = {
   /** @type {import("./frames.js").Frames | null} */ frames: null,
+  /** a frame that was read and is not tracked yet, such as one whose step failed @type {ImageData | null} */ picture: null,
   /** what is being done: "" (a person's turn), "loading", "prompting", "tracking", "stopping" */
   work: "",
   frame: 0,
@@ -117,13 +118,13 @@ async function open(files) {
 
 function close() {
   state.frames?.close();
-  state.frames = null;
+  state.frames = state.picture = null;
   byId("files").value = "";
   showControls();
 }
 
 async function restart() {
-  Object.assign(state, { frame: 0, objects: 0, active: 1, ended: false });
+  Object.assign(state, { picture: null, frame: 0, objects: 0, active: 1, ended: false });
   await state.frames?.rewind();
   await call("start");
   await advance();
@@ -132,9 +133,11 @@ async function restart() {
 
 /** Show the next frame with its masks; returns whether there was one. */
 async function advance() {
-  const picture = await state.frames?.next();
+  state.picture ??= (await state.frames?.next()) ?? null;
+  const { picture } = state;
   if (!picture) return false;
   const result = await call("step", picture);
+  state.picture = null;
   Object.assign(frameCanvas, { width: picture.width, height: picture.height });
   frameCanvas.getContext("2d").putImageData(picture, 0, 0);
   byId("view").style.setProperty("--aspect", picture.width / picture.height);

@@ -74,7 +74,7 @@ export class Tracker {
   }
 
   /**
-   * Push the next frame and track all objects on it.
+   * Push the next frame and track all objects on it. If that fails, the frame may be pushed again.
    * @param {Frame} frame
    * @returns {Promise<FrameMasks>}
    */
@@ -92,12 +92,12 @@ export class Tracker {
       Object.assign(this, { size: [frame.height, frame.width], embedding: null, frame: before + 1 });
       this.similarities.clear();
       if (this.tracks.size) await this.trackAll([...this.tracks.values()]);
+      return this.result();
     } catch (error) {
       Object.assign(this, { size, frames, embedding, keys, frame: before }); // the frame before stays the current one
       this.similarities.clear();
       throw error;
     }
-    return this.result();
   }
 
   /**
@@ -302,7 +302,7 @@ export class Tracker {
   /** @param {unknown} objId */
   checkObject(objId) {
     if (this.frame < 0) throw new TrackerError("there is no frame to prompt yet: push one with step(frame) first");
-    if (!Number.isInteger(objId)) throw new TrackerError(`objId must be an integer; got ${objId}`);
+    if (!Number.isInteger(objId)) throw new TrackerError(`objId must be an integer; got ${JSON.stringify(objId)}`);
   }
 }
 

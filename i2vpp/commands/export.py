@@ -52,6 +52,6 @@ def run(arguments: argparse.Namespace) -> int:
     folder.check_folder(arguments.output, overwrite=arguments.overwrite)
     model, info = folder.load(arguments.checkpoint, image_size=arguments.image_size)
     described = manifest.describe_checkpoint(info, folder.licence_of(info, arguments.licence))
-    for path in folder.export(model, arguments.output, choice, checkpoint=described):
+    for path in folder.export(model, arguments.output, choice, checkpoint=described, progress=True):
         print(f"{path}  {path.stat().st_size / 2**20:.1f} MiB")
     return 0

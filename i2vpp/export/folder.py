@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from i2vpp.build_i2vpp import build_i2vpp
 from i2vpp.checkpoint import CheckpointInfo, inspect_checkpoint
@@ -140,7 +141,9 @@ def check_exportable(config: ModelConfig) -> None:
         raise ExportError("model.selection.mode 'recent' is not exported: choose 'sample' or 'top'")
 
 
-def export(model: I2VPP, folder: Path, choice: ExportChoice, *, checkpoint: Mapping[str, Any]) -> Iterable[Path]:
+def export(
+    model: I2VPP, folder: Path, choice: ExportChoice, *, checkpoint: Mapping[str, Any], progress: bool = False
+) -> Iterable[Path]:
     """Write a network's export into a folder, file by file; the manifest comes last.
 
     Args:
@@ -148,6 +151,7 @@ def export(model: I2VPP, folder: Path, choice: ExportChoice, *, checkpoint: Mapp
         folder: the folder; it is made if need be.
         choice: how.
         checkpoint: section of the manifest, see `manifest.describe_checkpoint`.
+        progress: show a progress bar.
 
     Yields:
         The path of each file once it is written.
@@ -157,14 +161,17 @@ def export(model: I2VPP, folder: Path, choice: ExportChoice, *, checkpoint: Mapp
         OSError: a file cannot be written.
     """
     if choice.precision == "int8":
-        yield from _export_int8(model, folder, choice, checkpoint)
+        yield from _export_int8(model, folder, choice, checkpoint, progress=progress)
         return
     graphs = [kind(model).eval() for kind in GRAPHS]
     suffix = SUFFIXES[choice.file_format]
     names = {graph.name: f"{graph.name}{suffix}" for graph in graphs}
+    # All of them first: an earlier export stays if one cannot be written.
+    bar = tqdm(graphs, desc="exporting", unit="graph", disable=not progress)
+    contents = [_content(graph, choice) for graph in bar]
     _clear(folder)
-    for graph in graphs:
-        yield _write(folder / names[graph.name], _content(graph, choice))
+    for name, content in zip(names.values(), contents, strict=True):
+        yield _write(folder / name, content)
     written: dict[str, Any] = {"file_format": choice.file_format, "precision": choice.precision}
     if choice.file_format == "onnx":
         written["opset"] = choice.opset
@@ -174,15 +181,16 @@ def export(model: I2VPP, folder: Path, choice: ExportChoice, *, checkpoint: Mapp
     yield _write(folder / manifest.NAME, _as_json(described))
 
 
-def _export_int8(model: I2VPP, folder: Path, choice: ExportChoice, checkpoint: Mapping[str, Any]) -> Iterable[Path]:
+def _export_int8(
+    model: I2VPP, folder: Path, choice: ExportChoice, checkpoint: Mapping[str, Any], *, progress: bool
+) -> Iterable[Path]:
     """Export with float32 weights into a temporary folder, and quantise; weights that are not in 8 bits are halved."""
     frames = _calibration_frames(choice.calibration)  # first, since the rest takes minutes
     with tempfile.TemporaryDirectory() as temporary:
         whole = Path(temporary)
-        files_of = {
-            path.name: path
-            for path in export(model, whole, replace(choice, precision="fp32", calibration=None), checkpoint=checkpoint)
-        }
+        unquantised = replace(choice, precision="fp32", calibration=None)
+        written = export(model, whole, unquantised, checkpoint=checkpoint, progress=progress)
+        files_of = {path.name: path for path in written}
         quantised = quantisation.quantise_folder(whole, frames)
         described = json.loads(files_of.pop(manifest.NAME).read_bytes())
         _clear(folder)
@@ -199,7 +207,11 @@ def _clear(folder: Path) -> None:
 
 
 def _calibration_frames(video: Path | None) -> list[Any]:
-    """Return the first frames of a video, or raise ExportError: the first one is prompted, the others are tracked."""
+    """Return the first frames of a video, of which the first is prompted and the others are tracked.
+
+    Raises:
+        ExportError: there is only one.
+    """
     with _calibration_clip(video) as clip, closing(open_source(clip)) as source:
         wanted = itertools.takewhile(partial(_has_frame, source), range(quantisation.CALIBRATION_FRAMES))
         frames = [np.ascontiguousarray(source[i]) for i in wanted]

@@ -30,6 +30,7 @@ import numpy as np
 FORMAT = 1  # version of `i2vpp.json` that this file reads
 BATCH_CELLS = 2**15  # of all memory frames of objects that are tracked at once: attention takes memory in proportion
 CPU = ("CPUExecutionProvider",)
+GRAPHS = ("encoder", "track", "prompt", "mask")
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 Array = Any
 
@@ -44,15 +45,6 @@ class Memory(NamedTuple):
     values: Array
     foreground: Array
     pointer: Array
-
-
-class Pick(NamedTuple):
-    """A memory that is read: its frame, temporal slot, offset of its pointer, and weight."""
-
-    frame: int
-    slot: int
-    offset: float
-    weight: int
 
 
 class Output(NamedTuple):
@@ -109,7 +101,6 @@ class I2VPPOnnx:
         self.folder = Path(folder)
         self.manifest = read_manifest(self.folder)
         self.side: int = self.manifest["image_size"]
-        self._constants: dict[str, float] = self.manifest["constants"]
         self._threads, self._providers = threads or 0, list(providers)
         self.sessions: dict[str, Any] = {}
         self._frames: list[Array] = []  # normalised [3, S, S], the current one and up to two before it
@@ -133,15 +124,15 @@ class I2VPPOnnx:
             self._size, self._embedding, self.frame_idx = frame.shape[:2], None, self.frame_idx + 1
             if self._tracks:
                 self._track(list(self._tracks.values()))
-        except BaseException:  # the frame before stays the current one
+            return self._result()
+        except BaseException:  # the frame before stays the current one, and this one may be pushed again
             self._frames, self._size, self._embedding, self._keys, self.frame_idx = before
             raise
-        return self._result()
 
     def add_points_or_box(
         self, obj_id: int, points: Any = None, labels: Any = None, box: Any = None, *, clear_old_points: bool = True
     ) -> FrameMasks:
-        """Prompt an object, by a new id a new one, with clicks and/or a box, and return the masks of all objects.
+        """Prompt an object with clicks and/or a box; a new id adds an object. Return the masks of all objects.
 
         Args:
             obj_id: any integer.
@@ -158,7 +149,7 @@ class I2VPPOnnx:
             if box is not None:
                 raise I2VPPOnnxError("a box comes before clicks: pass it with clear_old_points=True, clicks included")
             coords, values = (np.concatenate(both) for both in zip(track.points, (coords, values), strict=True))
-        previous, limit = track.output, self._constants["previous_logit_limit"]
+        previous, limit = track.output, self.manifest["constants"]["previous_logit_limit"]
         given = np.zeros((self.side // 4,) * 2, np.float32) if previous is None else previous.logits.clip(-limit, limit)
         reads = track.passed == self.frame_idx
         feeds = {
@@ -175,7 +166,7 @@ class I2VPPOnnx:
         return self._result()
 
     def add_mask(self, obj_id: int, mask: Any) -> FrameMasks:
-        """Prompt an object with its mask, empty if it is absent, and return the masks of all objects.
+        """Prompt an object with its mask, an empty one if it is absent. Return the masks of all objects.
 
         Args:
             obj_id: any integer.
@@ -185,17 +176,18 @@ class I2VPPOnnx:
         mask = np.asarray(mask)
         if mask.shape != self._size or mask.dtype.kind not in "biuf" or not np.isfinite(mask).all():
             got = f"{mask.dtype} {list(mask.shape)}"
-            raise I2VPPOnnxError(f"the mask must be finite, of the video's size {list(self._size)}; got {got}")
+            raise I2VPPOnnxError(f"a mask must be finite numbers of the video's size, {list(self._size)}; got {got}")
         drawn = mask > (0 if mask.min() < 0 else 0.5) if mask.dtype.kind == "f" else mask != 0
         ((memory, output),) = self._run("mask", {"drawn": fit_mask(drawn, self.side)[None, None]})
-        if is_too_coarse(output.logits, drawn, self._constants):
+        if is_too_coarse(output.logits, drawn, self.manifest["constants"]):
             output = output._replace(drawn=drawn)
         self._tracks.setdefault(obj_id, Track()).keep(self.frame_idx, memory, output, prompted=True)
         return self._result()
 
     def remove_object(self, obj_id: int) -> None:
         """Stop tracking an object."""
-        if obj_id not in list(self._tracks):
+        self._check_object(obj_id)
+        if obj_id not in self._tracks:
             raise I2VPPOnnxError(f"there is no object {obj_id!r}; known objects: {list(self._tracks)}")
         del self._tracks[obj_id]
 
@@ -225,8 +217,8 @@ class I2VPPOnnx:
             self._keys[t] = values / np.sqrt(np.mean(np.square(values)) + np.float32(1e-12))
         return self._embedding
 
-    def _select(self, track: Track) -> list[Pick]:
-        """Choose the memories that are read for an object."""
+    def _select(self, track: Track) -> list[tuple[int, int, float, int]]:
+        """Choose the memories that are read for an object: frame, slot, offset of the pointer, and weight of each."""
         config, t, tracked = self.manifest["selection"], self.frame_idx, track.tracked
         local = config["local_window"]
         near = [f for f in range(t - local, t) if f in tracked]
@@ -236,7 +228,7 @@ class I2VPPOnnx:
         length = max(0, min(t - 1, config["num_global"] + config["num_local"]))
         first = 1 + max(0, length - len(slots))  # weight of the one that stands for frames that do not exist yet
         slots = [(0, f) for f in sorted(track.prompted)] + slots
-        return [Pick(f, slot, 1 - slot / (length + 1), 1 if i else first) for i, (slot, f) in enumerate(slots)]
+        return [(f, slot, 1 - slot / (length + 1), 1 if i else first) for i, (slot, f) in enumerate(slots)]
 
     def _pick(self, frames: list[int], count: int, *, pool: int) -> list[int]:
         """Choose `count` of `frames` by similarity; in mode `sample` draw, by noise of seed, frame and pool alone."""
@@ -257,13 +249,13 @@ class I2VPPOnnx:
         shapes = {port["name"]: port["shape"] for port in self.manifest["graphs"]["track"]["inputs"][1:]}
         feeds = {name: np.zeros([lengths.get(a, a) for a in axes], np.float32) for name, axes in shapes.items()}
         for b, track in enumerate(tracks):
-            for i, pick in enumerate(picks[b]):
-                memory = track.prompted.get(pick.frame) or track.tracked[pick.frame]
+            for i, (frame, slot, offset, weight) in enumerate(picks[b]):
+                memory = track.prompted.get(frame) or track.tracked[frame]
                 feeds["memory_values"][b, i] = from_bfloat16(memory.values)
                 feeds["memory_foreground"][b, i] = memory.foreground
                 feeds["memory_pointers"][b, i] = memory.pointer
-                feeds["memory_slots"][b, i], feeds["pointer_offsets"][b, i] = pick.slot, pick.offset
-                feeds["memory_weights"][b, i] = feeds["pointer_weights"][b, i] = pick.weight
+                feeds["memory_slots"][b, i], feeds["pointer_offsets"][b, i] = slot, offset
+                feeds["memory_weights"][b, i] = feeds["pointer_weights"][b, i] = weight
         return feeds
 
     def _run(self, graph: str, feeds: dict[str, Array]) -> list[tuple[Memory, Output]]:
@@ -284,15 +276,15 @@ class I2VPPOnnx:
                 options.intra_op_num_threads = self._threads
                 self.sessions[graph] = onnxruntime.InferenceSession(str(path), options, providers=self._providers)
             except Exception as error:  # onnxruntime's errors share no class
-                hint = "pip install onnxruntime" if isinstance(error, ImportError) else "export the checkpoint again"
-                raise I2VPPOnnxError(f"{path} cannot be loaded: {error}; {hint}") from error
+                hint = "" if isinstance(error, ImportError) else " --upgrade, or export the checkpoint again"
+                raise I2VPPOnnxError(f"{path} cannot be loaded: {error}: pip install onnxruntime{hint}") from error
         return self.sessions[graph]
 
     def _result(self) -> FrameMasks:
         outputs = [track.output for track in self._tracks.values() if track.output is not None]
         masks = np.empty((len(outputs), *self._size), np.float32)
         for mask, output in zip(masks, outputs, strict=True):
-            drawn, level = output.drawn, self._constants["drawn_logit"]
+            drawn, level = output.drawn, self.manifest["constants"]["drawn_logit"]
             mask[:] = resize_linear(output.logits, self._size) if drawn is None else np.where(drawn, level, -level)
         scores, ious = (np.array([o[i] for o in outputs], np.float32) for i in (2, 1))
         return FrameMasks(self.frame_idx, list(self._tracks), masks, scores, ious)
@@ -311,37 +303,37 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise I2VPPOnnxError(f"{folder} is no export: it holds no i2vpp.json; `i2vpp export` writes one")
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        version, graphs = manifest["format"], manifest.get("graphs", {})
+        version, wanted = manifest["format"], ("file_format", "image_size", "mean", "std", "selection", "constants")
+        absent = [key for key in wanted if key not in manifest]
+        files = [manifest["graphs"][name]["file"] for name in GRAPHS] if version == FORMAT else []
     except (ValueError, TypeError, KeyError) as error:
         raise I2VPPOnnxError(f"{path} does not describe an export: {again}") from error
     if version != FORMAT:
         raise I2VPPOnnxError(f"{folder} is of version {version!r}, not {FORMAT}: use its i2vpp_onnx.py, or {again}")
-    missing = {"file_format", "image_size", "mean", "std", "selection", "constants", "graphs"} - manifest.keys()
-    missing |= {graph["file"] for graph in graphs.values() if not (folder / graph["file"]).is_file()}
-    if missing or manifest["file_format"] != "onnx":
-        lack = f"lacks {', '.join(sorted(missing))}" if missing else f"holds {manifest['file_format']}, not ONNX"
+    absent += [file for file in files if not (folder / file).is_file()]
+    if absent or manifest["file_format"] != "onnx":
+        lack = f"lacks {', '.join(absent)}" if absent else f"holds {manifest['file_format']}, not ONNX"
         raise I2VPPOnnxError(f"{folder} {lack}: {again}")
     return manifest
 
 
 def parse_clicks(points: Any, labels: Any, box: Any, size: tuple[int, int]) -> tuple[Array, Array]:
     """Return clicks x, y [C, 2] and labels [C], the corners of the box first; the size is (H, W)."""
-    got = f"got points {points!r:.60}, labels {labels!r:.60}, box {box!r:.60}"
+    got = " ".join(f"got points {points!r:.60}, labels {labels!r:.60}, box {box!r:.60}".split())
     try:
         coords, values = (np.asarray([] if x is None else x, np.float64) for x in (points, labels))
         corners = np.zeros((0, 2)) if box is None else np.asarray(box, np.float64).reshape(2, 2)
     except (TypeError, ValueError):
-        raise I2VPPOnnxError(f"points [C, 2], labels [C] and box x0, y0, x1, y1 must be numbers; {got}") from None
+        raise I2VPPOnnxError(f"points [C, 2], labels [C], box x0, y0, x1, y1 must be so many numbers; {got}") from None
     coords, values = coords if coords.size else coords.reshape(0, 2), values.reshape(-1)
     if coords.shape != (len(values), 2) or not np.isin(values, (0, 1)).all():
-        raise I2VPPOnnxError(f"labels must be 1 (positive) or 0 (negative), one per point x, y; {got}")
+        raise I2VPPOnnxError(f"points must be pairs x, y, and have a label each, 1 (positive) or 0 (negative); {got}")
     coords, values = np.concatenate([corners, coords]), np.concatenate([[2, 3][: len(corners)], values])
     if not len(coords):
         raise I2VPPOnnxError("nothing to prompt with: pass points with labels, a box, or both")
-    extent = np.array(size[::-1], np.float64)
-    if not ((coords >= -2) & (coords <= extent + 2)).all():
-        raise I2VPPOnnxError(f"all must lie in the frame, which is {size[1]} wide and {size[0]} high; {got}")
-    coords = coords.clip(0, extent)
+    if not ((coords >= -2) & (coords <= np.add(size[::-1], 2))).all():
+        raise I2VPPOnnxError(f"points and box must lie in the frame, {size[1]} wide and {size[0]} high; {got}")
+    coords = coords.clip(0, size[::-1])
     if len(corners) and (coords[1] <= coords[0]).any():
         raise I2VPPOnnxError(f"box must have x0 < x1 and y0 < y1 in the frame; {got}")
     return coords.astype(np.float32), values.astype(np.float32)
@@ -427,14 +419,18 @@ def from_bfloat16(bits: Array) -> Array:
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
+def natural_key(file: Path) -> tuple[str, str]:
+    """Sort file names so that 2 comes before 10."""
+    return re.sub(r"\d+", lambda digits: digits[0].zfill(20), file.stem.lower()), file.name
+
+
 def read_video(path: Path) -> Iterator[Array]:
     """Yield the frames of a video file, or of a folder of images in natural order, upright: uint8 RGB [H, W, 3]."""
     if path.is_dir():
         from PIL import Image, ImageOps  # noqa: PLC0415 - for the command only
 
-        natural = lambda file: re.sub(r"\d+", lambda digits: digits[0].zfill(20), file.stem.lower())  # noqa: E731
         images = (file for file in path.iterdir() if file.suffix.lower() in IMAGES and file.name[0] != ".")
-        for file in sorted(images, key=natural):
+        for file in sorted(images, key=natural_key):
             yield np.asarray(ImageOps.exif_transpose(Image.open(file)).convert("RGB"))
         return
     import av  # noqa: PLC0415 - for video files only
@@ -442,7 +438,11 @@ def read_video(path: Path) -> Iterator[Array]:
     try:
         with av.open(str(path)) as video:
             for frame in video.decode(video=0):
-                yield np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+                rgb, matrix = frame.to_ndarray(format="rgb24"), frame.side_data.get("DISPLAYMATRIX")
+                a, b, _, c, d = (1, 0, 0, 0, 1) if matrix is None else np.frombuffer(bytes(matrix), "<i4")[:5]
+                if abs(b) > abs(a):  # height and width change places
+                    rgb, a, d = rgb.transpose(1, 0, 2), c, b
+                yield rgb[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
     except (av.FFmpegError, IndexError) as error:
         raise I2VPPOnnxError(f"{path} cannot be read as a video: {error}") from error
 
