@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from importlib import resources
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml  # type: ignore[import-untyped]
 
@@ -27,21 +27,41 @@ IMAGE_SIZES = "an integer, a multiple of 16, from 64 to 4096"
 SELECTION_MODES = ("sample", "top", "recent")
 NON_CONDITIONING_SLOTS = 6  # of the model's 7 temporal slots, one belongs to the conditioning frames
 
-# Keys that users of SAM 2 and of the published code write, and ours.
-_ALIASES = {
+ALIASES = {
     "model.num_maskmem_global_all": "model.selection.global_window",
     "model.num_maskmem_global": "model.selection.num_global",
     "model.num_maskmem_local_all": "model.selection.local_window",
     "model.num_maskmem_local": "model.selection.num_local",
     "model.sam_mask_decoder_extra_args.dynamic_multimask_via_stability": "model.dynamic_multimask_via_stability",
 }
+"""Keys that users of SAM 2 and of the published code write, and ours."""
 
-# Keys of theirs that are constants here, with the only value they can have.
-_CONSTANTS = {
-    "model.num_maskmem": 1 + NON_CONDITIONING_SLOTS,
-    "model.sam_mask_decoder_extra_args.dynamic_multimask_stability_delta": 0.05,
-    "model.sam_mask_decoder_extra_args.dynamic_multimask_stability_thresh": 0.98,
+
+class Constant(NamedTuple):
+    """The only value of a key of SAM 2's, and what it means or what to do instead of changing it."""
+
+    value: bool | int | float
+    meaning: str = ""
+
+
+CONSTANTS = {
+    "model.num_maskmem": Constant(1 + NON_CONDITIONING_SLOTS),
+    "model.sam_mask_decoder_extra_args.dynamic_multimask_stability_delta": Constant(0.05),
+    "model.sam_mask_decoder_extra_args.dynamic_multimask_stability_thresh": Constant(0.98),
+    "model.non_overlap_masks": Constant(
+        False,
+        "masks may overlap; in the index masks of `result.save` a pixel belongs to the object of its highest logit",
+    ),
+    "model.clear_non_cond_mem_around_input": Constant(
+        False, "a prompt leaves the memories of tracked frames as they are"
+    ),
+    "model.add_all_frames_to_correct_as_cond": Constant(True, "every prompted frame becomes a conditioning frame"),
+    "model.max_cond_frames_in_attn": Constant(-1, "all conditioning frames are read as memory"),
+    "model.memory_temporal_stride_for_eval": Constant(
+        1, "model.selection says which non-conditioning frames are read as memory"
+    ),
 }
+"""Keys of SAM 2's and of the published code that are constants here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,11 +248,11 @@ def _flatten(values: Mapping[Any, Any], source: str, prefix: str = "") -> Iterat
             yield from _flatten(value, source, f"{key}.")
         elif value is None and is_section:
             continue  # `model:` with nothing behind it
-        elif key in _CONSTANTS:
-            if isinstance(value, bool) or value != _CONSTANTS[key]:
-                raise ConfigError(f"{key} is fixed at {_CONSTANTS[key]} in SAM-I2V++; got {brief(value)} ({source})")
-        elif _ALIASES.get(key, key) in valid:
-            yield _ALIASES.get(key, key), value
+        elif key in CONSTANTS:
+            if not is_same(value, CONSTANTS[key].value):
+                raise ConfigError(f"{key} {describe_constant(key)}; got {brief(value)} ({source})")
+        elif ALIASES.get(key, key) in valid:
+            yield ALIASES.get(key, key), value
         elif is_section:
             raise ConfigError(f"{key} is a section with keys of its own; got {brief(value)} ({source})")
         else:
@@ -284,6 +304,18 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 def is_image_size(value: object) -> bool:
     """Return whether a value is a possible input size of the network; see `IMAGE_SIZES`."""
     return isinstance(value, int) and _is_integer(value) and 64 <= value <= 4096 and value % 16 == 0
+
+
+def describe_constant(key: str) -> str:
+    """Return the part of an error message that says what a key of `CONSTANTS` is fixed at, and what that means."""
+    value, meaning = CONSTANTS[key]
+    return f"is fixed at {value} in SAM-I2V++{meaning and f' ({meaning})'}"
+
+
+def is_same(value: object, other: object) -> bool:
+    """Return whether two values of a config are the same truth value or number; True and 1 are not."""
+    is_number = isinstance(value, (bool, int, float))
+    return is_number and isinstance(value, bool) == isinstance(other, bool) and value == other
 
 
 def _is_integer(value: object) -> bool:

@@ -5,10 +5,12 @@ docs/sam2.md lists all of it for readers; a test holds the two together.
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from i2vpp.config import ALIASES, CONSTANTS, describe_constant, is_same
 from i2vpp.errors import I2VPPError
 from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.utils.machine import parse_device
@@ -31,6 +33,7 @@ REPLACED = {
     "load_first_frame": "init_stream() and its step(frame)",
     "add_new_prompt": "init_stream() and its add_new_points_or_box or add_new_mask",
     "track": "init_stream() and its step(frame)",
+    "hidden_dim": "i2vpp.modeling.i2vpp.WIDTH",
     "_obj_id_to_idx": "inference_state.obj_ids.index(obj_id)",
     "_obj_idx_to_id": "inference_state.obj_ids[obj_idx]",
     "_get_obj_num": "len(inference_state.obj_ids)",
@@ -39,7 +42,7 @@ REPLACED = {
 
 
 class ReplacedError(I2VPPError, AttributeError):
-    """An attribute of SAM 2's predictor that does not exist here; the message names the replacement."""
+    """An attribute of SAM 2's predictor that cannot be read or set here; the message names the replacement."""
 
 
 class Sam2Module:
@@ -122,11 +125,47 @@ class Sam2Module:
             """Hand some methods on to the network; say what replaces other attributes of SAM 2's predictor."""
             if name in OF_THE_NETWORK:
                 return getattr(self.model, name)
+            if (key := f"model.{name}") in CONSTANTS:
+                return CONSTANTS[key].value
             replaced_by = REPLACED.get(name)
-            if replaced_by is None and not name.startswith("_") and "model" in vars(self):
-                owners = {"model": self.model, "model.config": self.model.config}
-                replaced_by = next((f"predictor.{path}.{name}" for path, o in owners.items() if hasattr(o, name)), None)
+            if replaced_by is None:
+                paths = (f"model.{name}", f"model.config.{_setting(name)}")
+                replaced_by = next((f"predictor.{path}" for path in paths if self._find(path) is not None), None)
             if replaced_by is None:
                 kind = type(self).__name__
                 raise AttributeError(f"{kind!r} object has no attribute {name!r}", name=name, obj=self)
             raise ReplacedError(f"the predictor has no {name!r}: use {replaced_by}")
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            """Set an attribute; refuse those of SAM 2's predictor that nothing reads, unless they stay as they are."""
+            key, setting, part = f"model.{name}", _setting(name), self._find(f"model.{name}")
+            now = CONSTANTS[key].value if key in CONSTANTS else self._find(f"model.config.{setting}")
+            if now is not None:
+                if is_same(value, now):
+                    return
+                shown = str(value).lower() if isinstance(value, (int, float)) else "..."
+                how = f'build it with {BUILD}(..., hydra_overrides_extra=["model.{setting}={shown}"])'
+                if key in CONSTANTS:
+                    how = f"it {describe_constant(key)}"
+            elif isinstance(part, (torch.nn.Module, torch.Tensor)):
+                how = f"use predictor.model.{name}"
+            elif name in REPLACED and not hasattr(type(self), name):
+                how = f"use {REPLACED[name]}"
+            else:
+                super().__setattr__(name, value)
+                return
+            raise ReplacedError(f"setting {name!r} would have no effect on the predictor: {how}")
+
+    def _find(self, path: str) -> Any:
+        """Return what the predictor has at a path of attributes that begins with `model`; None if there is nothing."""
+        if "model" not in vars(self) or "._" in path:
+            return None
+        try:
+            return attrgetter(path)(self)
+        except AttributeError:
+            return None
+
+
+def _setting(name: str) -> str:
+    """Return the key below `model` of the setting that SAM 2 or the published code calls by a name."""
+    return ALIASES.get(f"model.{name}", f"model.{name}").removeprefix("model.")

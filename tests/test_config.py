@@ -108,6 +108,19 @@ def test_constants_are_accepted_at_their_value_only() -> None:
         load_config(overrides=["model.num_maskmem=5"])
 
 
+@pytest.mark.parametrize(("name", "value", "other", "meaning"), [
+    ("non_overlap_masks", "false", "true", "masks may overlap"),
+    ("clear_non_cond_mem_around_input", "false", "true", "as they are"),
+    ("add_all_frames_to_correct_as_cond", "true", "1", "every prompted frame"),
+    ("max_cond_frames_in_attn", "-1", "4", "all conditioning frames"),
+    ("memory_temporal_stride_for_eval", "1", "true", "model.selection says"),
+])  # fmt: skip
+def test_what_sam2_can_change_and_this_predictor_cannot(name: str, value: str, other: str, meaning: str) -> None:
+    assert load_config(overrides=[f"++model.{name}={value}"]) == Config()
+    with pytest.raises(ConfigError, match=rf"^model\.{name} is fixed at {value.title()} in .*\(.*{meaning}.*\); got "):
+        load_config(overrides=[f"++model.{name}={other}"])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -184,8 +197,8 @@ def test_to_yaml_is_read_back(tmp_path) -> None:
 
 def test_aliases_lead_to_valid_keys() -> None:
     valid = set(config_module._leaves(Config()))
-    assert set(config_module._ALIASES.values()) <= valid
-    assert not valid & (config_module._ALIASES.keys() | config_module._CONSTANTS.keys())
+    assert set(config_module.ALIASES.values()) <= valid
+    assert not valid & (config_module.ALIASES.keys() | config_module.CONSTANTS.keys())
 
 
 # ---- texts that are small and stand for much, and other texts that no config is

@@ -14,8 +14,10 @@ from PIL import Image
 from i2vpp import sam2_module
 from i2vpp.build_i2vpp import build_i2vpp, build_i2vpp_video_predictor
 from i2vpp.checkpoint import save_checkpoint
+from i2vpp.config import CONSTANTS
 from i2vpp.errors import ConfigError, I2VPPError, SessionError
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
+from i2vpp.memory.selection import RecentFrames
 from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.session import sam2_keys
 from media import moving_disc, write_video
@@ -213,6 +215,8 @@ def test_asking_for_what_the_predictor_is_does_nothing(predictor: I2VPPVideoPred
     (lambda p: p.image_encoder, r"use predictor\.model\.image_encoder"),
     (lambda p: p.fill_hole_area, r"use predictor\.model\.config\.fill_hole_area"),
     (lambda p: p.load_state_dict, r"use build_i2vpp_video_predictor\(config_file, ckpt_path\)"),
+    (lambda p: p.hidden_dim, r"use i2vpp\.modeling\.i2vpp\.WIDTH"),
+    (lambda p: p.num_maskmem_global, r"use predictor\.model\.config\.selection\.num_global"),
     (lambda p: p._obj_id_to_idx(None, 1), r"use inference_state\.obj_ids\.index"),
 ])  # fmt: skip
 def test_asking_for_anything_else_names_what_replaces_it(
@@ -229,6 +233,48 @@ def test_unknown_attributes_are_ordinary_errors(predictor: I2VPPVideoPredictor) 
         predictor.nonsense  # noqa: B018
     with pytest.raises(AttributeError, match="model"):
         I2VPPVideoPredictor.__new__(I2VPPVideoPredictor).model  # noqa: B018
+
+
+@pytest.mark.parametrize(("name", "value", "message"), [
+    ("fill_hole_area", 0, r'build it with .*hydra_overrides_extra=\["model\.fill_hole_area=0"\]'),
+    ("binarize_mask_from_pts_for_mem_enc", False, r'"model\.binarize_mask_from_pts_for_mem_enc=false"'),
+    ("image_size", 512, r'"model\.image_size=512"'),
+    ("num_maskmem_global", 3, r'"model\.selection\.num_global=3"'),
+    ("non_overlap_masks", True, "it is fixed at False in .*masks may overlap"),
+    ("add_all_frames_to_correct_as_cond", False, "it is fixed at True in .*conditioning frame"),
+    ("num_maskmem", 6, "it is fixed at 7 in "),
+    ("image_encoder", None, r"use predictor\.model\.image_encoder"),
+    ("no_mem_embed", None, r"use predictor\.model\.no_mem_embed"),
+    ("hidden_dim", 128, r"use i2vpp\.modeling\.i2vpp\.WIDTH"),
+])  # fmt: skip
+def test_setting_what_nothing_reads_is_an_error(
+    predictor: I2VPPVideoPredictor, name: str, value: Any, message: str
+) -> None:
+    with pytest.raises(sam2_module.ReplacedError, match=f"^setting '{name}' would have no effect.*{message}"):
+        setattr(predictor, name, value)
+    assert name not in vars(predictor)
+
+
+def test_settings_may_be_set_to_what_they_are_and_other_attributes_to_anything() -> None:
+    predictor = make_predictor()
+    before = set(vars(predictor))
+    for name, value in (("fill_hole_area", 8), ("non_overlap_masks", False), ("image_size", SIDE)):
+        setattr(predictor, name, value)
+    assert set(vars(predictor)) == before
+    predictor.video_name = "dog"  # type: ignore[attr-defined]
+    predictor.selector = selector = RecentFrames()
+    with predictor.init_state(moving_disc(2, 90, 120)[0]) as state:
+        assert state.selector is selector
+    assert predictor.video_name == "dog"  # type: ignore[attr-defined]
+
+
+def test_constants_of_sam2_are_read(predictor: I2VPPVideoPredictor) -> None:
+    """In the network that runs, too: its slots of memory are as many as `num_maskmem`."""
+    values: Any = predictor
+    assert values.num_maskmem == len(predictor.model.maskmem_tpos_enc)
+    assert (values.non_overlap_masks, values.clear_non_cond_mem_around_input) == (False, False)
+    assert (values.add_all_frames_to_correct_as_cond, values.max_cond_frames_in_attn) == (True, -1)
+    assert values.memory_temporal_stride_for_eval == 1
 
 
 def test_a_predictor_in_training_mode() -> None:
@@ -291,4 +337,5 @@ def test_the_page_for_sam2s_users_has_a_row_for_each_name() -> None:
     named = {name for row in rows for name in re.findall(r"`([\w.]+)", row.split("|")[1])}
     methods = {name for name in vars(sam2_module.Sam2Module) if not name.startswith("_")} - {"model", "dtype"}
     keys = {*sam2_keys.ANSWERED, *sam2_keys.REPLACED}
+    keys |= {name for key in CONSTANTS if "." not in (name := key.removeprefix("model."))}
     assert named >= {*methods, *sam2_module.OF_THE_NETWORK, *sam2_module.REPLACED, *keys}
