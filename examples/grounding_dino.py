@@ -52,7 +52,9 @@ def grounding_dino(
 
 def main() -> None:
     """Track, write a picture of every tenth frame, and print what each object is called."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("video")
     parser.add_argument("text", help='such as "a rabbit. a stone."')
     parser.add_argument("-o", "--output", type=Path, default=Path("outputs/named"))

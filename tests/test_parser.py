@@ -30,6 +30,8 @@ def parser() -> Parser:
     (["--overide"], "unrecognized arguments: --overide; did you mean '--override'?"),
     (["--overide=x=1"], "unrecognized arguments: --overide=x=1; did you mean '--override'?"),
     (["--BOX"], "unrecognized arguments: --BOX; did you mean '--box'?"),
+    (["--over=x=1"], "unrecognized arguments: --over=x=1; did you mean '--override'?"),
+    (["--l=1"], "unrecognized arguments: --l=1; did you mean '--level'?"),
     (["--zzz"], "unrecognized arguments: --zzz\n"),
     (["--dtype", "fp16"], "argument --dtype: invalid choice: 'fp16'; did you mean 'float16'?"),
     (["--dtype", "bf16"], "argument --dtype: invalid choice: 'bf16'; did you mean 'bfloat16'?"),
@@ -46,7 +48,7 @@ def test_hints(words: list[str], message: str, intermixed: bool, capsys: pytest.
 
 
 def test_right_words_are_parsed_as_ever() -> None:
-    found = parser().parse_args(["--over", "a=1", "-b", "-0.5,3,20,30", "--override=b=2", "x", "--", "--y"])
+    found = parser().parse_args(["--override", "a=1", "-b", "-0.5,3,20,30", "--override=b=2", "x", "--", "--y"])
     assert (found.override, found.box, found.paths) == (["a=1", "b=2"], "-0.5,3,20,30", ["x", "--y"])
     assert parser().parse_args(["--box", "-.5,1"]).box == "-.5,1"
     assert parser().parse_intermixed_args(["x", "--box", "-3,1", "y"]).paths == ["x", "y"]
@@ -83,6 +85,9 @@ def test_values_of_options(parse: Callable[[str], object], words: list[str], mes
      "i2vpp track: error: unrecognized arguments: --overide x=1; did you mean '--override'?"),
     (["track", "v", "--ouput", "o"], "arguments are required: -o/--output; did you mean '--output'?"),
     (["track", "v", "-o", "o", "--dtype", "half"], "argument --dtype: invalid choice: 'half'; did you mean 'float16'?"),
+    (["segment", "a.jpg", "-o", "o", "--mask", "m.png"],
+     "i2vpp segment: error: unrecognized arguments: --mask m.png; did you mean '--masks'?"),
+    (["info", "x", "--js"], "i2vpp info: error: unrecognized arguments: --js; did you mean '--json'?"),
     (["info", "x", "--jsn"], "i2vpp info: error: unrecognized arguments: --jsn; did you mean '--json'?"),
     (["--vresion"], "did you mean '--version'?"),
     (["info", "x", "y"], "i2vpp: error: unrecognized arguments: y\n"),

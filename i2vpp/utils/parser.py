@@ -16,11 +16,12 @@ from i2vpp.utils.suggest import did_you_mean, nearest_word
 class Parser(argparse.ArgumentParser):
     """An `argparse.ArgumentParser` with hints for unknown options, choices and subcommands.
 
-    Words such as -0.5,3,20,30 are values, not options: coordinates may lie a little outside of a frame.
+    Words such as -0.5,3,20,30 are values, not options: coordinates may lie a little outside of a frame. Options cannot
+    be abbreviated: the beginning of an option may be the name of one that only another command has.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
         self._negative_number_matcher = re.compile(r"-\.?\d")
         self._given: Sequence[str] = ()
 
@@ -47,7 +48,7 @@ class Parser(argparse.ArgumentParser):
         """Print the message, with what the first unknown option was probably meant to be, and exit."""
         name = self._unknown_option()
         options = [option.removeprefix("--") for option in self._option_string_actions if option.startswith("--")]
-        near = None if name is None else nearest_word(name.removeprefix("--"), options)
+        near = None if name is None else _nearest_option(name.removeprefix("--"), options)
         hint = "" if near is None else f"; did you mean '{self._listed(f'--{near}')}'?"
         super().error(shorten_words(f"{message}{hint}"))
 
@@ -72,8 +73,7 @@ class Parser(argparse.ArgumentParser):
             words = takewhile(lambda word: word.startswith("-"), words)
         for word in words:
             name = word.partition("=")[0]
-            known = any(option.startswith(name) for option in self._option_string_actions)
-            if name.startswith("--") and " " not in name and not known:
+            if name.startswith("--") and " " not in name and name not in self._option_string_actions:
                 return name
         return None
 
@@ -81,6 +81,12 @@ class Parser(argparse.ArgumentParser):
         if action.choices is not None and value not in action.choices:
             hint = did_you_mean(value, map(str, action.choices))
             raise argparse.ArgumentError(action, f"invalid choice: {value!r}; {hint}")
+
+
+def _nearest_option(name: str, options: Sequence[str]) -> str | None:
+    """Return the option that an unknown one was probably meant to be: the only one that begins so, or the nearest."""
+    begins = [option for option in options if option.startswith(name)]
+    return begins[0] if len(begins) == 1 else nearest_word(name, options)
 
 
 def integer(least: int, most: int | None = None) -> Callable[[str], int]:
