@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from math import ceil
 from os import PathLike
@@ -17,6 +18,7 @@ from torch import Tensor
 from i2vpp.data.rle import RunLengths
 from i2vpp.errors import ConfigError
 from i2vpp.i2vpp_image_predictor import I2VPPImagePredictor
+from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.session.images import ImageLike, open_image
 from i2vpp.structures import Prompt
@@ -66,7 +68,8 @@ class I2VPPAutomaticMaskGenerator:
     """Finds masks of everything on an image. The parameters are those of SAM 2's generator.
 
     Args:
-        model: a network, or an image predictor of one.
+        model: a network, or a video or image predictor, whose network and dtype are shared; an image predictor keeps
+            the image that it holds.
         points_per_side: clicks along a side of the grid; None with `point_grids`.
         points_per_batch: clicks that are decoded at a time; memory grows with it.
         pred_iou_thresh: masks of a lower predicted IoU are dropped.
@@ -90,7 +93,7 @@ class I2VPPAutomaticMaskGenerator:
         I2VPPError: `coco_rle` without pycocotools.
     """
 
-    model: I2VPP | I2VPPImagePredictor
+    model: I2VPP | I2VPPVideoPredictor | I2VPPImagePredictor
     points_per_side: int | None = 32
     points_per_batch: int = 64
     pred_iou_thresh: float = 0.8
@@ -110,10 +113,16 @@ class I2VPPAutomaticMaskGenerator:
     predictor: I2VPPImagePredictor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.model, (I2VPP, I2VPPImagePredictor)):
-            raise ConfigError(f"model must be a network (build_i2vpp) or an image predictor; got {brief(self.model)}")
-        is_predictor = isinstance(self.model, I2VPPImagePredictor)
-        self.predictor = self.model if is_predictor else I2VPPImagePredictor(self.model)  # type: ignore[assignment, arg-type]
+        if not isinstance(self.model, (I2VPP, I2VPPVideoPredictor, I2VPPImagePredictor)):
+            raise ConfigError(
+                "model must be a network (of `build_i2vpp`), a video predictor or an image predictor; "
+                f"got {brief(self.model)}"
+            )
+        if isinstance(self.model, I2VPPImagePredictor):
+            self.predictor = copy(self.model)  # another image, but the same network, runner, dtype and thresholds
+            self.predictor.reset_predictor()
+        else:
+            self.predictor = I2VPPImagePredictor(self.model)
         for name, least in (("points_per_batch", 1), ("crop_n_layers", 0), ("crop_n_points_downscale_factor", 1)):
             setattr(self, name, whole_number(name, getattr(self, name), least=least, error=ConfigError))
         if not 0 <= self.crop_overlap_ratio < 1:

@@ -186,7 +186,7 @@ def build_i2vpp_image_predictor(
         config_file, ckpt_path, device, mode, hydra_overrides_extra, apply_postprocessing, dtype=dtype
     )
     runner = CompiledRunner if vos_optimized else Runner
-    return I2VPPImagePredictor(built.model, dtype=built.dtype, runner=runner)
+    return I2VPPImagePredictor(built, runner=runner)
 
 
 def best_device() -> torch.device:

@@ -19,7 +19,6 @@ from tqdm import tqdm
 
 from i2vpp.automatic_mask_generator import I2VPPAutomaticMaskGenerator
 from i2vpp.errors import ConfigError
-from i2vpp.i2vpp_image_predictor import I2VPPImagePredictor
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor, Progress
 from i2vpp.prompts.checks import Box
 from i2vpp.session.passes import Pass, follow
@@ -335,7 +334,7 @@ def track_everything(
         PromptError: there is no such frame.
     """
     if generator is None:
-        generator = I2VPPAutomaticMaskGenerator(I2VPPImagePredictor(predictor.model, dtype=predictor.dtype))
+        generator = I2VPPAutomaticMaskGenerator(predictor)
     discovery = ObjectDiscovery(
         predictor=predictor, search=EverythingSearch(generator=generator), every=discover, **options
     )

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from i2vpp.errors import PromptError, SessionError, VideoError
+from i2vpp.errors import ConfigError, PromptError, SessionError, VideoError
 from i2vpp.execution.runner import Runner
+from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.image_result import ImageResult
 from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.modeling.inference import precision
@@ -25,6 +26,7 @@ from i2vpp.session.state import Clicks
 from i2vpp.session.video import open_source
 from i2vpp.structures import Conditioned, MaskPrediction, Prompt
 from i2vpp.tracking import PREVIOUS_LOGIT_LIMIT
+from i2vpp.utils.brief import brief
 from i2vpp.utils.regions import small_regions
 
 OBJECTS_PER_BATCH = 64
@@ -52,36 +54,45 @@ class EncodedImage:
 
 
 class I2VPPImagePredictor:
-    """Segments prompted objects in images; made by `build_i2vpp_image_predictor`, or of a network.
+    """Segments prompted objects in images; made by `build_i2vpp_image_predictor`, or from a network or video predictor.
 
     Prompts and masks are those of the first frame of a video. One predictor holds one image, or one batch of images:
     threads need a predictor each, which may share the network.
 
     Args:
-        model: the network, in eval mode on its device: `build_i2vpp(...)`, or `model` of a video predictor.
+        model: the network, in eval mode on its device; or a video predictor, whose network and dtype are then shared.
         mask_threshold: logit above which a pixel belongs to the mask.
         max_hole_area: holes of at most so many low-resolution pixels are filled; 0 fills none.
         max_sprinkle_area: separate parts of at most so many low-resolution pixels are removed; 0 removes none.
-        dtype: data type of the image encoder's arithmetic (float32, bfloat16 or float16). Autocast is handled here.
+        dtype: data type of the image encoder's arithmetic (float32, bfloat16 or float16); None for that of the video
+            predictor, or float32. Autocast is handled here.
         runner: how the network is run: operation by operation, or `CompiledRunner`.
+
+    Raises:
+        ConfigError: `model` is neither a network nor a video predictor.
     """
 
     def __init__(
         self,
-        model: I2VPP,
+        model: I2VPP | I2VPPVideoPredictor,
         mask_threshold: float = 0.0,
         max_hole_area: float = 0.0,
         max_sprinkle_area: float = 0.0,
         *,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
         runner: Callable[[I2VPP], Runner] = Runner,
     ) -> None:
+        if isinstance(model, I2VPPVideoPredictor):
+            dtype = dtype or model.dtype
+            model = model.model
+        if not isinstance(model, I2VPP):
+            raise ConfigError(f"model must be a network (of `build_i2vpp`) or a video predictor; got {brief(model)}")
         self.model = model
         self.mask_threshold = mask_threshold
         self.max_hole_area = max_hole_area
         self.max_sprinkle_area = max_sprinkle_area
         self._runner = runner(model)
-        self._dtype = dtype
+        self._dtype = dtype or torch.float32
         self._images: list[EncodedImage] = []
         self._is_batch = False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from dataclasses import replace
 from functools import cache
 from importlib.resources import as_file, files
 from typing import Any
@@ -24,6 +25,7 @@ from i2vpp.config import ModelConfig
 from i2vpp.data.rle import RunLengths, parse_segmentation
 from i2vpp.errors import ConfigError, I2VPPWarning, VideoError
 from i2vpp.evaluation.metrics import jaccard
+from i2vpp.execution.runner import Runner
 from i2vpp.i2vpp_image_predictor import I2VPPImagePredictor
 from i2vpp.modeling.i2vpp import I2VPP
 from i2vpp.session.video import open_source
@@ -235,7 +237,7 @@ def test_boxes_are_chosen_as_torchvision_does() -> None:
     ({"output_mode": "rle"}, "unknown output_mode 'rle'; did you mean 'coco_rle'"),
     ({"points_per_side": None, "point_grids": [[[5, 5]]]}, r"point_grids must be 1 arrays \[N, 2\]"),
     ({"points_per_side": None, "point_grids": [[[0.5, 0.5]]], "crop_n_layers": 1}, "point_grids must be 2 arrays"),
-    ({"model": "i2vpp-demo"}, "model must be a network .* or an image predictor; got 'i2vpp-demo'"),
+    ({"model": "i2vpp-demo"}, "model must be a network .*, a video predictor or an image predictor; got 'i2vpp-demo'"),
 ])  # fmt: skip
 def test_impossible_parameters(model: Knows, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -259,14 +261,45 @@ def test_the_parameters_are_sam2s() -> None:
 
 
 def test_a_network_with_random_weights() -> None:
-    predictor = I2VPPImagePredictor(make_predictor().model)
     generator = I2VPPAutomaticMaskGenerator(
-        predictor, points_per_side=3, pred_iou_thresh=0.0, stability_score_thresh=0.0, use_m2m=True
+        make_predictor().model, points_per_side=3, pred_iou_thresh=0.0, stability_score_thresh=0.0, use_m2m=True
     )
     for record in generator.generate(COLORS[scene()]):
         assert record["area"] == record["segmentation"].sum() > 0
     with pytest.raises(RuntimeError, match="No image is set"):
-        predictor.predict([[1, 1]], [1])
+        generator.predictor.predict([[1, 1]], [1])
+
+
+def test_an_image_predictor_keeps_its_image(model: Knows) -> None:
+    """The generator's own predictor has the same network, runner, dtype and thresholds."""
+    runners = []
+
+    def runner(network: I2VPP) -> Runner:
+        runners.append(Runner(network))
+        return runners[-1]
+
+    predictor = I2VPPImagePredictor(model, 0.25, 3, 4, dtype=torch.bfloat16, runner=runner)
+    predictor.set_image(COLORS[scene()])
+    before = predictor.get_image_embedding()
+    generator = I2VPPAutomaticMaskGenerator(predictor, points_per_side=8)
+    assert len(generator.generate(COLORS[scene()][:, ::-1])) == 4
+    assert torch.equal(predictor.get_image_embedding(), before)
+    own = generator.predictor
+    assert (own.model, own.dtype, own.mask_threshold, own.max_hole_area, own.max_sprinkle_area) == (
+        model, torch.bfloat16, 0.25, 3, 4
+    )  # fmt: skip
+    assert own._runner is predictor._runner and len(runners) == 1
+
+
+def test_a_video_predictor_lends_its_network_and_dtype() -> None:
+    video = make_predictor(dtype="bfloat16")
+    generator = I2VPPAutomaticMaskGenerator(
+        video, points_per_side=2, pred_iou_thresh=0.0, stability_score_thresh=0.0, output_mode="uncompressed_rle"
+    )
+    assert (generator.predictor.model, generator.predictor.dtype) == (video.model, torch.bfloat16)
+    image = COLORS[scene()]
+    expected = replace(generator, model=I2VPPImagePredictor(video.model, dtype=torch.bfloat16)).generate(image)
+    assert generator.generate(image) == expected != []
 
 
 @cache

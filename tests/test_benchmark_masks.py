@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from i2vpp import I2VPPAutomaticMaskGenerator, I2VPPImagePredictor
+from i2vpp import I2VPPAutomaticMaskGenerator
 from models import make_predictor
 from tools import benchmark_masks
 from tools.benchmark_masks import PARTS, measure
@@ -48,11 +48,10 @@ def test_every_second_is_charged_once() -> None:
 
 
 def test_the_generator_is_measured_as_it_is() -> None:
-    predictor = I2VPPImagePredictor(make_predictor().model)
     generator = I2VPPAutomaticMaskGenerator(
-        predictor, points_per_side=3, pred_iou_thresh=0, stability_score_thresh=0, points_per_batch=4
+        make_predictor(), points_per_side=3, pred_iou_thresh=0, stability_score_thresh=0, points_per_batch=4
     )
-    times = measure(generator, IMAGE, (predictor, "set_image"), (predictor, "decode_prompts"))
+    times = measure(generator, IMAGE, (generator.predictor, "set_image"), (generator.predictor, "decode_prompts"))
     assert times.masks == len(generator.generate(IMAGE)) > 0
     assert all(times.cpu[part] > 0 for part in PARTS)
     line = benchmark_masks.report("i2vpp, 64 px", times)

@@ -19,7 +19,15 @@ from PIL import Image
 
 from i2vpp.build_i2vpp import build_i2vpp_image_predictor, build_i2vpp_video_predictor
 from i2vpp.checkpoint import save_checkpoint
-from i2vpp.errors import FrameDecodeError, I2VPPWarning, PromptError, SessionError, UntrainedWarning, VideoError
+from i2vpp.errors import (
+    ConfigError,
+    FrameDecodeError,
+    I2VPPWarning,
+    PromptError,
+    SessionError,
+    UntrainedWarning,
+    VideoError,
+)
 from i2vpp.i2vpp_image_predictor import I2VPPImagePredictor
 from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from i2vpp.session.images import open_image
@@ -130,7 +138,8 @@ def test_the_signatures_are_sam2s() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_masks_are_those_of_the_video_predictor(prompt: dict[str, Any], multimask: bool, dtype: str) -> None:
     video = predictor_in(dtype)
-    predictor = I2VPPImagePredictor(video.model, dtype=video.dtype)
+    predictor = I2VPPImagePredictor(video)
+    assert (predictor.model, predictor.dtype) == (video.model, video.dtype)
     predictor.set_image(FRAME)
     renamed = {"points": "point_coords", "labels": "point_labels"}
     given = {renamed.get(name, name): value for name, value in prompt.items()}
@@ -140,6 +149,12 @@ def test_masks_are_those_of_the_video_predictor(prompt: dict[str, Any], multimas
         result = video.add_new_points_or_box(state, 0, 1, **prompt)
     assert np.array_equal(masks[best], result.masks[0, 0].numpy())
     assert scores[best] == result.predicted_ious[0]
+
+
+@pytest.mark.parametrize("model", ["i2vpp-demo", torch.nn.Identity(), None])
+def test_what_is_no_network_is_refused_at_once(model: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^model must be a network .* or a video predictor; got "):
+        I2VPPImagePredictor(model)
 
 
 def test_a_second_click_starts_from_the_mask_of_the_first(

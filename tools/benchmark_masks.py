@@ -101,7 +101,7 @@ def measure_ours(image: NDArray[np.uint8], options: argparse.Namespace, size: in
     generator = I2VPPAutomaticMaskGenerator(
         predictor, points_per_side=options.points_per_side, pred_iou_thresh=0, stability_score_thresh=0
     )
-    return measure(generator, image, (predictor, "set_image"), (predictor, "decode_prompts"))
+    return measure(generator, image, (generator.predictor, "set_image"), (generator.predictor, "decode_prompts"))
 
 
 def measure_sam2(image: NDArray[np.uint8], options: argparse.Namespace) -> Times:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from i2vpp.automatic_mask_generator import I2VPPAutomaticMaskGenerator
     from i2vpp.discovery import ObjectDiscovery
     from i2vpp.i2vpp_image_predictor import I2VPPImagePredictor
+    from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 
 
 DEFAULTS = {
@@ -51,23 +52,23 @@ class Everything:
             predictor: predictor that the session belongs to.
         """
         from i2vpp.discovery import EverythingSearch, ObjectDiscovery  # noqa: PLC0415 - PyTorch takes seconds to import
-        from i2vpp.i2vpp_image_predictor import I2VPPImagePredictor  # noqa: PLC0415
 
-        images = I2VPPImagePredictor(predictor.model, dtype=predictor.dtype)
         return ObjectDiscovery(
             predictor=predictor,
-            search=EverythingSearch(generator=build_generator(images, self)),
+            search=EverythingSearch(generator=build_generator(predictor, self)),
             every=self.discover,
             max_objects=self.max_objects,
             highest_id=self.highest_id,
         )
 
 
-def build_generator(predictor: I2VPPImagePredictor, options: Any, **more: Any) -> I2VPPAutomaticMaskGenerator:
+def build_generator(
+    predictor: I2VPPVideoPredictor | I2VPPImagePredictor, options: Any, **more: Any
+) -> I2VPPAutomaticMaskGenerator:
     """Build the generator that the options of `add_grid_options` choose.
 
     Args:
-        predictor: image predictor.
+        predictor: video or image predictor.
         options: the parsed options, or an `Everything`.
         more: further parameters of the generator.
     """

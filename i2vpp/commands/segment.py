@@ -139,7 +139,7 @@ def run(arguments: argparse.Namespace, choice: ModelChoice, prompts: Sequence[Ob
         require_coco()
     network = build_predictor(choice)
     runner = CompiledRunner if choice.compile else Runner
-    predictor = I2VPPImagePredictor(network.model, dtype=network.dtype, runner=runner)
+    predictor = I2VPPImagePredictor(network, runner=runner)
     scores: dict[str, Any] = {}
     failed = 0
     arguments.output.mkdir(parents=True, exist_ok=True)
