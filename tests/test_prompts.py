@@ -94,8 +94,10 @@ def test_a_box_cannot_be_added_to_clicks(predictor: I2VPPVideoPredictor, state: 
 
 
 @pytest.mark.parametrize(("mask", "message"), [
-    (np.zeros((64, 48), bool), r"mask must have the video's size \[height, width\] = \[48, 64\]; got \[64, 48\]"),
-    (np.zeros((2, 48, 64), bool), r"got \[2, 48, 64\]"),
+    (np.zeros((64, 48), bool),
+     r"mask must have the video's size \[height, width\] = \[48, 64\]; got \[64, 48\]; transpose it first\.$"),
+    (np.zeros((24, 32), bool), r"got \[24, 32\]; resize it first, with nearest neighbours\.$"),
+    (np.zeros((2, 48, 64), bool), r"got \[2, 48, 64\]\.$"),
     (np.full((48, 64), np.nan), "mask contains NaN"),
     ("mask.png", "mask must be numbers"),
 ])  # fmt: skip

@@ -38,8 +38,11 @@ def parse_mask_array(mask: Any, *, height: int, width: int) -> Mask:
     else:
         array = to_numbers("mask", mask)
     if array.size != height * width or [n for n in array.shape if n != 1] != [n for n in (height, width) if n != 1]:
+        hint = "; resize it first, with nearest neighbours" if array.ndim == 2 else ""
+        if array.shape == (width, height):
+            hint = "; transpose it first"
         raise PromptError(
-            f"mask must have the video's size [height, width] = [{height}, {width}]; got {list(array.shape)}."
+            f"mask must have the video's size [height, width] = [{height}, {width}]; got {list(array.shape)}{hint}."
         )
     return _object_of(array.reshape(height, width))
 
