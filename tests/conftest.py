@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests. Nothing here touches global state, but for the threads of parallel test workers."""
+"""Fixtures shared by all tests. Nothing here touches global state, but for the number of threads."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ import pytest
 
 # Before PyTorch is loaded: its libraries use as many threads as there are cores in threads that Python starts, whatever
 # `torch.set_num_threads` says in the main thread, and results differ in the last bits then.
-_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-if _WORKERS > 1:
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _WORKERS)))
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import torch  # noqa: E402
+import torch
 
 REPO = Path(__file__).resolve().parent.parent
 

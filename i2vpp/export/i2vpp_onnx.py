@@ -465,7 +465,7 @@ def write(folder: Path, frame: Array, result: FrameMasks) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    parser = argparse.ArgumentParser(description="Track objects through a video; the first frame is prompted.")
+    parser = argparse.ArgumentParser(allow_abbrev=False, description="Track objects of a video's first frame.")
     parser.add_argument("video", type=Path, help="video file, or folder of images")
     parser.add_argument("--box", action="append", default=[], help="x0,y0,x1,y1: an object; repeatable")
     parser.add_argument("--point", action="append", default=[], help="x,y: an object; repeatable")
