@@ -20,7 +20,7 @@ from PIL import Image
 from annotator import decode_masks
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Page, Route
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
 expect = sync_api.expect
@@ -155,6 +155,16 @@ class Annotator:
         notice = self.page.locator(".notice", has_text=text).first
         expect(notice).to_be_visible(timeout=PATIENCE_MS)
         notice.get_by_role("button", name="Close this message").click()
+
+    def hold(self, pattern: str) -> list[Route]:
+        """Leave requests of these addresses without an answer; they come into the list that is returned."""
+        held: list[Route] = []
+
+        def keep(route: Route) -> None:
+            held.append(route)
+
+        self.page.route(pattern, keep)
+        return held
 
     def stopping(self) -> None:
         """Wait until the server has asked the propagation to end."""

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,9 +18,6 @@ from i2vpp.i2vpp_video_predictor import I2VPPVideoPredictor
 from models import encode_once, make_predictor
 from sav_dataset.png_video import PngVideo
 from sav_dataset.sav_evaluator import evaluate
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Route
 
 REPO = Path(__file__).resolve().parent.parent
 FRAMES = 6
@@ -350,12 +347,7 @@ def test_what_is_drawn_belongs_to_the_frame_where_it_was_begun(page: Annotator) 
 
 
 def test_an_answer_does_not_call_back_who_went_on(page: Annotator) -> None:
-    held: list[Route] = []
-
-    def hold(route: Route) -> None:
-        held.append(route)
-
-    page.page.route("**/doubtful?*", hold)
+    held = page.hold("**/doubtful?*")
     page.press("d", "d", "ArrowRight").frame(1)
     while len(held) < 2:
         page.page.wait_for_timeout(20)
@@ -372,12 +364,7 @@ def test_an_answer_does_not_call_back_who_went_on(page: Annotator) -> None:
 
 
 def test_the_list_of_what_can_be_imported_is_the_latest(page: Annotator) -> None:
-    held: list[Route] = []
-
-    def hold(route: Route) -> None:
-        held.append(route)
-
-    page.page.route("**/importable", hold)
+    held = page.hold("**/importable")
     for _ in range(2):
         page.page.locator("#show-import").click()
         page.press("Escape")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -14,9 +14,6 @@ from annotate_page import Annotator, annotator, chromium
 from annotator import make_workspace, serving
 from media import moving_disc
 from models import encode_once, make_predictor
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Route
 
 FRAMES = 6
 COUNT = """
@@ -129,12 +126,7 @@ def test_a_frame_that_is_passed_by_stays_until_the_next_arrives(page: Annotator)
     page.click(640, 360).settled().press("p")
     page.notice(f"Propagated over {FRAMES} frames.")
     page.page.add_init_script(HELD_WORKER)
-    held: list[Route] = []
-
-    def hold(route: Route) -> None:
-        held.append(route)
-
-    page.page.route("**/frames/2?*", hold)
+    held = page.hold("**/frames/2?*")
     place = re.sub("frame=.*", "frame=0", page.page.evaluate("location.hash"))
     page.page.goto("about:blank")
     page.open(place=place).frame(0).settled()
