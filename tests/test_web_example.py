@@ -249,22 +249,44 @@ def test_prompts_that_make_no_sense_are_refused(prompt: dict[str, Any], message:
     assert said[6] == 0
 
 
-def test_a_step_that_fails_leaves_the_frame_before(modules: Page) -> None:
+@pytest.mark.parametrize("failing", ["encoder", "track"])
+def test_a_step_that_fails_can_be_repeated(failing: str, modules: Page, tmp_path: Path) -> None:
+    """The graphs give zeros; the one that fails does so on the third frame, the first time that it is run there."""
+    write_manifest(tmp_path, demo_predictor())
     found = modules.evaluate(
-        """async () => {
+        """async ({ manifest, failing }) => {
           const { Tracker } = await import("/tracker.js");
-          const run = async () => { throw new Error("no memory is left"); };
-          const selection = { num_global: 3, num_local: 4, window: 210 };
-          const manifest = { image_size: 64, mean: [0, 0, 0], std: [1, 1, 1], selection, constants: {} };
+          const lengths = { objects: 1 };
+          let broken = false;
+          const run = async (graph) => {
+            if (graph === failing && tracker.frame === 2 && !broken) {
+              broken = true;
+              throw new Error("no memory is left");
+            }
+            const zeros = (shape) => new Float32Array(shape.reduce((size, axis) => size * (lengths[axis] ?? axis), 1));
+            return Object.fromEntries(manifest.graphs[graph].outputs.map(({ name, shape }) => [name, zeros(shape)]));
+          };
           const tracker = new Tracker(manifest, run);
-          const black = { data: new Uint8ClampedArray(96), width: 6, height: 4 };
-          await tracker.step(black);
-          tracker.tracks.set(1, { prompted: new Map(), tracked: new Map() });
-          const message = await tracker.step(black).then(() => "", (error) => error.message);
-          return [message, tracker.frame, tracker.frames.length];
-        }"""
+          const frame = { data: new Uint8ClampedArray(96), width: 6, height: 4 };
+          const state = () => {
+            const { tracked, prompted, passed } = tracker.tracks.get(1);
+            const stored = [tracker.keys, tracked, prompted].map((frames) => [...frames.keys()]);
+            return [tracker.frame, tracker.frames.length, ...stored, passed];
+          };
+          await tracker.step(frame);
+          await tracker.addMask(1, new Uint8Array(24));
+          await tracker.step(frame);
+          const before = state();
+          const message = await tracker.step(frame).then(() => "", (error) => error.message);
+          const after = state();
+          await tracker.step(frame);
+          return { message, before, after, repeated: state() };
+        }""",
+        {"manifest": json.loads((tmp_path / "i2vpp.json").read_text()), "failing": failing},
     )
-    assert found == ["no memory is left", 0, 1]
+    unchanged = [1, 2, [0, 1], [1], [0], 1]
+    repeated = [2, 3, [0, 1, 2], [1, 2], [0], 2]
+    assert found == {"message": "no memory is left", "before": unchanged, "after": unchanged, "repeated": repeated}
 
 
 @pytest.mark.parametrize(
