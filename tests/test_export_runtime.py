@@ -194,9 +194,19 @@ def test_a_step_that_fails_can_be_repeated(tmp_path: Path) -> None:
             after = tracker._result()
             assert before.frame_idx == after.frame_idx == tracker.frame_idx
             assert np.array_equal(before.masks, after.masks)
+        before = tracker._result()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(i2vpp_onnx, "resize_linear", fail)
+            with pytest.raises(MemoryError):
+                tracker.step(frame)
+        assert np.array_equal(before.masks, tracker._result().masks), "also where the masks cannot be enlarged"
         wanted, found = expected.step(frame), tracker.step(frame)
         assert wanted.frame_idx == found.frame_idx
         assert np.array_equal(wanted.masks, found.masks)
+
+
+def fail(*_: Any) -> None:
+    raise MemoryError
 
 
 class FailingSession:

@@ -53,6 +53,11 @@ class Track {
     this.output = output;
     this.clicks = null;
   }
+
+  /** A track that keeps what this one has now. */
+  copy() {
+    return Object.assign(new Track(), this, { prompted: new Map(this.prompted), tracked: new Map(this.tracked) });
+  }
 }
 
 export class Tracker {
@@ -87,6 +92,7 @@ export class Tracker {
       throw new TrackerError(`all frames must be of one size, ${width}x${height}; got ${frame.width}x${frame.height}`);
     }
     const { size, frames, embedding, keys, frame: before } = this;
+    const tracks = new Map([...this.tracks].map(([objId, track]) => [objId, track.copy()]));
     try {
       this.frames = [...frames.slice(-2), normalise(resizeFrame(frame, this.side), this.manifest)];
       Object.assign(this, { size: [frame.height, frame.width], embedding: null, frame: before + 1 });
@@ -94,7 +100,7 @@ export class Tracker {
       if (this.tracks.size) await this.trackAll([...this.tracks.values()]);
       return this.result();
     } catch (error) {
-      Object.assign(this, { size, frames, embedding, keys, frame: before }); // the frame before stays the current one
+      Object.assign(this, { size, frames, embedding, keys, frame: before, tracks }); // the frame before stays the current one
       this.similarities.clear();
       throw error;
     }
@@ -175,16 +181,15 @@ export class Tracker {
     await this.embed();
     const frames = Math.max(...tracks.map((track) => track.prompted.size)) + num_global + num_local;
     const size = Math.max(1, Math.floor(BATCH_CELLS / (frames * (this.side / 16) ** 2)));
-    /** @type {{ memory: Memory, output: Output }[]} */ const found = [];
     for (let start = 0; start < tracks.length; start += size) {
-      found.push(...(await this.runObjects("track", this.memories(tracks.slice(start, start + size)))));
+      const batch = tracks.slice(start, start + size);
+      const found = await this.runObjects("track", this.memories(batch));
+      batch.forEach((track, i) => {
+        track.keep(this.frame, found[i], track.tracked);
+        track.passed = this.frame;
+        forget(track.tracked, this.frame - window);
+      });
     }
-    tracks.forEach((track, i) => {
-      // Only now, since what fails before must not change anything.
-      track.keep(this.frame, found[i], track.tracked);
-      track.passed = this.frame;
-      forget(track.tracked, this.frame - window);
-    });
   }
 
   /** The embedding of the current frame [1, D, h, w], which is computed once, and its key. */

@@ -29,7 +29,7 @@ from i2vpp.utils.files import atomic_write
 
 RUNTIME = "i2vpp_onnx.py"
 SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2"}
-WRITTEN = {manifest.NAME, RUNTIME} | {graph.name + suffix for graph in GRAPHS for suffix in SUFFIXES.values()}
+ALL_FILES = {manifest.NAME, RUNTIME} | {graph.name + suffix for graph in GRAPHS for suffix in SUFFIXES.values()}
 """Names of all files that exports consist of."""
 
 
@@ -89,7 +89,7 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     if not (folder / manifest.NAME).is_file():
-        if {path.name for path in folder.iterdir()} <= WRITTEN:
+        if {path.name for path in folder.iterdir()} <= ALL_FILES:
             return
         raise ExportError(f"{folder} is not empty and holds no export: choose another folder")
     if not overwrite:
@@ -193,16 +193,17 @@ def _export_int8(
         files_of = {path.name: path for path in written}
         quantised = quantisation.quantise_folder(whole, frames)
         described = json.loads(files_of.pop(manifest.NAME).read_bytes())
+        contents = {name: quantised.get(path.stem) or path.read_bytes() for name, path in files_of.items()}
+        contents = {name: _halved(content) if name != RUNTIME else content for name, content in contents.items()}
         _clear(folder)
-        for name, path in files_of.items():
-            content = quantised.get(path.stem) or path.read_bytes()
-            yield _write(folder / name, _halved(content) if path.suffix == ".onnx" else content)
+        for name, content in contents.items():
+            yield _write(folder / name, content)
         yield _write(folder / manifest.NAME, _as_json({**described, "precision": choice.precision}))
 
 
 def _clear(folder: Path) -> None:
     """Remove an earlier export, its manifest first: without that, what is left is none."""
-    for name in (manifest.NAME, *sorted(WRITTEN - {manifest.NAME})):
+    for name in (manifest.NAME, *sorted(ALL_FILES - {manifest.NAME})):
         (folder / name).unlink(missing_ok=True)
 
 

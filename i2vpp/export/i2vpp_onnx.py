@@ -21,7 +21,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -118,7 +118,8 @@ class I2VPPOnnx:
             raise I2VPPOnnxError(f"a frame must be uint8 RGB [H, W, 3]; got {frame.dtype} {list(frame.shape)}")
         if self._frames and frame.shape[:2] != self._size:
             raise I2VPPOnnxError(f"all frames must be of one size, {list(self._size)}; got {list(frame.shape[:2])}")
-        before = self._frames, self._size, self._embedding, self._keys, self.frame_idx
+        tracks = {i: replace(t, prompted={**t.prompted}, tracked={**t.tracked}) for i, t in self._tracks.items()}
+        before = self._frames, self._size, self._embedding, self._keys, self.frame_idx, tracks
         try:
             self._frames = [*self._frames[-2:], normalise(resize_frame(frame, self.side), self.manifest)]
             self._size, self._embedding, self.frame_idx = frame.shape[:2], None, self.frame_idx + 1
@@ -126,7 +127,7 @@ class I2VPPOnnx:
                 self._track(list(self._tracks.values()))
             return self._result()
         except BaseException:  # the frame before stays the current one, and this one may be pushed again
-            self._frames, self._size, self._embedding, self._keys, self.frame_idx = before
+            self._frames, self._size, self._embedding, self._keys, self.frame_idx, self._tracks = before
             raise
 
     def add_points_or_box(
@@ -197,12 +198,11 @@ class I2VPPOnnx:
         self._embed()
         frames = max(len(track.prompted) for track in tracks) + config["num_global"] + config["num_local"]
         size = max(1, BATCH_CELLS // (frames * (self.side // 16) ** 2))
-        batches = (self._memories(tracks[start : start + size]) for start in range(0, len(tracks), size))
-        found = [row for batch in batches for row in self._run("track", batch)]  # all, before anything is kept
-        for track, (memory, output) in zip(tracks, found, strict=True):
-            track.passed = t
-            track.keep(t, memory, output, prompted=False)
-            track.tracked = {f: kept for f, kept in track.tracked.items() if t - f <= config["window"]}
+        for batch in (tracks[start : start + size] for start in range(0, len(tracks), size)):
+            for track, (memory, output) in zip(batch, self._run("track", self._memories(batch)), strict=True):
+                track.passed = t
+                track.keep(t, memory, output, prompted=False)
+                track.tracked = {f: kept for f, kept in track.tracked.items() if t - f <= config["window"]}
 
     def _embed(self) -> Array:
         """Return the embedding of the current frame [1, D, h, w]; it is computed once."""
@@ -244,7 +244,7 @@ class I2VPPOnnx:
     def _memories(self, tracks: list[Track]) -> dict[str, Array]:
         """Stack what is read for objects, as the graphs take it; without objects, one of padding only."""
         picks = [self._select(track) for track in tracks]
-        length = max(1, *map(len, picks)) if picks else 1
+        length = max([1, *map(len, picks)])
         lengths = {"objects": max(1, len(picks)), "frames": length, "pointers": length}
         shapes = {port["name"]: port["shape"] for port in self.manifest["graphs"]["track"]["inputs"][1:]}
         feeds = {name: np.zeros([lengths.get(a, a) for a in axes], np.float32) for name, axes in shapes.items()}

@@ -321,7 +321,10 @@ function startJob(rest, body) {
 
 let looked = 0; // for doubtful frames
 
-/** Jump to the next frame that looks wrong, unless the person goes elsewhere meanwhile; after the last one the server starts again at the beginning. */
+/**
+ * Jump to the next frame that looks wrong; after the last one the server starts again at the beginning. The answer is left
+ * out if the person has gone elsewhere, or asked again, before it came.
+ */
 export async function nextDoubtful() {
   if (!app.video) return;
   const [{ id }, from] = [app.video, app.frame];

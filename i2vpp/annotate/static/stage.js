@@ -106,7 +106,7 @@ export const isReady = (frame) => bitmapOf(frame, wantedWidth()) !== undefined &
 
 const isMoving = () => app.playing || view.scrubbing;
 
-/** What of the current frame could be shown now; where that is too little, what comes already. */
+/** What is to come onto the canvas: the current frame or, while too little of it is here, what was to come before. */
 function available() {
   const bitmap = bitmapOf(app.frame, wantedWidth());
   const masks = masksOf(app.frame);
