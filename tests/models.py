@@ -51,7 +51,7 @@ def encode_once(predictor: I2VPPVideoPredictor) -> I2VPPVideoPredictor:
     encode, seen = predictor.model.encode, {}
 
     def remember(clip: torch.Tensor) -> Any:
-        key = blake2b(clip.numpy()).digest()
+        key = blake2b(clip.numpy()).digest(), torch.is_autocast_enabled("cpu")
         if key not in seen:
             seen[key] = encode(clip)
         return seen[key]

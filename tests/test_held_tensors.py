@@ -31,7 +31,7 @@ from i2vpp.session.state import InferenceState
 from i2vpp.structures import FrameResult
 from i2vpp.tracking import Tracker
 from media import moving_disc
-from models import make_predictor
+from models import encode_once, make_predictor
 
 NUM_FRAMES = 14
 FRAMES, MASKS = moving_disc(NUM_FRAMES, seed=3)
@@ -39,20 +39,6 @@ SMALL_WINDOWS = (
     "model.selection.global_window=2", "model.selection.local_window=1",
     "model.selection.num_global=1", "model.selection.num_local=1",
 )  # fmt: skip
-
-
-def encode_once(predictor: I2VPPVideoPredictor) -> I2VPPVideoPredictor:
-    """Have the network remember the features of every clip it has seen: it sees the same few, again and again."""
-    encode, seen = predictor.model.encode, {}
-
-    def remember(clip: Tensor) -> Any:
-        key = (clip.numpy().tobytes(), torch.is_autocast_enabled("cpu"))
-        if key not in seen:
-            seen[key] = encode(clip)
-        return seen[key]
-
-    predictor.model.encode = remember  # type: ignore[method-assign]
-    return predictor
 
 
 @pytest.fixture(scope="module")
