@@ -126,8 +126,8 @@ def test_numbers_are_rounded_to_bfloat16_as_pytorch_does() -> None:
         ({"points": [[1, 1]]}, "have a label each"),
         ({"points": [[1, 2, 3], [4, 5, 6]], "labels": [1, 1, 1]}, "points must be pairs x, y"),
         ({"points": [1, 2], "labels": [1]}, "points must be pairs x, y"),
-        ({"points": [[1, 2], [3]], "labels": [1, 1]}, "must be so many numbers"),
-        ({"points": [["a", "b"]], "labels": [1]}, "must be so many numbers; got points .*a"),
+        ({"points": [[1, 2], [3]], "labels": [1, 1]}, "must be numbers of these shapes"),
+        ({"points": [["a", "b"]], "labels": [1]}, "must be numbers of these shapes; got points .*a"),
         (
             {"points": [[-9, 1]], "labels": [1]},
             "points and box must lie in the frame, 380 wide and 320 high; got points",
@@ -139,7 +139,7 @@ def test_numbers_are_rounded_to_bfloat16_as_pytorch_does() -> None:
         ),
         ({"box": [5, 5, 5, 9]}, "x0 < x1"),
         ({"box": [380, 5, 382, 9]}, "x0 < x1 and y0 < y1 in the frame"),
-        ({"box": [1, 2, 3]}, "box x0, y0, x1, y1 must be so many numbers"),
+        ({"box": [1, 2, 3]}, "box .4. must be numbers of these shapes"),
     ],
 )
 def test_prompts_that_make_no_sense_are_refused(prompt: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -383,7 +383,7 @@ def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFi
             "points must be pairs x, y, and have a label each, 1 (positive) or 0 (negative); got",
         ),
         (str(CLIP), ["--point", "5,5,5"], "got points [['5', '5', '5']], labels [1], box None"),
-        (str(CLIP), ["--box", "a,b"], "must be so many numbers; got points None, labels None, box ['a', 'b']"),
+        (str(CLIP), ["--box", "a,b"], "must be numbers of these shapes; got points None, labels None, box ['a', 'b']"),
     ):
         assert i2vpp_onnx.main([str(tmp_path / video), *options, "-o", str(tmp_path / "out")]) == 1
         said = capsys.readouterr().err

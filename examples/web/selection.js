@@ -39,7 +39,7 @@ export function select(config, t, track, similarity) {
     ...near.map((frame, i) => ({ frame, slot: 1 + config.num_global + i })),
   ];
   const length = Math.max(0, Math.min(t - 1, config.num_global + config.num_local));
-  const first = 1 + Math.max(0, length - slots.length); // weight of the one that stands for frames that do not exist yet
+  const first = 1 + Math.max(0, length - slots.length); // weight of the first prompted frame: it stands for frames not there yet
   return [...ordered.map((frame) => ({ frame, slot: 0 })), ...slots].map(({ frame, slot }, i) => (
     { frame, slot, offset: 1 - slot / (length + 1), weight: i ? 1 : first }));
 }

@@ -226,7 +226,7 @@ class I2VPPOnnx:
         slots = list(enumerate(self._pick(far, config["num_global"], pool=config["global_pool"]), 1))
         slots += enumerate(self._pick(near, config["num_local"], pool=config["local_pool"]), 1 + config["num_global"])
         length = max(0, min(t - 1, config["num_global"] + config["num_local"]))
-        first = 1 + max(0, length - len(slots))  # weight of the one that stands for frames that do not exist yet
+        first = 1 + max(0, length - len(slots))  # of the first prompted frame: it stands for frames not there yet
         slots = [(0, f) for f in sorted(track.prompted)] + slots
         return [(f, slot, 1 - slot / (length + 1), 1 if i else first) for i, (slot, f) in enumerate(slots)]
 
@@ -324,7 +324,7 @@ def parse_clicks(points: Any, labels: Any, box: Any, size: tuple[int, int]) -> t
         coords, values = (np.asarray([] if x is None else x, np.float64) for x in (points, labels))
         corners = np.zeros((0, 2)) if box is None else np.asarray(box, np.float64).reshape(2, 2)
     except (TypeError, ValueError):
-        raise I2VPPOnnxError(f"points [C, 2], labels [C], box x0, y0, x1, y1 must be so many numbers; {got}") from None
+        raise I2VPPOnnxError(f"points [C, 2], labels [C] and box [4] must be numbers of these shapes; {got}") from None
     coords, values = coords if coords.size else coords.reshape(0, 2), values.reshape(-1)
     if coords.shape != (len(values), 2) or not np.isin(values, (0, 1)).all():
         raise I2VPPOnnxError(f"points must be pairs x, y, and have a label each, 1 (positive) or 0 (negative); {got}")
@@ -389,7 +389,7 @@ def resize_linear(x: Array, size: Sequence[int]) -> Array:
 
 
 def area_taps(old: int, new: int, reach: int) -> tuple[Array, Array]:
-    """Linear (reach 1) or bicubic (reach 2): where each of `new` positions reads among `old`, and weights, [new, K]."""
+    """Return indices and weights [new, K] for resizing `old` to `new` positions, linear (reach 1) or bicubic (2)."""
     scale, support = old / new, reach * max(old / new, 1)
     centre = (np.arange(new) + 0.5) * scale
     first = np.maximum((centre - support + 0.5).astype(np.int64), 0)
@@ -420,7 +420,7 @@ def from_bfloat16(bits: Array) -> Array:
 
 
 def natural_key(file: Path) -> tuple[str, str]:
-    """Sort file names so that 2 comes before 10."""
+    """Return a key that sorts file names so that 2 comes before 10."""
     return re.sub(r"\d+", lambda digits: digits[0].zfill(20), file.stem.lower()), file.name
 
 
@@ -465,7 +465,7 @@ def write(folder: Path, frame: Array, result: FrameMasks) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    parser = argparse.ArgumentParser(allow_abbrev=False, description="Track objects of a video's first frame.")
+    parser = argparse.ArgumentParser(allow_abbrev=False, description="Track what is prompted on a video's first frame.")
     parser.add_argument("video", type=Path, help="video file, or folder of images")
     parser.add_argument("--box", action="append", default=[], help="x0,y0,x1,y1: an object; repeatable")
     parser.add_argument("--point", action="append", default=[], help="x,y: an object; repeatable")
